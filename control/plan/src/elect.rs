@@ -26,7 +26,8 @@ pub(crate) fn elect(draft: &mut Draft, view: &PlanView<'_>, master: &DbUid, db: 
         return false;
     }
     let proxies_closed = draft.proxy_mut().spec.master_db_uid.is_empty();
-    if proxies_closed && wait_for_proxies(draft, view) {
+    if proxies_closed && !view.proxies.may_still_forward.is_empty() {
+        note_waiting_for_proxies(draft, view);
         return false;
     }
     draft.note(Note::FindingMaster {});
@@ -54,22 +55,16 @@ pub(crate) fn elect(draft: &mut Draft, view: &PlanView<'_>, master: &DbUid, db: 
     true
 }
 
-/// Returns whether an election has to wait for proxies that may still forward to an earlier master, and notes it
-/// (fencing F-10).
+/// Notes that an election waits for proxies that may still forward to an earlier master (fencing F-10).
 ///
 /// A proxy whose lease dates from an earlier time as master of the same address would forward writes to a master that
 /// is not announced. Such writes do not count as acknowledged (extensions) and could be lost.
-fn wait_for_proxies(draft: &mut Draft, view: &PlanView<'_>) -> bool {
-    let may_still_forward = &view.proxies.may_still_forward;
-    if may_still_forward.is_empty() {
-        return false;
-    }
+fn note_waiting_for_proxies(draft: &mut Draft, view: &PlanView<'_>) {
     let generation = draft.proxy_mut().generation;
     draft.note(Note::ElectionWaitsForProxies {
-        proxies: ProxyList(may_still_forward.clone()),
+        proxies: ProxyList(view.proxies.may_still_forward.clone()),
         generation,
     });
-    true
 }
 
 /// Returns the regular candidates, and notes why other dbs are none.
