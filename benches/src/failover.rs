@@ -13,7 +13,7 @@ use stolon_tests::process::Signal;
 use stolon_tests::sql::SqlClient;
 use stolon_tests::tcp_relay::{Direction, NetworkCondition};
 use stolon_tests::wait::{eventually, now};
-use stolon_tests::writers::{Writers, lost_rows};
+use stolon_tests::writers::{WriterStats, Writers, lost_rows};
 use store::{KeyRange, Watch};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -186,13 +186,7 @@ pub async fn run(event: FailureEvent, setting: Scenario) -> anyhow::Result<Failo
         None
     };
     if event == FailureEvent::Pgkill {
-        eventually("another postmaster", limit, async || {
-            cluster
-                .postmaster("keeper0")
-                .filter(|pid| *pid != old_server)
-                .ok_or("none yet")
-        })
-        .await;
+        wait_other_postmaster(&cluster, old_server, limit).await;
     }
     wait_rows(&writers, ROWS_WHEN_RECOVERED).await;
     let after_store = store_back.and_then(|back| {
@@ -208,15 +202,8 @@ pub async fn run(event: FailureEvent, setting: Scenario) -> anyhow::Result<Failo
     let stats = writers.stop();
     let mut gaps: Vec<Duration> = stats.iter().map(|stats| stats.longest_gap).collect();
     gaps.sort_unstable();
-    let mut errors = BTreeMap::new();
-    for (text, times) in stats.iter().flat_map(|stats| &stats.errors) {
-        *errors.entry(text.clone()).or_default() += times;
-    }
+    let errors = errors_by_text(&stats);
     let sql = cluster.connect("proxy0").await;
-    let leaderships_lost = (0..setting.sentinels)
-        .map(|number| cluster.process(&format!("sentinel{number}")).log())
-        .map(|log| log.matches("sentinel leadership lost").count())
-        .sum();
     let dropped = errors.values().sum::<u64>() - errors_before;
     if event == FailureEvent::Nothing {
         ensure!(
@@ -228,16 +215,33 @@ pub async fn run(event: FailureEvent, setting: Scenario) -> anyhow::Result<Failo
     Ok(FailoverOutcome {
         published: commit.map(|commit| commit.since(began)),
         store_requests,
-        leaderships_lost,
+        leaderships_lost: count_lost_leaderships(&mut cluster, setting.sentinels),
         gap_median: median(&gaps),
         gap_longest: gaps.last().copied().unwrap_or_default(),
         rows_lost: lost_rows(&sql, &stats).await?,
-        rows: stats.iter().map(stolon_tests::writers::WriterStats::rows).sum(),
+        rows: stats.iter().map(WriterStats::rows).sum(),
         errors,
         failed_over: cluster.master().await? != "keeper0",
         commit_to_byte,
         after_store,
     })
+}
+
+/// Returns how often each error happened to a client.
+fn errors_by_text(stats: &[WriterStats]) -> BTreeMap<String, u64> {
+    let mut errors = BTreeMap::new();
+    for (text, times) in stats.iter().flat_map(|stats| &stats.errors) {
+        *errors.entry(text.clone()).or_default() += times;
+    }
+    errors
+}
+
+/// Returns how often a sentinel logged that it is not the leader any more.
+fn count_lost_leaderships(cluster: &mut Cluster, sentinels: usize) -> usize {
+    (0..sentinels)
+        .map(|number| cluster.process(&format!("sentinel{number}")).log())
+        .map(|log| log.matches("sentinel leadership lost").count())
+        .sum()
 }
 
 async fn start(setting: Scenario) -> Cluster {
@@ -332,11 +336,7 @@ async fn cause(event: FailureEvent, profile: Profile, cluster: &mut Cluster) -> 
 
 /// Waits until every client has committed `rows` more rows.
 async fn wait_rows(writers: &Writers, rows: i64) {
-    let before: Vec<i64> = writers
-        .stats()
-        .iter()
-        .map(stolon_tests::writers::WriterStats::rows)
-        .collect();
+    let before: Vec<i64> = writers.stats().iter().map(WriterStats::rows).collect();
     eventually("all clients to be served", LONG_TIMEOUT, async || {
         let stats = writers.stats();
         let behind = stats
@@ -349,6 +349,17 @@ async fn wait_rows(writers: &Writers, rows: i64) {
         } else {
             Err(format!("{behind} are not"))
         }
+    })
+    .await;
+}
+
+/// Waits until the master's keeper has started another server than this one.
+async fn wait_other_postmaster(cluster: &Cluster, old: u32, limit: Duration) {
+    eventually("another postmaster", limit, async || {
+        cluster
+            .postmaster("keeper0")
+            .filter(|pid| *pid != old)
+            .ok_or("none yet")
     })
     .await;
 }

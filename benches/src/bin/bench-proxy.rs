@@ -166,7 +166,11 @@ async fn run(args: &Args, size: &Size, chosen: &[Load], peers: &[Peer]) -> anyho
     }
     print_progress("starting PostgreSQL, etcd and the proxies");
     let mut testbed = Box::pin(Testbed::start(size, args.before.clone())).await?;
-    let mut rows = Vec::new();
+    let mut results = Results {
+        machine,
+        size: size.clone(),
+        rows: Vec::new(),
+    };
     let mut failed = Vec::new();
     for load in chosen {
         // The figures of the other loads are kept when one fails.
@@ -178,7 +182,7 @@ async fn run(args: &Args, size: &Size, chosen: &[Load], peers: &[Peer]) -> anyho
                     row.title,
                     table::row(&row)
                 ));
-                rows.push(row);
+                results.rows.push(row);
             }
             Err(error) => {
                 print_progress(format_args!("bench-proxy: {error:#}"));
@@ -186,11 +190,6 @@ async fn run(args: &Args, size: &Size, chosen: &[Load], peers: &[Peer]) -> anyho
             }
         }
     }
-    let results = Results {
-        machine,
-        size: size.clone(),
-        rows,
-    };
     let target_results = evaluate(&results.rows);
     if !target_results.is_empty() {
         print_result(format_args!(
@@ -199,13 +198,23 @@ async fn run(args: &Args, size: &Size, chosen: &[Load], peers: &[Peer]) -> anyho
             table::TARGETS_LEGEND
         ));
     }
-    let as_json = || serde_json::to_string_pretty(&json::json(&results)).context("write JSON");
+    write_results(args, &results)?;
+    if failed.is_empty() {
+        Ok(())
+    } else {
+        bail!("these loads failed: {}", failed.join(", "))
+    }
+}
+
+/// Writes the files that the options ask for.
+fn write_results(args: &Args, results: &Results) -> anyhow::Result<()> {
+    let as_json = || serde_json::to_string_pretty(&json::json(results)).context("write JSON");
     if let Some(path) = &args.json {
         std::fs::write(path, as_json()?).with_context(|| format!("write {}", path.display()))?;
     }
     if let Some(dir) = &args.write {
         for (name, text) in [
-            ("RESULTS.md", markdown::page(&results, "RESULTS.svg")),
+            ("RESULTS.md", markdown::page(results, "RESULTS.svg")),
             ("RESULTS.json", as_json()?),
             ("RESULTS.svg", plot::svg(&results.rows)),
         ] {
@@ -213,11 +222,7 @@ async fn run(args: &Args, size: &Size, chosen: &[Load], peers: &[Peer]) -> anyho
             std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
         }
     }
-    if failed.is_empty() {
-        Ok(())
-    } else {
-        bail!("these loads failed: {}", failed.join(", "))
-    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -74,35 +74,13 @@ impl Testbed {
             .with("pgHBA", json!([format!("host all {USER} 127.0.0.1/32 trust")]))
             .start()
             .await;
-        let mut postgres = BTreeMap::new();
         let ours = [Peer::Stolon, Peer::StolonTwoThreads, Peer::StolonBefore];
-        let ours = || {
-            ours.into_iter()
-                .filter(|peer| *peer != Peer::StolonBefore || before.is_some())
-        };
-        for (number, peer) in ours().enumerate() {
-            postgres.insert(peer, start_proxy(&mut cluster, peer, before.as_deref()));
-            // The names are assigned in this order.
-            cluster.wait_serving(&format!("proxy{number}")).await;
-        }
-        let scraped = &postgres[&Peer::Stolon];
-        let scraped = Instance::stolon(scraped.port, scraped.pids[0], scraped.metrics.unwrap_or_default());
-        postgres.insert(Peer::StolonScraped, scraped);
-        let (dir, user) = (cluster.dir().path().join("log"), cluster.dir().user().cloned());
-        let server = cluster.port("keeper0");
-        postgres.insert(Peer::Direct, Instance::direct(server));
-
-        cluster
-            .connect("keeper0")
-            .await
-            .run(&format!("create role {USER} superuser login"))
-            .await?;
-        for peer in [Peer::Haproxy, Peer::HaproxyTuned, Peer::Nginx, Peer::Pgbouncer] {
-            postgres.insert(
-                peer,
-                Instance::start(peer, server, &data_dir(&cluster), user.as_ref()).await?,
-            );
-        }
+        let ours: Vec<Peer> = ours
+            .into_iter()
+            .filter(|peer| *peer != Peer::StolonBefore || before.is_some())
+            .collect();
+        let postgres = start_peers(&mut cluster, &ours, before.as_deref()).await?;
+        let dir = cluster.dir().path().join("log");
         let programs = pg_programs::directory("pgbench")
             .context("PostgreSQL's pgbench and psql are neither below /usr/lib/postgresql nor in PATH")?;
         let servers = [
@@ -122,7 +100,7 @@ impl Testbed {
         testbed.fill(size).await?;
         for peer in [Peer::Direct, Peer::Haproxy, Peer::HaproxyTuned, Peer::Nginx]
             .into_iter()
-            .chain(ours())
+            .chain(ours)
         {
             let instance = testbed.start_instance(peer).await?;
             testbed.plain.insert(peer, instance);
@@ -301,6 +279,35 @@ impl StubCluster {
         })
         .await
     }
+}
+
+/// Starts all peers in front of the cluster's PostgreSQL; `ours` are those of this project.
+async fn start_peers(
+    cluster: &mut Cluster,
+    ours: &[Peer],
+    before: Option<&Path>,
+) -> anyhow::Result<BTreeMap<Peer, Instance>> {
+    let mut peers = BTreeMap::new();
+    for (number, peer) in ours.iter().enumerate() {
+        peers.insert(*peer, start_proxy(cluster, *peer, before));
+        // The names are assigned in this order.
+        cluster.wait_serving(&format!("proxy{number}")).await;
+    }
+    let scraped = &peers[&Peer::Stolon];
+    let scraped = Instance::stolon(scraped.port, scraped.pids[0], scraped.metrics.unwrap_or_default());
+    peers.insert(Peer::StolonScraped, scraped);
+    let server = cluster.port("keeper0");
+    peers.insert(Peer::Direct, Instance::direct(server));
+    cluster
+        .connect("keeper0")
+        .await
+        .run(&format!("create role {USER} superuser login"))
+        .await?;
+    for peer in [Peer::Haproxy, Peer::HaproxyTuned, Peer::Nginx, Peer::Pgbouncer] {
+        let instance = Instance::start(peer, server, &data_dir(cluster), cluster.dir().user()).await?;
+        peers.insert(peer, instance);
+    }
+    Ok(peers)
 }
 
 /// Starts this stolon-proxy with a metrics port.
