@@ -159,7 +159,7 @@ pub async fn run(event: FailureEvent, setting: Scenario) -> anyhow::Result<Failo
     let through = cluster.sql_config("proxy0");
     Writers::create_table(&SqlClient::connect(&through).await?).await?;
     let writers = Writers::start(&through, CLIENTS);
-    wait_rows(&writers, 100).await;
+    writers.wait_each_client_commits(100).await;
     let old_server = cluster.postmaster("keeper0").context("the master runs")?;
     slow_down(setting.store, &cluster).await;
 
@@ -181,14 +181,14 @@ pub async fn run(event: FailureEvent, setting: Scenario) -> anyhow::Result<Failo
 
     let limit = profile.fail_interval() * 4 + LONG_TIMEOUT;
     let commit = if event.fails_over() {
-        Some(wait_published(&watch, limit).await?)
+        Some(wait_other_announced(&watch, limit).await?)
     } else {
         None
     };
     if event == FailureEvent::Pgkill {
         wait_other_postmaster(&cluster, old_server, limit).await;
     }
-    wait_rows(&writers, ROWS_WHEN_RECOVERED).await;
+    writers.wait_each_client_commits(ROWS_WHEN_RECOVERED).await;
     let after_store = store_back.and_then(|back| {
         let first = writers
             .stats()
@@ -334,25 +334,6 @@ async fn cause(event: FailureEvent, profile: Profile, cluster: &mut Cluster) -> 
     None
 }
 
-/// Waits until every client has committed `rows` more rows.
-async fn wait_rows(writers: &Writers, rows: i64) {
-    let before: Vec<i64> = writers.stats().iter().map(WriterStats::rows).collect();
-    eventually("all clients to be served", LONG_TIMEOUT, async || {
-        let stats = writers.stats();
-        let behind = stats
-            .iter()
-            .zip(&before)
-            .filter(|(stats, before)| stats.rows() < *before + rows)
-            .count();
-        if behind == 0 {
-            Ok(())
-        } else {
-            Err(format!("{behind} are not"))
-        }
-    })
-    .await;
-}
-
 /// Waits until the master's keeper has started another server than this one.
 async fn wait_other_postmaster(cluster: &Cluster, old: u32, limit: Duration) {
     eventually("another postmaster", limit, async || {
@@ -365,7 +346,7 @@ async fn wait_other_postmaster(cluster: &Cluster, old: u32, limit: Duration) {
 }
 
 /// Waits for the announcement of another master than `keeper0`'s, and returns when it arrived.
-async fn wait_published(watch: &Watch, limit: Duration) -> anyhow::Result<Boottime> {
+async fn wait_other_announced(watch: &Watch, limit: Duration) -> anyhow::Result<Boottime> {
     let arrived = async {
         loop {
             for change in watch.changed().await.keys.into_values() {

@@ -48,7 +48,7 @@ async fn a_full_store_is_logged_by_every_program_and_causes_no_failover() {
     for name in programs {
         cluster.process(name).wait_for_log(RECOVERY_LOG, SHORT_TIMEOUT).await;
     }
-    cluster.wait_serving("proxy0").await;
+    cluster.wait_proxy_serves("proxy0").await;
     eventually("both keepers to be healthy", SHORT_TIMEOUT, async || {
         let data = cluster.data().await.map_err(error_text)?;
         let healthy = data.dbs().values().filter(|db| db.status.healthy).count();

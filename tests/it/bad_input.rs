@@ -284,7 +284,7 @@ async fn daemons_started_before_the_store_wait_for_it_and_log_that_once() {
     }
     cluster.restart_etcd().await;
     cluster.wait_healthy(&keeper, &Role::Master).await;
-    cluster.wait_serving(&proxy).await;
+    cluster.wait_proxy_serves(&proxy).await;
 
     // The hint is only logged before the first connection.
     let log_lengths = [&sentinel, &keeper, &proxy].map(|name| (name, cluster.process(name).log().len()));
@@ -328,7 +328,7 @@ async fn undecodable_cluster_data_stop_no_program_and_are_not_overwritten() {
         cluster.store.put(&key, good.clone()).await.unwrap();
         cluster.wait_healthy("keeper0", &Role::Master).await;
     }
-    cluster.wait_serving("proxy0").await;
+    cluster.wait_proxy_serves("proxy0").await;
 }
 
 /// A keeper info that cannot be decoded is logged and skipped (store S-12).
@@ -344,7 +344,10 @@ async fn an_undecodable_keeper_info_is_skipped() {
     cluster.wait_healthy("keeper0", &Role::Master).await;
     cluster.wait_healthy("keeper1", &Role::Standby).await;
     cluster.kill_keeper_and_postgres("keeper0");
-    assert_eq!(cluster.wait_other_master("keeper0", SHORT_TIMEOUT).await, "keeper1");
+    assert_eq!(
+        cluster.wait_other_master_elected("keeper0", SHORT_TIMEOUT).await,
+        "keeper1"
+    );
 }
 
 /// SIGTERM and SIGINT end every daemon with status 0 (cli 1.3).

@@ -8,7 +8,7 @@ use stolon_tests::cluster::{Cluster, ClusterBuilder, Profile, check};
 use stolon_tests::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
 use stolon_tests::pg_programs;
 use stolon_tests::process::Signal;
-use stolon_tests::spec::{store_spec, update, wait_answer, wait_setting};
+use stolon_tests::spec::{store_spec, update, wait_parameter_is, wait_query_returns};
 use stolon_tests::status;
 use stolon_tests::wait::eventually;
 
@@ -27,32 +27,32 @@ async fn a_refused_setting_blocks_neither_others_nor_a_start_after_a_crash() {
     });
     update(&cluster, &patch).await;
     for uid in ["keeper0", "keeper1"] {
-        wait_setting(&cluster, uid, "work_mem", "5MB").await;
+        wait_parameter_is(&cluster, uid, "work_mem", "5MB").await;
         let rules =
             "select string_agg(address, ',' order by line_number) from pg_hba_file_rules where address like '10.%'";
-        wait_answer(&cluster, uid, rules, "10.9.9.9").await;
+        wait_query_returns(&cluster, uid, rules, "10.9.9.9").await;
     }
     for words in ["10.0.0.300", "wal_keep_segments", "\"max_connections\"", "1000TB"] {
         for uid in ["keeper0", "keeper1"] {
-            status::wait_shown(&cluster, &[uid], words).await;
+            status::wait_status_shows(&cluster, &[uid], words).await;
         }
     }
     for uid in ["keeper0", "keeper1"] {
         crash_server(&mut cluster, uid).await;
-        status::wait_shown(&cluster, &[uid], "no_such_library").await;
+        status::wait_status_shows(&cluster, &[uid], "no_such_library").await;
     }
     cluster.wait_healthy("keeper0", &Role::Master).await;
     cluster.wait_healthy("keeper1", &Role::Standby).await;
     for uid in ["keeper0", "keeper1"] {
-        wait_setting(&cluster, uid, "work_mem", "5MB").await;
-        wait_setting(&cluster, uid, "max_connections", "100").await;
+        wait_parameter_is(&cluster, uid, "work_mem", "5MB").await;
+        wait_parameter_is(&cluster, uid, "max_connections", "100").await;
     }
 
     // After a restart the keeper tries all settings again, and reverts them again.
     assert_eq!(cluster.stop("keeper0", Signal::INT).await, 0);
     cluster.start("keeper0");
     cluster.wait_healthy("keeper0", &Role::Master).await;
-    wait_setting(&cluster, "keeper0", "work_mem", "5MB").await;
+    wait_parameter_is(&cluster, "keeper0", "work_mem", "5MB").await;
 
     let fixed = json!({
         "pgHBA": null,
@@ -63,7 +63,7 @@ async fn a_refused_setting_blocks_neither_others_nor_a_start_after_a_crash() {
     });
     update(&cluster, &fixed).await;
     for uid in ["keeper0", "keeper1"] {
-        wait_setting(&cluster, uid, "work_mem", "6MB").await;
+        wait_parameter_is(&cluster, uid, "work_mem", "6MB").await;
     }
     eventually("status to report nothing", SHORT_TIMEOUT, async || {
         let (_, status) = cluster.stolonctl(&["status"]).await;
@@ -84,10 +84,10 @@ async fn too_much_shared_memory_does_not_keep_an_instance_down() {
     )
     .await;
     for uid in ["keeper0", "keeper1"] {
-        wait_setting(&cluster, uid, "work_mem", "5MB").await;
+        wait_parameter_is(&cluster, uid, "work_mem", "5MB").await;
         crash_server(&mut cluster, uid).await;
-        status::wait_shown(&cluster, &[uid], "shared_buffers").await;
-        wait_setting(&cluster, uid, "work_mem", "5MB").await;
+        status::wait_status_shows(&cluster, &[uid], "shared_buffers").await;
+        wait_parameter_is(&cluster, uid, "work_mem", "5MB").await;
     }
     cluster.wait_healthy("keeper0", &Role::Master).await;
     cluster.wait_healthy("keeper1", &Role::Standby).await;
@@ -104,7 +104,7 @@ async fn a_refused_reject_line_does_not_widen_access() {
         .await;
     let patch = json!({ "pgHBA": ["host all all 10.0.0.300/8 reject", "host all all 0.0.0.0/0 trust"] });
     update(&cluster, &patch).await;
-    status::wait_shown(
+    status::wait_status_shows(
         &cluster,
         &["keeper0"],
         "the last pgHBA that PostgreSQL accepted is used",
@@ -112,7 +112,7 @@ async fn a_refused_reject_line_does_not_widen_access() {
     .await;
     let rules = "select string_agg(address || ' ' || auth_method, ',' order by line_number) from pg_hba_file_rules \
                  where database = '{all}' and user_name = '{all}'";
-    wait_answer(&cluster, "keeper0", rules, "127.0.0.1 md5").await;
+    wait_query_returns(&cluster, "keeper0", rules, "127.0.0.1 md5").await;
 }
 
 /// A spec that another program stored: another directory, hba file and port, and names that break the file.
@@ -133,15 +133,15 @@ async fn a_stored_spec_cannot_move_what_the_keeper_owns() {
     })
     .await;
     for uid in ["keeper0", "keeper1"] {
-        wait_setting(&cluster, uid, "work_mem", "5MB").await;
+        wait_parameter_is(&cluster, uid, "work_mem", "5MB").await;
         for words in ["data_directory", "bad name", "hosst"] {
-            status::wait_shown(&cluster, &[uid], words).await;
+            status::wait_status_shows(&cluster, &[uid], words).await;
         }
         crash_server(&mut cluster, uid).await;
-        wait_answer(&cluster, uid, "select count(*) from ours", "0").await;
+        wait_query_returns(&cluster, uid, "select count(*) from ours", "0").await;
         let pgdata = cluster.pgdata(uid);
-        wait_setting(&cluster, uid, "data_directory", pgdata.to_str().unwrap()).await;
-        wait_setting(&cluster, uid, "hba_file", pgdata.join("pg_hba.conf").to_str().unwrap()).await;
+        wait_parameter_is(&cluster, uid, "data_directory", pgdata.to_str().unwrap()).await;
+        wait_parameter_is(&cluster, uid, "hba_file", pgdata.join("pg_hba.conf").to_str().unwrap()).await;
     }
     cluster.wait_healthy("keeper0", &Role::Master).await;
     cluster.wait_healthy("keeper1", &Role::Standby).await;
@@ -163,9 +163,9 @@ async fn a_new_cluster_starts_without_refused_settings() {
         .start()
         .await;
     for uid in ["keeper0", "keeper1"] {
-        wait_setting(&cluster, uid, "work_mem", "5MB").await;
-        status::wait_shown(&cluster, &[uid], "no_such_library").await;
-        status::wait_shown(&cluster, &[uid], "no_such_parameter").await;
+        wait_parameter_is(&cluster, uid, "work_mem", "5MB").await;
+        status::wait_status_shows(&cluster, &[uid], "no_such_library").await;
+        status::wait_status_shows(&cluster, &[uid], "no_such_parameter").await;
     }
 }
 
@@ -182,7 +182,7 @@ async fn a_new_cluster_accepts_a_stock_postgresql_conf() {
         .start()
         .await;
     for uid in ["keeper0", "keeper1"] {
-        wait_setting(&cluster, uid, "shared_buffers", "16MB").await;
+        wait_parameter_is(&cluster, uid, "shared_buffers", "16MB").await;
     }
 }
 
@@ -196,7 +196,7 @@ async fn max_replication_slots_covers_standbys_additional_slots_and_slots_made_b
         .with("additionalMasterReplicationSlots", slots)
         .start()
         .await;
-    wait_answer(&cluster, "keeper0", "select count(*) from pg_replication_slots", "5").await;
+    wait_query_returns(&cluster, "keeper0", "select count(*) from pg_replication_slots", "5").await;
     let sql = cluster.connect("keeper0").await;
     sql.run("select pg_create_physical_replication_slot('by_hand')")
         .await
@@ -206,14 +206,14 @@ async fn max_replication_slots_covers_standbys_additional_slots_and_slots_made_b
         &json!({ "maxStandbys": 1, "additionalMasterReplicationSlots": ["extra0"] }),
     )
     .await;
-    wait_answer(&cluster, "keeper0", "select count(*) from pg_replication_slots", "3").await;
+    wait_query_returns(&cluster, "keeper0", "select count(*) from pg_replication_slots", "3").await;
     sql.run("select pg_create_physical_replication_slot('by_hand' || n) from generate_series(1, 3) n")
         .await
         .unwrap();
     crash_server(&mut cluster, "keeper0").await;
     cluster.wait_healthy("keeper0", &Role::Master).await;
-    wait_answer(&cluster, "keeper0", "select count(*) from pg_replication_slots", "6").await;
-    wait_setting(&cluster, "keeper0", "max_replication_slots", "6").await;
+    wait_query_returns(&cluster, "keeper0", "select count(*) from pg_replication_slots", "6").await;
+    wait_parameter_is(&cluster, "keeper0", "max_replication_slots", "6").await;
 }
 
 /// A change that needs a restart: the standbys restart first, one after the other, then the master.
@@ -227,7 +227,7 @@ async fn standbys_restart_one_after_the_other_before_the_master() {
     .await;
     let mut started = Vec::new();
     for uid in ["keeper1", "keeper2", "keeper0"] {
-        wait_setting(&cluster, uid, "max_connections", "150").await;
+        wait_parameter_is(&cluster, uid, "max_connections", "150").await;
         let sql = cluster.connect(uid).await;
         let at = "select extract(epoch from pg_postmaster_start_time())::text";
         started.push(sql.value(at).await.unwrap().parse::<f64>().unwrap());
@@ -247,15 +247,15 @@ async fn the_master_does_not_restart_for_parameters_that_no_standby_starts_with(
         &json!({ "automaticPgRestart": true, "pgParameters": parameters }),
     )
     .await;
-    status::wait_shown(&cluster, &["keeper1"], "no_such_library").await;
-    status::wait_shown(&cluster, &["keeper0"], "no standby started with them").await;
+    status::wait_status_shows(&cluster, &["keeper1"], "no_such_library").await;
+    status::wait_status_shows(&cluster, &["keeper0"], "no standby started with them").await;
     assert_ne!(
         cluster.postmaster("keeper1"),
         standby,
         "the standby has tried to restart"
     );
     for uid in ["keeper0", "keeper1"] {
-        wait_setting(&cluster, uid, "work_mem", "5MB").await;
+        wait_parameter_is(&cluster, uid, "work_mem", "5MB").await;
     }
     assert_eq!(cluster.postmaster("keeper0"), master);
     cluster.wait_healthy("keeper1", &Role::Standby).await;
@@ -264,7 +264,7 @@ async fn the_master_does_not_restart_for_parameters_that_no_standby_starts_with(
     let fixed = json!({ "pgParameters": { "shared_preload_libraries": null, "max_connections": "150" } });
     update(&cluster, &fixed).await;
     for uid in ["keeper1", "keeper0"] {
-        wait_setting(&cluster, uid, "max_connections", "150").await;
+        wait_parameter_is(&cluster, uid, "max_connections", "150").await;
     }
 }
 
@@ -286,18 +286,18 @@ async fn a_master_that_does_not_start_with_a_change_reverts_it() {
         &json!({ "automaticPgRestart": true, "pgParameters": parameters }),
     )
     .await;
-    status::wait_shown(&cluster, &["keeper0"], "only_here.so").await;
-    wait_setting(
+    status::wait_status_shows(&cluster, &["keeper0"], "only_here.so").await;
+    wait_parameter_is(
         &cluster,
         "keeper1",
         "shared_preload_libraries",
         "./modules/only_here.so",
     )
     .await;
-    wait_setting(&cluster, "keeper0", "shared_preload_libraries", "").await;
+    wait_parameter_is(&cluster, "keeper0", "shared_preload_libraries", "").await;
     assert_ne!(cluster.postmaster("keeper0"), master, "it has tried to restart");
     for uid in ["keeper0", "keeper1"] {
-        wait_setting(&cluster, uid, "work_mem", "5MB").await;
+        wait_parameter_is(&cluster, uid, "work_mem", "5MB").await;
     }
     cluster.wait_healthy("keeper0", &Role::Master).await;
     cluster.wait_healthy("keeper1", &Role::Standby).await;
@@ -355,14 +355,14 @@ async fn restart_standby_only(script: fn(&Path, &Path) -> String, reported: &str
     )
     .await;
     let stuck = format!("the standby of keeper {uid} has not come back from its own restart");
-    status::wait_shown(&cluster, &["keeper0"], &stuck).await;
-    status::wait_shown(&cluster, &[&uid], reported).await;
+    status::wait_status_shows(&cluster, &["keeper0"], &stuck).await;
+    status::wait_status_shows(&cluster, &[&uid], reported).await;
     assert_eq!(cluster.postmaster("keeper0"), master, "the only instance that serves");
     cluster.wait_healthy("keeper0", &Role::Master).await;
 
     std::fs::remove_file(&hold).unwrap();
     for uid in [&*uid, "keeper0"] {
-        wait_setting(&cluster, uid, "max_connections", "150").await;
+        wait_parameter_is(&cluster, uid, "max_connections", "150").await;
     }
-    status::wait_no_problems(&cluster).await;
+    status::wait_status_has_no_problems(&cluster).await;
 }

@@ -187,7 +187,7 @@ async fn every_driver_reconnects_after_an_orderly_failover_and_no_acknowledged_r
     ];
     let mut bench = start(&cluster, "pgbench", pgbench(&cluster, &["-c", "2", "-T", "600"]));
     let old = cluster.port("keeper0");
-    tokio_postgres.wait_served().await;
+    tokio_postgres.wait_each_client_commits(10).await;
     for client in &mut clients {
         client.served_by(old).await;
     }
@@ -202,8 +202,11 @@ async fn every_driver_reconnects_after_an_orderly_failover_and_no_acknowledged_r
 
     cluster.process("keeper0").signal(Signal::TERM);
 
-    assert_eq!(cluster.wait_other_master("keeper0", LONG_TIMEOUT).await, "keeper1");
-    tokio_postgres.wait_served().await;
+    assert_eq!(
+        cluster.wait_other_master_elected("keeper0", LONG_TIMEOUT).await,
+        "keeper1"
+    );
+    tokio_postgres.wait_each_client_commits(10).await;
     for client in &mut clients {
         client.served_by(cluster.port("keeper1")).await;
     }
@@ -241,8 +244,11 @@ async fn interactive_psql_reconnects_and_psql_with_a_script_exits_with_status_2(
     }
 
     cluster.kill_keeper_and_postgres("keeper0");
-    assert_eq!(cluster.wait_other_master("keeper0", SHORT_TIMEOUT).await, "keeper1");
-    cluster.wait_serving("proxy0").await;
+    assert_eq!(
+        cluster.wait_other_master_elected("keeper0", SHORT_TIMEOUT).await,
+        "keeper1"
+    );
+    cluster.wait_proxy_serves("proxy0").await;
 
     reader.types("select 'answer ' || 'two';\nselect 'answer ' || 'three';");
     assert_eq!(reader.process.exit_status(SHORT_TIMEOUT).await, 2);
@@ -279,7 +285,7 @@ async fn clients_that_connect_during_a_failover_are_held_and_served_by_the_new_m
     let proxy = cluster.prepare_proxy();
     cluster.program(&proxy).options.push("--hold=60s".to_owned());
     cluster.start(&proxy);
-    cluster.wait_serving(&proxy).await;
+    cluster.wait_proxy_serves(&proxy).await;
 
     // The first report of a new standby has no timeline yet, which an election needs.
     eventually("keeper1 to be electable", SHORT_TIMEOUT, async || {
@@ -294,7 +300,10 @@ async fn clients_that_connect_during_a_failover_are_held_and_served_by_the_new_m
     cluster.kill_keeper_and_postgres("keeper0");
     let (status, output) = cluster.stolonctl(&["failkeeper", "keeper0"]).await;
     assert_eq!(status, 0, "{output}");
-    assert_eq!(cluster.wait_other_master("keeper0", LONG_TIMEOUT).await, "keeper1");
+    assert_eq!(
+        cluster.wait_other_master_elected("keeper0", LONG_TIMEOUT).await,
+        "keeper1"
+    );
     eventually(
         "the master to be withdrawn from the proxies",
         SHORT_TIMEOUT,

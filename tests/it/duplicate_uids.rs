@@ -60,7 +60,7 @@ async fn a_second_keeper_with_the_same_uid_waits_and_logs_why() {
     .await;
     assert_eq!(cluster.master().await.unwrap(), "keeper0");
     assert!(!cluster.pgdata(&second).exists(), "it has touched nothing");
-    cluster.wait_serving("proxy0").await;
+    cluster.wait_proxy_serves("proxy0").await;
 
     // A waiting process exits at once, without effect on the other one.
     assert_eq!(cluster.stop(&second, Signal::TERM).await, 0);

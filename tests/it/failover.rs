@@ -30,7 +30,7 @@ async fn a_killed_postgres_is_restarted_without_a_failover() {
             .ok_or("none")
     })
     .await;
-    writers.wait_served().await;
+    writers.wait_each_client_commits(10).await;
     cluster.wait_healthy("keeper0", &Role::Master).await;
     cluster.wait_healthy("keeper1", &Role::Standby).await;
     let after = cluster.data().await.unwrap();
@@ -53,8 +53,8 @@ async fn sigterm_fails_over_without_waiting_for_failinterval_without_loss_and_wi
 
     let start = now();
     cluster.process("keeper0").signal(Signal::TERM);
-    let elected = cluster.wait_other_master("keeper0", LONG_TIMEOUT).await;
-    writers.wait_served().await;
+    let elected = cluster.wait_other_master_elected("keeper0", LONG_TIMEOUT).await;
+    writers.wait_each_client_commits(10).await;
     let took = now().since(start);
     assert_eq!(elected, "keeper1");
     assert!(
@@ -96,7 +96,7 @@ async fn a_master_restarted_by_sigint_within_failinterval_stays_master() {
 
     cluster.wait_healthy("keeper0", &Role::Master).await;
     cluster.wait_healthy("keeper1", &Role::Standby).await;
-    cluster.wait_serving("proxy0").await;
+    cluster.wait_proxy_serves("proxy0").await;
     assert_eq!(before.master_uid(), cluster.data().await.unwrap().master_uid());
 }
 
@@ -113,8 +113,11 @@ async fn sigkill_of_keeper_and_postgres_fails_over_and_the_old_master_comes_back
 
     cluster.kill_keeper_and_postgres("keeper0");
 
-    assert_eq!(cluster.wait_other_master("keeper0", SHORT_TIMEOUT).await, "keeper1");
-    cluster.wait_serving("proxy0").await;
+    assert_eq!(
+        cluster.wait_other_master_elected("keeper0", SHORT_TIMEOUT).await,
+        "keeper1"
+    );
+    cluster.wait_proxy_serves("proxy0").await;
     eventually("the old session to be closed", SHORT_TIMEOUT, async || {
         check(sql.is_closed(), || "it is open".to_owned())
     })
@@ -160,9 +163,12 @@ async fn the_most_advanced_of_two_standbys_is_elected() {
     cluster.wait_caught_up("keeper2", "keeper0").await;
     cluster.kill_keeper_and_postgres("keeper0");
 
-    assert_eq!(cluster.wait_other_master("keeper0", SHORT_TIMEOUT).await, "keeper2");
+    assert_eq!(
+        cluster.wait_other_master_elected("keeper0", SHORT_TIMEOUT).await,
+        "keeper2"
+    );
     process::send_signal(receiver, Signal::CONT);
-    cluster.wait_serving("proxy0").await;
+    cluster.wait_proxy_serves("proxy0").await;
     let sql = cluster.connect("proxy0").await;
     assert_eq!(sql.value("select count(*) from test").await.unwrap(), "1000");
     cluster.wait_healthy("keeper1", &Role::Standby).await;
@@ -221,8 +227,11 @@ async fn a_frozen_master_is_replaced_and_follows_when_it_thaws() {
     cluster.wait_caught_up("keeper1", "keeper0").await;
 
     cluster.freeze("keeper0");
-    assert_eq!(cluster.wait_other_master("keeper0", SHORT_TIMEOUT).await, "keeper1");
-    cluster.wait_serving("proxy0").await;
+    assert_eq!(
+        cluster.wait_other_master_elected("keeper0", SHORT_TIMEOUT).await,
+        "keeper1"
+    );
+    cluster.wait_proxy_serves("proxy0").await;
     let sql = cluster.connect("proxy0").await;
     sql.run("insert into test values (1)").await.unwrap();
 
@@ -247,8 +256,11 @@ async fn failkeeper_of_the_master_elects_another() {
     let cluster = Cluster::builder(Profile::Fast).start().await;
     let (status, output) = cluster.stolonctl(&["failkeeper", "keeper0"]).await;
     assert_eq!((status, output.as_str()), (0, ""));
-    assert_eq!(cluster.wait_other_master("keeper0", SHORT_TIMEOUT).await, "keeper1");
-    cluster.wait_serving("proxy0").await;
+    assert_eq!(
+        cluster.wait_other_master_elected("keeper0", SHORT_TIMEOUT).await,
+        "keeper1"
+    );
+    cluster.wait_proxy_serves("proxy0").await;
     cluster.wait_healthy("keeper0", &Role::Standby).await;
 }
 
@@ -258,7 +270,10 @@ async fn failkeeper_of_the_master_elects_another() {
 async fn the_old_master_is_elected_again_when_the_new_one_fails_before_it_serves() {
     let mut cluster = Cluster::builder(Profile::Fast).start().await;
     cluster.kill_keeper_and_postgres("keeper0");
-    assert_eq!(cluster.wait_other_master("keeper0", SHORT_TIMEOUT).await, "keeper1");
+    assert_eq!(
+        cluster.wait_other_master_elected("keeper0", SHORT_TIMEOUT).await,
+        "keeper1"
+    );
     cluster.kill_keeper_and_postgres("keeper1");
 
     cluster.start("keeper0");
@@ -269,7 +284,7 @@ async fn the_old_master_is_elected_again_when_the_new_one_fails_before_it_serves
     })
     .await;
     cluster.wait_healthy("keeper0", &Role::Master).await;
-    cluster.wait_serving("proxy0").await;
+    cluster.wait_proxy_serves("proxy0").await;
 }
 
 /// A master's keeper whose directory is lost creates no empty database in its place.
@@ -289,8 +304,11 @@ async fn a_master_that_lost_its_data_is_replaced() {
 
     cluster.start("keeper0");
 
-    assert_eq!(cluster.wait_other_master("keeper0", LONG_TIMEOUT).await, "keeper1");
-    cluster.wait_serving("proxy0").await;
+    assert_eq!(
+        cluster.wait_other_master_elected("keeper0", LONG_TIMEOUT).await,
+        "keeper1"
+    );
+    cluster.wait_proxy_serves("proxy0").await;
     assert_eq!(
         cluster
             .connect("proxy0")
@@ -315,7 +333,7 @@ async fn a_master_restarted_on_another_port_stays_master() {
     cluster.start("keeper0");
 
     cluster.wait_healthy("keeper0", &Role::Master).await;
-    cluster.wait_serving("proxy0").await;
+    cluster.wait_proxy_serves("proxy0").await;
     cluster.wait_caught_up("keeper1", "keeper0").await;
     let receiver = cluster.connect("keeper1").await;
     let port = cluster.port("keeper0").to_string();

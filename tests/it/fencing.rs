@@ -65,7 +65,7 @@ async fn a_frozen_proxy_forwards_nothing_of_the_old_master_after_it_thaws() {
         .await
         .unwrap();
     assert_eq!(count, "0", "what was sent late reached the old master");
-    cluster.wait_serving("proxy0").await;
+    cluster.wait_proxy_serves("proxy0").await;
 }
 
 /// The proxy alone cannot reach the store (fencing 4.3).
@@ -117,7 +117,7 @@ async fn a_stopped_store_ends_all_acknowledgements_of_the_old_master() {
     let watch = watch_data(&cluster);
     wait_announced(&watch, "keeper1").await;
     let at_announcement = writers.stats();
-    writers.wait_served().await;
+    writers.wait_each_client_commits(10).await;
     let sql = cluster.connect("keeper1").await;
     assert_eq!(
         lost_rows_after(&sql, &at_announcement, &writers.stop()).await.unwrap(),
@@ -133,7 +133,7 @@ async fn assert_fenced_while(impair: impl Fn(&TcpRelay), repair: impl Fn(&TcpRel
     let proxy = cluster.prepare_proxy();
     cluster.program(&proxy).store_endpoint = relay.endpoint();
     cluster.start(&proxy);
-    cluster.wait_serving(&proxy).await;
+    cluster.wait_proxy_serves(&proxy).await;
     Writers::create_table(&cluster.connect(&proxy).await).await.unwrap();
     cluster.wait_caught_up("keeper1", "keeper0").await;
     let writers = Writers::start(&cluster.sql_config(&proxy), 2);
@@ -152,7 +152,7 @@ async fn assert_fenced_while(impair: impl Fn(&TcpRelay), repair: impl Fn(&TcpRel
     let direct = cluster.connect("keeper0").await;
     assert_eq!(direct.value("select pg_is_in_recovery()").await.unwrap(), "f");
     repair(&relay);
-    writers.wait_served().await;
+    writers.wait_each_client_commits(10).await;
 
     let stats = writers.stop();
     let sql = SqlClient::connect(&cluster.sql_config("keeper1")).await.unwrap();

@@ -25,7 +25,7 @@ async fn with_a_hung_standby() -> Cluster {
 }
 
 /// Returns the time until another master is announced to the proxies, and its keeper.
-async fn wait_replaced(cluster: &Cluster) -> (Duration, String) {
+async fn wait_other_announced(cluster: &Cluster) -> (Duration, String) {
     let start = now();
     let keeper = eventually("another master to be announced", LONG_TIMEOUT, async || {
         let keeper = cluster.proxied_master().await.map_err(error_text)?;
@@ -40,7 +40,7 @@ async fn wait_replaced(cluster: &Cluster) -> (Duration, String) {
 async fn after_kill() -> Duration {
     let mut killed = with_a_hung_standby().await;
     killed.kill_keeper_and_postgres("keeper0");
-    let (after, elected) = wait_replaced(&killed).await;
+    let (after, elected) = wait_other_announced(&killed).await;
     assert_eq!(elected, "keeper2");
     after
 }
@@ -49,7 +49,7 @@ async fn after_kill() -> Duration {
 async fn after_term() -> Duration {
     let mut left = with_a_hung_standby().await;
     left.process("keeper0").signal(Signal::TERM);
-    let (after, elected) = wait_replaced(&left).await;
+    let (after, elected) = wait_other_announced(&left).await;
     assert_eq!(elected, "keeper2");
     after
 }

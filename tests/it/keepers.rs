@@ -8,7 +8,7 @@ use serde_json::json;
 use stolon_tests::cluster::{Cluster, Profile, check, error_text};
 use stolon_tests::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
 use stolon_tests::process::Signal;
-use stolon_tests::spec::{update, wait_setting};
+use stolon_tests::spec::{update, wait_parameter_is};
 use stolon_tests::sql::SqlClient;
 use stolon_tests::wait::{eventually, throughout};
 
@@ -146,7 +146,7 @@ async fn parameters_are_merged_reloaded_and_applied_by_restart_as_the_spec_says(
         &json!({"automaticPgRestart":true,"pgParameters":{"max_connections":"150"}}),
     )
     .await;
-    wait_setting(&cluster, "keeper0", "max_connections", "150").await;
+    wait_parameter_is(&cluster, "keeper0", "max_connections", "150").await;
 
     update(
         &cluster,
@@ -196,7 +196,7 @@ async fn replication_slots_follow_the_spec_and_the_master() {
     sql.run("select pg_create_physical_replication_slot('stolon_by_hand')")
         .await
         .unwrap();
-    wait_slots(
+    wait_slots_are(
         &cluster,
         "keeper0",
         &[
@@ -207,9 +207,9 @@ async fn replication_slots_follow_the_spec_and_the_master() {
         ],
     )
     .await;
-    wait_slots(&cluster, "keeper1", &[]).await;
+    wait_slots_are(&cluster, "keeper1", &[]).await;
     update(&cluster, &json!({"additionalMasterReplicationSlots":["slot02"]})).await;
-    wait_slots(
+    wait_slots_are(
         &cluster,
         "keeper0",
         &["by_hand", &format!("stolon_{standby}"), "stolon_slot02"],
@@ -217,7 +217,10 @@ async fn replication_slots_follow_the_spec_and_the_master() {
     .await;
 
     assert_eq!(cluster.stop("keeper0", Signal::TERM).await, 0);
-    assert_eq!(cluster.wait_other_master("keeper0", LONG_TIMEOUT).await, "keeper1");
+    assert_eq!(
+        cluster.wait_other_master_elected("keeper0", LONG_TIMEOUT).await,
+        "keeper1"
+    );
     eventually("the slots on the new master", LONG_TIMEOUT, async || {
         let found = slots(&cluster, "keeper1").await?;
         check(found.contains(&"stolon_slot02".to_owned()), || format!("{found:?}"))
@@ -269,7 +272,7 @@ async fn a_restarted_keeper_stops_the_server_that_it_left_when_killed() {
         .await;
     cluster.wait_healthy("keeper0", &Role::Master).await;
     cluster.wait_healthy("keeper1", &Role::Standby).await;
-    cluster.wait_serving("proxy0").await;
+    cluster.wait_proxy_serves("proxy0").await;
 }
 
 /// The advertised address is published; the server listens on the other one.
@@ -304,7 +307,7 @@ async fn a_removed_keeper_comes_back_with_a_new_db() {
     cluster.wait_caught_up("keeper1", "keeper0").await;
 }
 
-async fn wait_slots(cluster: &Cluster, keeper: &str, wanted: &[&str]) {
+async fn wait_slots_are(cluster: &Cluster, keeper: &str, wanted: &[&str]) {
     let mut wanted: Vec<String> = wanted.iter().map(|name| (*name).to_owned()).collect();
     wanted.sort();
     eventually(format!("the slots of {keeper}"), SHORT_TIMEOUT, async || {

@@ -12,7 +12,7 @@ use stolon_tests::cluster::{Cluster, Profile, check};
 use stolon_tests::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
 use stolon_tests::pg_programs;
 use stolon_tests::process::{Signal, is_running};
-use stolon_tests::spec::{update, wait_setting};
+use stolon_tests::spec::{update, wait_parameter_is};
 use stolon_tests::wait::{eventually, throughout};
 
 /// Programs as NixOS installs them: a script runs the executable, which has another name, under the script's name.
@@ -65,7 +65,7 @@ async fn a_server_behind_a_wrapper_script_is_recognised_by_its_directory() {
 
     let patch = json!({ "pgParameters": { "log_min_duration_statement": "77s" } });
     update(&cluster, &patch).await;
-    wait_setting(&cluster, "keeper0", "log_min_duration_statement", "77s").await;
+    wait_parameter_is(&cluster, "keeper0", "log_min_duration_statement", "77s").await;
 
     cluster.process("keeper0").kill();
     assert!(is_running(server), "SIGKILL of the keeper leaves its server");
@@ -84,7 +84,10 @@ async fn a_server_behind_a_wrapper_script_is_recognised_by_its_directory() {
 
     assert_eq!(cluster.stop("keeper0", Signal::TERM).await, 0);
     assert_eq!(cluster.postmaster("keeper0"), None);
-    assert_eq!(cluster.wait_other_master("keeper0", LONG_TIMEOUT).await, "keeper1");
+    assert_eq!(
+        cluster.wait_other_master_elected("keeper0", LONG_TIMEOUT).await,
+        "keeper1"
+    );
     cluster.wait_healthy("keeper1", &Role::Master).await;
 }
 

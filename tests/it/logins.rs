@@ -98,7 +98,7 @@ async fn changed_passwords_cause_no_failover_and_are_reported_and_fixed_without_
             .run(&format!("alter role {user} password 'changed'"))
             .await
             .unwrap();
-        status::wait_shown(&cluster, &both, &format!("PostgreSQL refuses the login of the {role}")).await;
+        status::wait_status_shows(&cluster, &both, &format!("PostgreSQL refuses the login of the {role}")).await;
     }
     // Open sessions of the keepers are ended, too.
     for uid in both {
@@ -153,7 +153,7 @@ async fn changed_passwords_cause_no_failover_and_are_reported_and_fixed_without_
             .wait_for_log("SIGHUP, reading the password files again", SHORT_TIMEOUT)
             .await;
     }
-    status::wait_hidden(&cluster, &both, "login").await;
+    status::wait_status_lacks(&cluster, &both, "login").await;
     for uid in both {
         assert_eq!(cluster.process(uid).try_wait(), None, "{uid} runs after SIGHUP");
     }
@@ -182,7 +182,7 @@ async fn a_standby_is_promoted_although_its_keeper_cannot_log_in() {
         .await
         .unwrap();
     drop(admin_sql);
-    status::wait_shown(&cluster, &["keeper1"], "PostgreSQL refuses the login of the superuser").await;
+    status::wait_status_shows(&cluster, &["keeper1"], "PostgreSQL refuses the login of the superuser").await;
     let sql = connect_admin(&cluster, "keeper1").await;
     sql.run(&format!(
         "select pg_terminate_backend(pid) from pg_stat_activity where usename = '{}'",
@@ -191,7 +191,7 @@ async fn a_standby_is_promoted_although_its_keeper_cannot_log_in() {
     .await
     .unwrap();
     cluster.kill_keeper_and_postgres("keeper0");
-    cluster.wait_other_master("keeper0", LONG_TIMEOUT).await;
+    cluster.wait_other_master_elected("keeper0", LONG_TIMEOUT).await;
     eventually("the new master to accept writes", LONG_TIMEOUT, async || {
         let sql = connect_admin(&cluster, "keeper1").await;
         sql.run("create table if not exists public.w (id int)")
@@ -208,13 +208,13 @@ async fn a_cluster_without_the_database_postgres_keeps_running() {
     let sql = connect_admin(&cluster, "keeper0").await;
     sql.run("drop database postgres with (force)").await.unwrap();
     let both = ["keeper0", "keeper1"];
-    status::wait_shown(&cluster, &both, "the database postgres cannot be used").await;
+    status::wait_status_shows(&cluster, &both, "the database postgres cannot be used").await;
     throughout("the cluster", Profile::Fast.fail_interval() * 2, async || {
         check_healthy(&cluster).await
     })
     .await;
     sql.run("create database postgres template template0").await.unwrap();
-    status::wait_hidden(&cluster, &both, "the database postgres cannot be used").await;
+    status::wait_status_lacks(&cluster, &both, "the database postgres cannot be used").await;
     assert_eq!(election_lines(&mut cluster), before, "no election");
 }
 
@@ -301,7 +301,7 @@ async fn a_long_crash_recovery_is_reported_and_waited_for() {
     cluster.kill_postmaster("keeper0");
     let startup = startup_process(&cluster, "keeper0").await;
     process::send_signal(startup, Signal::STOP);
-    status::wait_shown(&cluster, &["keeper0"], "PostgreSQL does not accept connections yet").await;
+    status::wait_status_shows(&cluster, &["keeper0"], "PostgreSQL does not accept connections yet").await;
     let server = cluster.postmaster("keeper0");
     throughout("the same server", Duration::from_secs(8), async || {
         let now = cluster.postmaster("keeper0");
@@ -316,7 +316,7 @@ async fn a_long_crash_recovery_is_reported_and_waited_for() {
     );
     process::send_signal(startup, Signal::CONT);
     cluster.wait_healthy("keeper0", &Role::Master).await;
-    status::wait_hidden(&cluster, &["keeper0"], "PostgreSQL does not accept connections yet").await;
+    status::wait_status_lacks(&cluster, &["keeper0"], "PostgreSQL does not accept connections yet").await;
 
     // The same with a keeper that is stopped and started meanwhile.
     let sql = cluster.connect("keeper0").await;

@@ -19,7 +19,7 @@ async fn cluster() -> (Cluster, String) {
     let option = format!("--initial-cluster-spec={}", spec.display());
     cluster.program("sentinel0").options.push(option);
     cluster.start("sentinel0");
-    cluster.wait_serving("proxy0").await;
+    cluster.wait_proxy_serves("proxy0").await;
     let sql = cluster.connect("proxy0").await;
     sql.run("create table kept as select 1 as value").await.unwrap();
     cluster.wait_caught_up("keeper1", "keeper0").await;
@@ -58,7 +58,7 @@ async fn wait_sentinel_reports_the_loss(cluster: &mut Cluster) {
 }
 
 /// Waits until both keepers have published their infos: the sentinel reports the loss as soon as one has.
-async fn wait_infos(cluster: &Cluster) {
+async fn wait_both_keeper_infos(cluster: &Cluster) {
     let prefix = cluster.store.keys().keeper_infos();
     eventually("two keeper infos", SHORT_TIMEOUT, async || {
         let infos = cluster.store.list(&prefix).await.map_err(|error| error.to_string())?;
@@ -110,7 +110,7 @@ async fn deleted_cluster_data_cost_no_database_and_a_backup_restores_the_cluster
         .stolonctl(&["clusterdata", "write", "--yes", "--file", file.to_str().unwrap()])
         .await;
     assert_eq!(status, 0, "{text}");
-    cluster.wait_serving("proxy0").await;
+    cluster.wait_proxy_serves("proxy0").await;
     check_row(&cluster, "proxy0").await.unwrap();
     let now = [cluster.postmaster("keeper0"), cluster.postmaster("keeper1")];
     assert_eq!(now, servers, "no server was restarted");
@@ -138,7 +138,7 @@ async fn keepers_that_start_with_an_empty_store_count_too_and_init_starts_a_new_
     }
     wait_sentinel_reports_the_loss(&mut cluster).await;
     assert!(cluster.data().await.is_err());
-    wait_infos(&cluster).await;
+    wait_both_keeper_infos(&cluster).await;
 
     let (status, text) = cluster
         .stolonctl(&["init", "--yes", &Profile::Fast.spec().to_string()])
@@ -147,7 +147,7 @@ async fn keepers_that_start_with_an_empty_store_count_too_and_init_starts_a_new_
     let warned =
         text.contains(&format!("keeper0 (cluster {uid})")) && text.contains(&format!("keeper1 (cluster {uid})"));
     assert!(warned, "{text}");
-    cluster.wait_serving("proxy0").await;
+    cluster.wait_proxy_serves("proxy0").await;
     let sql = cluster.connect("proxy0").await;
     let tables = sql
         .value("select count(*) from pg_class where relname = 'kept'")

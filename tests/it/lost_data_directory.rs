@@ -59,7 +59,10 @@ async fn a_master_whose_pgdata_is_lost_is_replaced() {
     assert_eq!(cluster.stop("keeper0", Signal::INT).await, 0);
     fs::remove_dir_all(cluster.pgdata("keeper0")).unwrap();
     cluster.start("keeper0");
-    assert_eq!(cluster.wait_other_master("keeper0", LONG_TIMEOUT).await, "keeper1");
+    assert_eq!(
+        cluster.wait_other_master_elected("keeper0", LONG_TIMEOUT).await,
+        "keeper1"
+    );
     cluster.wait_healthy("keeper1", &Role::Master).await;
     cluster.wait_healthy("keeper0", &Role::Standby).await;
     let sql = cluster.connect("keeper1").await;

@@ -51,7 +51,7 @@ async fn no_log_contains_a_password_after_a_failover() {
     }
 
     assert_eq!(cluster.stop("keeper0", Signal::TERM).await, 0);
-    let master = cluster.wait_other_master("keeper0", LONG_TIMEOUT).await;
+    let master = cluster.wait_other_master_elected("keeper0", LONG_TIMEOUT).await;
     let other = if master == "keeper1" { "keeper2" } else { "keeper1" };
     cluster.wait_healthy(&master, &Role::Master).await;
     cluster.wait_healthy(other, &Role::Standby).await;
@@ -199,9 +199,9 @@ async fn the_keeper_never_connects_to_a_socket_in_tmp() {
     .await;
     drop(listener_on_port);
     cluster.wait_healthy("keeper0", &Role::Master).await;
-    cluster.wait_serving("proxy0").await;
+    cluster.wait_proxy_serves("proxy0").await;
     cluster.kill_postmaster("keeper0");
-    cluster.wait_serving("proxy0").await;
+    cluster.wait_proxy_serves("proxy0").await;
     assert_eq!(fake_server.received(), "");
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use stolon_tests::cluster::{Cluster, Profile, REPLUSER, check};
 use stolon_tests::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
 use stolon_tests::process::{self, Signal};
-use stolon_tests::spec::{store_spec, update, wait_answer, wait_setting};
+use stolon_tests::spec::{store_spec, update, wait_parameter_is, wait_query_returns};
 use stolon_tests::status;
 use stolon_tests::wait::eventually;
 
@@ -22,7 +22,7 @@ async fn a_port_in_use_is_reported_before_data_are_made() {
         let port = cluster.port(&uid);
         let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
         cluster.start(&uid);
-        status::wait_shown(
+        status::wait_status_shows(
             &cluster,
             &[&uid],
             &format!("port {port} at 127.0.0.1 is in use by another program"),
@@ -31,7 +31,7 @@ async fn a_port_in_use_is_reported_before_data_are_made() {
         assert!(!cluster.pgdata(&uid).join("base").exists(), "no data are made");
         drop(listener);
         cluster.wait_healthy(&uid, &role).await;
-        status::wait_no_problems(&cluster).await;
+        status::wait_status_has_no_problems(&cluster).await;
     }
 
     // Existing data are kept while their server cannot be started.
@@ -39,10 +39,10 @@ async fn a_port_in_use_is_reported_before_data_are_made() {
     let port = cluster.port("keeper1");
     let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
     cluster.start("keeper1");
-    status::wait_shown(&cluster, &["keeper1"], &format!("port {port}")).await;
+    status::wait_status_shows(&cluster, &["keeper1"], &format!("port {port}")).await;
     drop(listener);
     cluster.wait_healthy("keeper1", &Role::Standby).await;
-    status::wait_no_problems(&cluster).await;
+    status::wait_status_has_no_problems(&cluster).await;
 }
 
 /// The only keeper of a cluster starts with the wrong directory: there is no standby to elect.
@@ -59,13 +59,13 @@ async fn missing_data_are_reported_and_used_once_they_are_back() {
     let (pgdata, elsewhere) = (cluster.pgdata("keeper0"), cluster.dir().path().join("elsewhere"));
     std::fs::rename(&pgdata, &elsewhere).unwrap();
     cluster.start("keeper0");
-    status::wait_shown(&cluster, &["keeper0"], &format!("are not in {}", pgdata.display())).await;
+    status::wait_status_shows(&cluster, &["keeper0"], &format!("are not in {}", pgdata.display())).await;
     assert_eq!(cluster.stop("keeper0", Signal::INT).await, 0);
     std::fs::rename(&elsewhere, &pgdata).unwrap();
     cluster.start("keeper0");
     cluster.wait_healthy("keeper0", &Role::Master).await;
-    wait_answer(&cluster, "keeper0", "select count(*) from ours", "1").await;
-    status::wait_no_problems(&cluster).await;
+    wait_query_returns(&cluster, "keeper0", "select count(*) from ours", "1").await;
+    status::wait_status_has_no_problems(&cluster).await;
 }
 
 #[tokio::test]
@@ -83,7 +83,7 @@ async fn an_unreadable_password_file_is_reported_at_each_sighup() {
             .process("keeper0")
             .wait_for_log_after(skip, "cannot read the password file", SHORT_TIMEOUT)
             .await;
-        status::wait_shown(&cluster, &["keeper0"], cause).await;
+        status::wait_status_shows(&cluster, &["keeper0"], cause).await;
     }
     std::fs::write(&file, password).unwrap();
     cluster.process("keeper0").signal(Signal::HUP);
@@ -91,7 +91,7 @@ async fn an_unreadable_password_file_is_reported_at_each_sighup() {
         .process("keeper0")
         .wait_for_log("the password file can be read again", SHORT_TIMEOUT)
         .await;
-    status::wait_no_problems(&cluster).await;
+    status::wait_status_has_no_problems(&cluster).await;
 }
 
 /// A program without our limits has stored it.
@@ -99,14 +99,14 @@ async fn an_unreadable_password_file_is_reported_at_each_sighup() {
 async fn a_stored_duration_out_of_range_is_reported() {
     let cluster = Cluster::builder(Profile::Fast).keepers(1).proxies(0).start().await;
     store_spec(&cluster, |spec| spec["failInterval"] = json!("1s")).await;
-    status::wait_shown(
+    status::wait_status_shows(
         &cluster,
         &["keeper0"],
         "failInterval of the cluster spec cannot be used as it is",
     )
     .await;
     update(&cluster, &json!({ "failInterval": "4s" })).await;
-    status::wait_no_problems(&cluster).await;
+    status::wait_status_has_no_problems(&cluster).await;
 }
 
 /// The postmaster is stopped while open sessions still work, the keeper's included.
@@ -117,7 +117,10 @@ async fn a_master_that_accepts_no_new_connections_is_replaced() {
     let session = cluster.connect("keeper0").await;
     process::send_signal(postmaster, Signal::STOP);
     session.value("select 1").await.unwrap();
-    assert_eq!(cluster.wait_other_master("keeper0", LONG_TIMEOUT).await, "keeper1");
+    assert_eq!(
+        cluster.wait_other_master_elected("keeper0", LONG_TIMEOUT).await,
+        "keeper1"
+    );
     let log = cluster.process("keeper0").log();
     assert!(log.contains("PostgreSQL answers no new connections"), "{log}");
     cluster.wait_healthy("keeper1", &Role::Master).await;
@@ -125,8 +128,8 @@ async fn a_master_that_accepts_no_new_connections_is_replaced() {
 
     // A promoted master reports nothing at a reload and has no setting that waits for a restart.
     update(&cluster, &json!({ "pgParameters": { "work_mem": "5MB" } })).await;
-    wait_setting(&cluster, "keeper1", "work_mem", "5MB").await;
-    wait_answer(
+    wait_parameter_is(&cluster, "keeper1", "work_mem", "5MB").await;
+    wait_query_returns(
         &cluster,
         "keeper1",
         "select count(*) from pg_settings where pending_restart",
@@ -148,11 +151,11 @@ async fn a_master_that_exits_during_recovery_reverts_to_its_previous_parameters(
     let level = |level: Value| json!({ "automaticPgRestart": true, "pgParameters": { "wal_level": level } });
     update(&cluster, &level(json!("logical"))).await;
     for uid in ["keeper1", "keeper0"] {
-        wait_setting(&cluster, uid, "wal_level", "logical").await;
+        wait_parameter_is(&cluster, uid, "wal_level", "logical").await;
     }
     let spec = json!({ "additionalMasterReplicationSlots": ["users"] });
     update(&cluster, &spec).await;
-    wait_answer(
+    wait_query_returns(
         &cluster,
         "keeper0",
         "select count(*) from pg_replication_slots where slot_name = 'stolon_users'",
@@ -167,11 +170,11 @@ async fn a_master_that_exits_during_recovery_reverts_to_its_previous_parameters(
     .await;
     let before = cluster.postmaster("keeper0");
     update(&cluster, &level(Value::Null)).await;
-    status::wait_shown(&cluster, &["keeper0"], "\"wal_level\"").await;
+    status::wait_status_shows(&cluster, &["keeper0"], "\"wal_level\"").await;
     assert_ne!(cluster.postmaster("keeper0"), before, "it has tried to restart");
     cluster.wait_healthy("keeper0", &Role::Master).await;
-    wait_setting(&cluster, "keeper0", "wal_level", "logical").await;
-    wait_setting(&cluster, "keeper1", "wal_level", "replica").await;
+    wait_parameter_is(&cluster, "keeper0", "wal_level", "logical").await;
+    wait_parameter_is(&cluster, "keeper1", "wal_level", "replica").await;
 }
 
 /// The password of the replication user changes while a standby streams, and its connection is terminated.
@@ -193,7 +196,7 @@ async fn a_standby_that_its_master_refuses_is_reported_until_it_streams_again() 
         "replication: the standby receives no WAL from the db that it follows",
         "password authentication failed",
     ] {
-        status::wait_shown(&cluster, &["keeper1"], text).await;
+        status::wait_status_shows(&cluster, &["keeper1"], text).await;
     }
     assert_eq!(cluster.master().await.unwrap(), "keeper0");
     let log = cluster.process("keeper1").log();
@@ -206,7 +209,7 @@ async fn a_standby_that_its_master_refuses_is_reported_until_it_streams_again() 
     ))
     .await
     .unwrap();
-    status::wait_no_problems(&cluster).await;
+    status::wait_status_has_no_problems(&cluster).await;
     cluster.wait_caught_up("keeper1", "keeper0").await;
 }
 
@@ -249,7 +252,7 @@ async fn lost_cluster_data_are_reported_by_each_keeper_until_they_are_restored()
     );
     let write = store::Txn::new().put(&key, saved.value);
     cluster.store.commit(write).await.unwrap();
-    status::wait_no_problems(&cluster).await;
+    status::wait_status_has_no_problems(&cluster).await;
     cluster.wait_healthy("keeper0", &Role::Master).await;
-    wait_answer(&cluster, "keeper0", "select count(*) from ours", "1").await;
+    wait_query_returns(&cluster, "keeper0", "select count(*) from ours", "1").await;
 }

@@ -31,7 +31,10 @@ fn create_marker(cluster: &Cluster) -> PathBuf {
 /// Waits for the failover, starts the old master's keeper, and checks that a copy is made for this reason and that it
 /// has the rows of the new master.
 async fn assert_replaced_by_a_copy(mut cluster: Cluster, marker: PathBuf, reason: &str) {
-    assert_eq!(cluster.wait_other_master("keeper0", LONG_TIMEOUT).await, "keeper1");
+    assert_eq!(
+        cluster.wait_other_master_elected("keeper0", LONG_TIMEOUT).await,
+        "keeper1"
+    );
     cluster.wait_healthy("keeper1", &Role::Master).await;
     let sql = cluster.connect("keeper1").await;
     sql.run("insert into test values ('new')").await.unwrap();

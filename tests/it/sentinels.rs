@@ -15,7 +15,7 @@ async fn the_other_sentinel_takes_over_and_handles_the_next_failure() {
     let first = wait_leader(&cluster).await;
     let second = if first == "sentinel0" { "sentinel1" } else { "sentinel0" };
 
-    wait_candidates(&cluster, 2).await;
+    wait_candidate_count(&cluster, 2).await;
     assert_eq!(cluster.stop(&first, Signal::TERM).await, 0);
     // The lease was revoked before the sentinel exited, and did not have to expire.
     let election = cluster.store.keys().election();
@@ -23,13 +23,16 @@ async fn the_other_sentinel_takes_over_and_handles_the_next_failure() {
     wait_leads(&cluster, second).await;
 
     cluster.start(&first);
-    wait_candidates(&cluster, 2).await;
+    wait_candidate_count(&cluster, 2).await;
     cluster.process(second).kill();
     wait_leads(&cluster, &first).await;
 
     cluster.kill_keeper_and_postgres("keeper0");
-    assert_eq!(cluster.wait_other_master("keeper0", SHORT_TIMEOUT).await, "keeper1");
-    cluster.wait_serving("proxy0").await;
+    assert_eq!(
+        cluster.wait_other_master_elected("keeper0", SHORT_TIMEOUT).await,
+        "keeper1"
+    );
+    cluster.wait_proxy_serves("proxy0").await;
 }
 
 /// The enabled proxies do not change with the leading sentinel (fencing F-6).
@@ -64,7 +67,7 @@ async fn the_write_of_a_deposed_sentinel_is_refused() {
     cluster.start(&deposed);
     wait_leads(&cluster, &deposed).await;
     let other = cluster.add_sentinel();
-    wait_candidates(&cluster, 2).await;
+    wait_candidate_count(&cluster, 2).await;
 
     // The first keeper causes a write; the reads before it are forwarded, the write is held.
     relay.hold_from(Direction::ToServer, b"\"formatVersion\"");
@@ -119,7 +122,7 @@ async fn wait_leads(cluster: &Cluster, name: &str) {
     .await;
 }
 
-async fn wait_candidates(cluster: &Cluster, candidates: usize) {
+async fn wait_candidate_count(cluster: &Cluster, candidates: usize) {
     eventually(format!("{candidates} candidates"), SHORT_TIMEOUT, async || {
         let found = cluster
             .store

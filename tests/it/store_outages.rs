@@ -25,10 +25,10 @@ async fn a_short_store_outage_closes_no_connection_and_causes_no_failover() {
 
     let start = now();
     cluster.etcd.kill();
-    wait_since(start, Duration::from_secs(5)).await;
+    wait_elapsed(start, Duration::from_secs(5)).await;
     cluster.restart_etcd().await;
-    wait_check_in(&cluster).await;
-    writers.wait_served().await;
+    wait_next_check_in(&cluster).await;
+    writers.wait_each_client_commits(10).await;
 
     assert!(!idle.is_closed(), "the session that was idle has ended");
     assert_eq!(idle.value("select 1").await.unwrap(), "1");
@@ -58,9 +58,9 @@ async fn a_long_store_outage_closes_the_proxies_and_causes_no_failover() {
     )
     .await;
     // After an outage longer than failInterval the first round must not elect.
-    wait_since(start, Duration::from_secs(6)).await;
+    wait_elapsed(start, Duration::from_secs(6)).await;
     cluster.restart_etcd().await;
-    writers.wait_served().await;
+    writers.wait_each_client_commits(10).await;
 
     let after = cluster.data().await.unwrap();
     assert_eq!(before.master_uid(), after.master_uid());
@@ -80,9 +80,9 @@ async fn a_store_that_hangs_briefly_closes_no_connection() {
     let idle = cluster.connect("proxy0").await;
     cluster.etcd.freeze().await;
     let start = now();
-    wait_since(start, Duration::from_secs(3)).await;
+    wait_elapsed(start, Duration::from_secs(3)).await;
     cluster.etcd.thaw();
-    wait_check_in(&cluster).await;
+    wait_next_check_in(&cluster).await;
     assert_eq!(idle.value("select 1").await.unwrap(), "1");
     assert_eq!(before.master_uid(), cluster.data().await.unwrap().master_uid());
 }
@@ -106,7 +106,7 @@ async fn a_master_that_takes_no_connections_is_replaced_although_the_store_answe
 }
 
 /// Waits until this time has passed since `start`: the length of an outage.
-async fn wait_since(start: Boottime, outage: Duration) {
+async fn wait_elapsed(start: Boottime, outage: Duration) {
     eventually(format!("{outage:?} without a store"), LONG_TIMEOUT, async || {
         check(now().since(start) > outage, || "not yet".to_owned())
     })
@@ -114,7 +114,7 @@ async fn wait_since(start: Boottime, outage: Duration) {
 }
 
 /// Waits until the proxy has published its info again.
-async fn wait_check_in(cluster: &Cluster) {
+async fn wait_next_check_in(cluster: &Cluster) {
     let prefix = cluster.store.keys().proxy_infos();
     let newest = async || {
         let infos = cluster.store.list(&prefix).await.map_err(|error| error.to_string())?;

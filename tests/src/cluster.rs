@@ -330,7 +330,7 @@ impl Cluster {
     }
 
     /// Waits until the master is another keeper's than this one; returns that keeper's uid.
-    pub async fn wait_other_master(&self, than: &str, limit: Duration) -> String {
+    pub async fn wait_other_master_elected(&self, than: &str, limit: Duration) -> String {
         eventually(format!("another master than {than}"), limit, async || {
             let master = self.master().await.map_err(error_text)?;
             check(master != than, || format!("{than} is still the master"))?;
@@ -386,7 +386,7 @@ impl Cluster {
     }
 
     /// Waits until a client of this proxy reaches a server that is not in recovery.
-    pub async fn wait_serving(&self, proxy: &str) {
+    pub async fn wait_proxy_serves(&self, proxy: &str) {
         eventually(format!("{proxy} to lead to a master"), LONG_TIMEOUT, async || {
             let recovers = self.query(proxy, "select pg_is_in_recovery()").await?;
             check(recovers == "f", || "it leads to a standby".to_owned())

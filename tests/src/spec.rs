@@ -44,12 +44,12 @@ pub async fn store_data(cluster: &Cluster, change: impl Fn(&mut Value)) {
 }
 
 /// Waits until a keeper's server has this value of a parameter.
-pub async fn wait_setting(cluster: &Cluster, uid: &str, parameter: &str, wanted: &str) {
-    wait_answer(cluster, uid, &format!("show {parameter}"), wanted).await;
+pub async fn wait_parameter_is(cluster: &Cluster, uid: &str, parameter: &str, wanted: &str) {
+    wait_query_returns(cluster, uid, &format!("show {parameter}"), wanted).await;
 }
 
 /// Waits until a keeper's server returns this value for a query.
-pub async fn wait_answer(cluster: &Cluster, uid: &str, question: &str, wanted: &str) {
+pub async fn wait_query_returns(cluster: &Cluster, uid: &str, question: &str, wanted: &str) {
     eventually(
         format!("{question} on {uid} to be {wanted}"),
         LONG_TIMEOUT,

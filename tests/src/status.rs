@@ -5,7 +5,7 @@ use crate::deadlines::LONG_TIMEOUT;
 use crate::wait::eventually;
 
 /// Waits until the status has a line with these words for each of the keepers.
-pub async fn wait_shown(cluster: &Cluster, uids: &[&str], words: &str) {
+pub async fn wait_status_shows(cluster: &Cluster, uids: &[&str], words: &str) {
     eventually(
         format!("status to show {words:?} of {uids:?}"),
         LONG_TIMEOUT,
@@ -18,7 +18,7 @@ pub async fn wait_shown(cluster: &Cluster, uids: &[&str], words: &str) {
 }
 
 /// Waits until the status has no line with these words for any of the keepers.
-pub async fn wait_hidden(cluster: &Cluster, uids: &[&str], words: &str) {
+pub async fn wait_status_lacks(cluster: &Cluster, uids: &[&str], words: &str) {
     eventually(
         format!("status without {words:?} of {uids:?}"),
         LONG_TIMEOUT,
@@ -31,7 +31,7 @@ pub async fn wait_hidden(cluster: &Cluster, uids: &[&str], words: &str) {
 }
 
 /// Waits until the status lists no problems.
-pub async fn wait_no_problems(cluster: &Cluster) {
+pub async fn wait_status_has_no_problems(cluster: &Cluster) {
     eventually("status to show no problems", LONG_TIMEOUT, async || {
         let status = status_text(cluster).await?;
         check(!status.contains("=== Problems ==="), || status)

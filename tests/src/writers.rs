@@ -90,7 +90,7 @@ impl Writers {
         let table = Self::create_table(&cluster.connect(proxy).await).await;
         table.expect("the proxy leads to a master");
         let writers = Self::start(&cluster.sql_config(proxy), clients);
-        writers.wait_served().await;
+        writers.wait_each_client_commits(10).await;
         writers
     }
 
@@ -119,15 +119,15 @@ impl Writers {
         self.stats().iter().map(WriterStats::rows).sum()
     }
 
-    /// Waits until each client has committed ten more rows.
-    pub async fn wait_served(&self) {
+    /// Waits until each client has committed this many more rows.
+    pub async fn wait_each_client_commits(&self, rows: i64) {
         let before: Vec<i64> = self.stats().iter().map(WriterStats::rows).collect();
         eventually("all clients to be served", LONG_TIMEOUT, async || {
             let behind = self
                 .stats()
                 .iter()
                 .zip(&before)
-                .filter(|(stats, before)| stats.rows() < *before + 10)
+                .filter(|(stats, before)| stats.rows() < *before + rows)
                 .count();
             check(behind == 0, || format!("{behind} are not"))
         })

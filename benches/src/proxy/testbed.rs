@@ -144,7 +144,7 @@ impl Testbed {
                 let uid = self.stub.uid_of(instance.pids[0]).await;
                 self.stub.enabled.push(uid);
                 self.route_to(0).await?;
-                wait_route(instance.port, self.servers[0].name).await;
+                wait_port_leads_to(instance.port, self.servers[0].name).await;
                 Ok(instance)
             }
             Peer::Haproxy | Peer::HaproxyTuned | Peer::Nginx | Peer::Pgbouncer => {
@@ -291,7 +291,7 @@ async fn start_peers(
     for (number, peer) in ours.iter().enumerate() {
         peers.insert(*peer, start_proxy(cluster, *peer, before));
         // The names are assigned in this order.
-        cluster.wait_serving(&format!("proxy{number}")).await;
+        cluster.wait_proxy_serves(&format!("proxy{number}")).await;
     }
     let scraped = &peers[&Peer::Stolon];
     let scraped = Instance::stolon(scraped.port, scraped.pids[0], scraped.metrics.unwrap_or_default());
@@ -336,7 +336,7 @@ fn start_proxy(cluster: &mut Cluster, peer: Peer, before: Option<&Path>) -> Inst
 /// # Panics
 ///
 /// It does not in time.
-pub async fn wait_route(port: u16, name: u8) {
+pub async fn wait_port_leads_to(port: u16, name: u8) {
     eventually("the path to be open", SHORT_TIMEOUT, async || {
         let mut socket = TcpStream::connect(("127.0.0.1", port)).await.context("connect")?;
         let answer = request_name(&mut socket).await.context("ask")?;

@@ -143,7 +143,7 @@ fn twenty_thousand_attempts_at_once_hit_the_limit_and_leak_nothing() {
         let grown = after.resident_kib.saturating_sub(before.resident_kib);
         assert!(grown < 2048, "{grown} KiB more after {ATTEMPTS} attempts");
         assert_log_is_rate_limited(&proxy, start);
-        proxy.wait_for_client(b'A').await;
+        proxy.wait_connected_to(b'A').await;
     });
 }
 
@@ -179,7 +179,7 @@ fn without_descriptors_new_clients_are_closed_and_old_ones_are_not_affected() {
         assert!(closed > ATTEMPTS as f64 / 2.0, "{closed}");
         assert!(proxy.process.log().contains("no descriptor for a client"));
         assert_log_is_rate_limited(&proxy, start);
-        proxy.wait_for_client(b'A').await;
+        proxy.wait_connected_to(b'A').await;
     });
 }
 

@@ -29,7 +29,7 @@ impl BackgroundClients {
     pub(crate) async fn start(proxy: &Proxy, count: u8) -> Self {
         let (mut rounds, mut tasks) = (Vec::new(), JoinSet::new());
         for number in 0..count {
-            let client = proxy.wait_for_client(b'A').await;
+            let client = proxy.wait_connected_to(b'A').await;
             let mine = Arc::new(AtomicU64::new(0));
             rounds.push(Arc::clone(&mine));
             tasks.spawn(exchange(client.socket, number, mine));

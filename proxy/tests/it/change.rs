@@ -16,7 +16,7 @@ const HELD: &str = "stolon_proxy_connections_held";
 async fn without_master(harness: &mut ProxyHarness, options: &[&str], old: &Master) -> Proxy {
     let proxy = Proxy::start(harness, &harness.etcd.endpoint(), options).await;
     harness.publish(Some(old), &[&proxy]).await;
-    proxy.wait_for_client(b'A').await;
+    proxy.wait_connected_to(b'A').await;
     let generation = harness.publish(None, &[&proxy]).await;
     harness.acknowledged(&proxy, generation).await;
     proxy
@@ -151,7 +151,7 @@ fn a_draining_proxy_accepts_no_clients_and_lets_connections_end() {
         let mut proxy = Proxy::start(&harness, &harness.etcd.endpoint(), &["--drain=5m"]).await;
         harness.set_timing(CHECK_INTERVAL, SHORT_LEASE * 3);
         harness.publish(Some(&a), &[&proxy]).await;
-        let mut client = proxy.wait_for_client(b'A').await;
+        let mut client = proxy.wait_connected_to(b'A').await;
         proxy.process.signal(Signal::TERM);
         proxy.process.wait_for_log("Stopping listening", SHORT_TIMEOUT).await;
         assert!(proxy.connect().await.is_err(), "it takes clients");
@@ -177,7 +177,7 @@ fn a_drain_ends_at_its_limit_and_at_the_second_signal() {
             let a = Master::start(b'A').await;
             let mut proxy = Proxy::start(&harness, &harness.etcd.endpoint(), &[drain]).await;
             harness.publish(Some(&a), &[&proxy]).await;
-            let client = proxy.wait_for_client(b'A').await;
+            let client = proxy.wait_connected_to(b'A').await;
             proxy.process.signal(Signal::TERM);
             proxy
                 .process
@@ -199,7 +199,7 @@ fn sigusr1_logs_a_summary() {
     run_test(async {
         let mut harness = ProxyHarness::with_short_lease().await;
         let (a, proxy) = harness.forwarding().await;
-        let mut client = proxy.wait_for_client(b'A').await;
+        let mut client = proxy.wait_connected_to(b'A').await;
         client.ask().await.unwrap();
         let pid = Pid::from_raw(proxy.process.pid() as i32).unwrap();
         kill_process(pid, rustix::process::Signal::USR1).unwrap();

@@ -32,7 +32,7 @@ fn a_thousand_connections_are_dropped_at_once_and_leak_nothing() {
         let (a, b) = (Master::start(b'A').await, Master::start(b'B').await);
         let proxy = Proxy::start(&harness, &harness.etcd.endpoint(), &["--relay-threads=2"]).await;
         harness.publish(Some(&a), &[&proxy]).await;
-        drop(proxy.wait_for_client(b'A').await);
+        drop(proxy.wait_connected_to(b'A').await);
         a.wait_for_connections(0).await;
         let before = proxy.stable_descriptors().await;
         let clients = open_clients(&proxy, COUNT).await;
@@ -76,7 +76,7 @@ fn a_thousand_connections_are_dropped_at_once_and_leak_nothing() {
             }
         })
         .await;
-        proxy.wait_for_client(b'B').await;
+        proxy.wait_connected_to(b'B').await;
     });
 }
 
@@ -91,7 +91,7 @@ fn mixed_endings_leak_no_descriptors_pipes_or_memory() {
         let a = Master::start(b'A').await;
         let proxy = Proxy::start(&harness, &harness.etcd.endpoint(), &["--log-level=info"]).await;
         harness.publish(Some(&a), &[&proxy]).await;
-        drop(proxy.wait_for_client(b'A').await);
+        drop(proxy.wait_connected_to(b'A').await);
         let bulk = vec![b'x'; 300_000];
         for round in 0..ROUNDS / 4 {
             end_one_way(&proxy, round, &bulk).await; // until pools and queues have grown to their full size
@@ -160,7 +160,7 @@ fn an_urgent_byte_is_forwarded_in_order() {
     run_test(async {
         let mut harness = ProxyHarness::start().await;
         let (_master, proxy) = harness.forwarding().await;
-        let mut client = proxy.wait_for_client(b'A').await;
+        let mut client = proxy.wait_connected_to(b'A').await;
         let socket = SockRef::from(&client.socket);
         assert_eq!(socket.send(b"abc").unwrap(), 3);
         assert_eq!(socket.send_out_of_band(b"d").unwrap(), 1);
@@ -179,7 +179,7 @@ fn clients_beyond_max_connections_are_closed_and_counted() {
         let a = Master::start(b'A').await;
         let proxy = Proxy::start(&harness, &harness.etcd.endpoint(), &["--max-connections=3"]).await;
         harness.publish(Some(&a), &[&proxy]).await;
-        drop(proxy.wait_for_client(b'A').await);
+        drop(proxy.wait_connected_to(b'A').await);
         a.wait_for_connections(0).await;
         let mut clients = open_clients(&proxy, 3).await;
         assert_eq!(proxy.connect().await.unwrap().read_to_end().await, b"");
@@ -190,7 +190,7 @@ fn clients_beyond_max_connections_are_closed_and_counted() {
             )
             .await;
         drop(clients.pop());
-        proxy.wait_for_client(b'A').await;
+        proxy.wait_connected_to(b'A').await;
         assert_eq!(clients[0].ask().await.unwrap(), Some(b'A'));
     });
 }
@@ -201,7 +201,7 @@ fn a_client_that_does_not_read_costs_no_memory() {
     run_test(async {
         let mut harness = ProxyHarness::start().await;
         let (_master, proxy) = harness.forwarding().await;
-        let mut client = proxy.wait_for_client(b'A').await;
+        let mut client = proxy.wait_connected_to(b'A').await;
         let resident = || proxy.resident_kib();
         let before = resident();
         let chunk = vec![b'x'; 1 << 16];

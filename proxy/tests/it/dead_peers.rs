@@ -33,7 +33,7 @@ fn dead_clients_are_detected_by_keepalive_and_leak_nothing() {
         let a = Master::start(b'A').await;
         let proxy = Proxy::start(&harness, &harness.etcd.endpoint(), &KEEPALIVE).await;
         harness.publish(Some(&a), &[&proxy]).await;
-        drop(proxy.wait_for_client(b'A').await);
+        drop(proxy.wait_connected_to(b'A').await);
         let before = proxy.stable_descriptors().await;
         let mut background = BackgroundClients::start(&proxy, 2).await;
         let mut gone: Vec<Client> = Vec::new();

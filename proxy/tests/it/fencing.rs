@@ -59,7 +59,7 @@ fn a_proxy_paused_during_a_failover_forwards_no_answer_of_the_old_master() {
         harness.publish(Some(&a), &[&proxy]).await;
         let mut clients = Vec::new();
         for _ in 0..CLIENTS {
-            clients.push(proxy.wait_for_client(b'A').await);
+            clients.push(proxy.wait_connected_to(b'A').await);
         }
         // Every client has a question in transit that the master answers later.
         a.hold_answers(true);
@@ -85,7 +85,7 @@ fn a_proxy_paused_during_a_failover_forwards_no_answer_of_the_old_master() {
                 "an answer of the old master reached a client"
             );
         }
-        proxy.wait_for_client(b'B').await;
+        proxy.wait_connected_to(b'B').await;
         a.wait_for_connections(0).await;
     });
 }
@@ -97,7 +97,7 @@ fn a_short_pause_of_the_proxy_drops_nothing() {
         let mut harness = ProxyHarness::with_short_lease().await;
         harness.set_timing(CHECK_INTERVAL, SHORT_TIMEOUT);
         let (_master, mut proxy) = harness.forwarding().await;
-        let mut client = proxy.wait_for_client(b'A').await;
+        let mut client = proxy.wait_connected_to(b'A').await;
         proxy.process.signal(Signal::STOP);
         tokio::time::sleep(Duration::from_secs(1)).await; // the length of the pause, not a wait for something
         proxy.process.signal(Signal::CONT);
@@ -114,7 +114,7 @@ fn failover_under(disturb: impl Fn(&TcpRelay) + 'static) {
         let relay = TcpRelay::to(&harness.etcd.address()).await;
         let proxy = Proxy::start(&harness, &relay.endpoint(), &["--store-timeout=1s"]).await;
         harness.publish(Some(&a), &[&proxy]).await;
-        proxy.wait_for_client(b'A').await;
+        proxy.wait_connected_to(b'A').await;
         let continuous_clients: Vec<ContinuousClient> = (0..3).map(|_| ContinuousClient::start(&proxy)).collect();
         disturb(&relay);
         harness.fail_over(&proxy, &a, &b).await;
@@ -122,7 +122,7 @@ fn failover_under(disturb: impl Fn(&TcpRelay) + 'static) {
         tokio::time::sleep(SHORT_LEASE / 2).await;
         relay.enable();
         relay.set_both(NetworkCondition::Normal);
-        proxy.wait_for_client(b'B').await;
+        proxy.wait_connected_to(b'B').await;
         for client_task in continuous_clients {
             let answers = client_task.answers().await;
             assert!(
@@ -167,7 +167,7 @@ fn answers_slower_than_half_of_the_timeout_keep_the_route_open_and_slower_ones_t
         let relay = TcpRelay::to(&harness.etcd.address()).await;
         let proxy = Proxy::start(&harness, &relay.endpoint(), &[]).await;
         harness.publish(Some(&a), &[&proxy]).await;
-        let mut client = proxy.wait_for_client(b'A').await;
+        let mut client = proxy.wait_connected_to(b'A').await;
         relay.set(Direction::ToClient, NetworkCondition::Delay(slow));
         let mut asked = 0;
         throughout("the route", LEASE * 3, async || {
@@ -192,7 +192,7 @@ fn an_info_that_another_program_attached_to_a_later_lease_is_published_under_one
     run_test(async {
         let mut harness = ProxyHarness::with_short_lease().await;
         let (_master, proxy) = harness.forwarding().await;
-        proxy.wait_for_client(b'A').await;
+        proxy.wait_connected_to(b'A').await;
         let (store, key) = (&harness.store, harness.store.keys().proxy_info(&proxy.uid));
         let later = LeaseId(i64::MAX / 4 * 3);
         store.grant_as(later, SHORT_TIMEOUT * 10).await.unwrap();
@@ -207,7 +207,7 @@ fn an_info_that_another_program_attached_to_a_later_lease_is_published_under_one
             }
         })
         .await;
-        proxy.wait_for_client(b'A').await;
+        proxy.wait_connected_to(b'A').await;
     });
 }
 
@@ -218,7 +218,7 @@ fn a_frozen_store_closes_the_route_at_the_lease_end_and_reopens_it_later() {
     run_test(async {
         let mut harness = ProxyHarness::with_short_lease().await;
         let (_master, proxy) = harness.forwarding().await;
-        let client = proxy.wait_for_client(b'A').await;
+        let client = proxy.wait_connected_to(b'A').await;
         let start = now();
         let left = proxy.metric("stolon_proxy_lease_left_seconds").await.unwrap();
         harness.etcd.freeze().await;
@@ -231,7 +231,7 @@ fn a_frozen_store_closes_the_route_at_the_lease_end_and_reopens_it_later() {
         proxy.process.wait_for_log("Stopping listening", SHORT_TIMEOUT).await;
         assert!(proxy.connect().await.is_err(), "nobody listens");
         harness.etcd.thaw();
-        proxy.wait_for_client(b'A').await;
+        proxy.wait_connected_to(b'A').await;
     });
 }
 
@@ -241,7 +241,7 @@ fn the_time_to_disconnect_at_a_lease_end_excludes_the_outage() {
     run_test(async {
         let mut harness = ProxyHarness::with_short_lease().await;
         let (_master, proxy) = harness.forwarding().await;
-        let client = proxy.wait_for_client(b'A').await;
+        let client = proxy.wait_connected_to(b'A').await;
         harness.etcd.freeze().await;
         assert_eq!(client.read_to_end().await, b"");
         let measured = async || {
@@ -258,7 +258,7 @@ fn the_time_to_disconnect_at_a_lease_end_excludes_the_outage() {
         })
         .await;
         harness.etcd.thaw();
-        proxy.wait_for_client(b'A').await;
+        proxy.wait_connected_to(b'A').await;
         assert_eq!(measured().await, during, "no connection has been dropped since");
     });
 }
@@ -270,7 +270,7 @@ fn an_outage_shorter_than_the_lease_drops_no_connection() {
         let mut harness = ProxyHarness::with_short_lease().await;
         harness.set_timing(CHECK_INTERVAL, SHORT_TIMEOUT * 2);
         let (_master, proxy) = harness.forwarding().await;
-        let (mut client, mut idle) = (proxy.wait_for_client(b'A').await, proxy.wait_for_client(b'A').await);
+        let (mut client, mut idle) = (proxy.wait_connected_to(b'A').await, proxy.wait_connected_to(b'A').await);
         harness.etcd.kill();
         proxy.process.wait_for_log("could not check in", SHORT_TIMEOUT).await;
         assert_eq!(client.ask().await.unwrap(), Some(b'A'));
@@ -289,7 +289,7 @@ fn an_outage_longer_than_the_lease_ends_soon_after_the_store_answers() {
         let mut harness = ProxyHarness::with_short_lease().await;
         harness.set_timing(SHORT_LEASE * 2, SHORT_LEASE * 3);
         let (_master, proxy) = harness.forwarding().await;
-        let client = proxy.wait_for_client(b'A').await;
+        let client = proxy.wait_connected_to(b'A').await;
         let gone = now();
         harness.etcd.kill();
         assert_eq!(client.read_to_end().await, b"");
@@ -299,7 +299,7 @@ fn an_outage_longer_than_the_lease_ends_soon_after_the_store_answers() {
             .await;
         harness.etcd.restart().await;
         let back = now();
-        proxy.wait_for_client(b'A').await;
+        proxy.wait_connected_to(b'A').await;
         // Waiting for the next check interval, or for as long as the store was unreachable, would take longer.
         let (away, took) = (back.since(gone), now().since(back));
         assert!(
@@ -321,7 +321,7 @@ fn a_proxy_paused_between_read_and_write_writes_nothing_after_a_failover() {
         })
         .await;
         harness.publish(Some(&a), &[&proxy]).await;
-        let mut client = proxy.wait_for_client(b'A').await;
+        let mut client = proxy.wait_connected_to(b'A').await;
         a.hold_answers(true);
         let asked = a.questions();
         tokio::io::AsyncWriteExt::write_all(&mut client.socket, b"?")
@@ -352,6 +352,6 @@ fn a_proxy_paused_between_read_and_write_writes_nothing_after_a_failover() {
             b"",
             "bytes read before the pause were written after it"
         );
-        proxy.wait_for_client(b'B').await;
+        proxy.wait_connected_to(b'B').await;
     });
 }

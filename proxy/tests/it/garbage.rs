@@ -77,7 +77,7 @@ fn intervals_of_a_nanosecond_and_of_centuries_can_be_corrected() {
         for (check_interval, timeout) in [(Duration::ZERO, NANOSECOND), (LONGEST - NANOSECOND, LONGEST)] {
             harness.set_timing(CHECK_INTERVAL, SHORT_TIMEOUT);
             harness.publish(Some(&a), &[&proxy]).await;
-            let mut client = proxy.wait_for_client(b'A').await;
+            let mut client = proxy.wait_connected_to(b'A').await;
             harness.set_timing(check_interval, timeout);
             let generation = harness.publish(Some(&a), &[&proxy]).await;
             harness.acknowledged(&proxy, generation).await;
@@ -87,7 +87,7 @@ fn intervals_of_a_nanosecond_and_of_centuries_can_be_corrected() {
         }
         harness.set_timing(CHECK_INTERVAL, SHORT_TIMEOUT);
         harness.publish(Some(&a), &[&proxy]).await;
-        proxy.wait_for_client(b'A').await;
+        proxy.wait_connected_to(b'A').await;
         assert!(!proxy.process.log().contains("panicked"));
     });
 }

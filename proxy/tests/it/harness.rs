@@ -368,7 +368,7 @@ impl Proxy {
     }
 
     /// Waits until a connection reaches the master with this name, and returns it.
-    pub(crate) async fn wait_for_client(&self, name: u8) -> Client {
+    pub(crate) async fn wait_connected_to(&self, name: u8) -> Client {
         eventually(
             format!("an answer of {}", char::from(name)),
             SHORT_TIMEOUT,

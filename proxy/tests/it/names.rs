@@ -99,12 +99,12 @@ async fn open_by_name(harness: &mut ProxyHarness, names: &EtcDirectory) -> (Mast
     master.host = NAME.to_owned();
     let proxy = names.proxy(harness).await;
     harness.publish(Some(&master), &[&proxy]).await;
-    let client = proxy.wait_for_client(b'A').await;
+    let client = proxy.wait_connected_to(b'A').await;
     (master, proxy, client)
 }
 
 /// Waits until two more check-ins have succeeded: the second one started after the call.
-async fn wait_for_check_ins(proxy: &Proxy) {
+async fn wait_for_two_check_ins(proxy: &Proxy) {
     let before = proxy.metric(GOOD).await.unwrap();
     eventually("two check-ins", SHORT_TIMEOUT, async || {
         let good = proxy.metric(GOOD).await.unwrap();
@@ -138,14 +138,14 @@ fn no_answer_of_the_resolver_drops_a_client_of_an_unchanged_master() {
             if let Some(words) = words {
                 proxy.process.wait_for_log_after(logged, words, SHORT_TIMEOUT).await;
             }
-            wait_for_check_ins(&proxy).await;
+            wait_for_two_check_ins(&proxy).await;
             assert_served(&proxy, &mut client).await;
             names.lead_to(&["127.0.0.1"]);
             if words.is_some() {
                 let again = "the master's name resolves to its address again";
                 proxy.process.wait_for_log_after(logged, again, SHORT_TIMEOUT).await;
             }
-            wait_for_check_ins(&proxy).await;
+            wait_for_two_check_ins(&proxy).await;
         }
         assert_eq!(client.ask().await.unwrap(), Some(b'A'));
         let log = proxy.process.log();
@@ -169,7 +169,7 @@ fn a_resolver_that_hangs_delays_no_check_in_and_drops_no_client() {
             .await;
         let generation = harness.publish(Some(&master), &[&proxy]).await;
         harness.acknowledged(&proxy, generation).await;
-        wait_for_check_ins(&proxy).await;
+        wait_for_two_check_ins(&proxy).await;
         assert_served(&proxy, &mut client).await;
         names.answer(&["127.0.0.1"]);
         proxy
@@ -199,7 +199,7 @@ fn a_slow_lookup_opens_the_route_as_soon_as_it_finishes() {
             )
             .await;
         names.answer(&["127.0.0.1"]);
-        proxy.wait_for_client(b'A').await;
+        proxy.wait_connected_to(b'A').await;
     });
 }
 
@@ -223,7 +223,7 @@ fn a_name_that_does_not_resolve_closes_the_route_when_the_lease_ends_and_not_bef
             "the store has answered all the time"
         );
         names.lead_to(&["127.0.0.1"]);
-        proxy.wait_for_client(b'A').await;
+        proxy.wait_connected_to(b'A').await;
     });
 }
 
@@ -235,7 +235,7 @@ fn a_name_that_has_moved_moves_the_route_when_the_lease_ends() {
         let _b = Master::start_at(b'B', ([127, 0, 0, 2], master.port).into()).await;
         names.lead_to(&["127.0.0.2"]);
         assert_eq!(client.read_to_end().await, b"");
-        proxy.wait_for_client(b'B').await;
+        proxy.wait_connected_to(b'B').await;
         master.wait_for_connections(0).await;
     });
 }
@@ -251,6 +251,6 @@ fn a_name_that_has_moved_away_from_an_unreachable_address_moves_the_route_at_onc
         assert_eq!(client.read_to_end().await, b"");
         let _b = Master::start_at(b'B', ([127, 0, 0, 2], port).into()).await;
         names.lead_to(&["127.0.0.2"]);
-        proxy.wait_for_client(b'B').await;
+        proxy.wait_connected_to(b'B').await;
     });
 }

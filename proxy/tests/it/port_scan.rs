@@ -97,7 +97,7 @@ async fn send_garbage(port: u16, bytes: &[u8], exit: ConnectionEnd) -> Option<Ve
 async fn proxy_with_clients() -> (ProxyHarness, Master, Proxy, usize, BackgroundClients) {
     let mut harness = ProxyHarness::start().await;
     let (a, proxy) = harness.forwarding().await;
-    drop(proxy.wait_for_client(b'A').await);
+    drop(proxy.wait_connected_to(b'A').await);
     let before = proxy.stable_descriptors().await;
     let background = BackgroundClients::start(&proxy, 2).await;
     (harness, a, proxy, before, background)

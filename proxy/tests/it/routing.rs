@@ -28,7 +28,7 @@ fn opens_once_the_master_is_named_and_logs_what_the_walk_through_shows() {
             .await;
 
         let generation = harness.publish(Some(&master), &[&proxy]).await;
-        let mut client = proxy.wait_for_client(b'A').await;
+        let mut client = proxy.wait_connected_to(b'A').await;
         let info = harness.info(&proxy).await.unwrap();
         assert_eq!((info.generation, info.fenced, info.stopped), (generation, true, false));
         assert_eq!(info.uid.as_str(), proxy.uid);
@@ -54,17 +54,17 @@ fn a_change_is_followed_by_the_watch_long_before_the_next_check_in() {
         harness.set_timing(Duration::from_secs(600), Duration::from_secs(1800));
         let b = Master::start(b'B').await;
         let (_master, proxy) = harness.forwarding().await;
-        let client = proxy.wait_for_client(b'A').await;
+        let client = proxy.wait_connected_to(b'A').await;
         let generation = harness.publish(None, &[&proxy]).await;
         harness.acknowledged(&proxy, generation).await;
         assert_eq!(client.read_to_end().await, b"");
         harness.publish(Some(&b), &[&proxy]).await;
-        wait_for_answer(&proxy, b'B').await;
+        wait_for_answer_without_pauses(&proxy, b'B').await;
     });
 }
 
 /// Connects in a tight loop, without the pauses of `eventually`, until this master answers.
-async fn wait_for_answer(proxy: &Proxy, name: u8) {
+async fn wait_for_answer_without_pauses(proxy: &Proxy, name: u8) {
     let answered = tokio::time::timeout(SHORT_TIMEOUT, async {
         loop {
             if let Ok(mut client) = proxy.connect().await
@@ -94,13 +94,13 @@ fn a_change_takes_no_longer_than_a_few_requests_to_the_store() {
             harness.acknowledged(&proxy, generation).await;
             harness.publish(Some(&master), &[&proxy]).await;
             let start = now();
-            wait_for_answer(&proxy, b'A').await;
+            wait_for_answer_without_pauses(&proxy, b'A').await;
             change = change.min(now().since(start));
 
             let start = now();
             harness.store.put("another key", "value").await.unwrap();
             harness.store.get("another key").await.unwrap();
-            wait_for_answer(&proxy, b'A').await;
+            wait_for_answer_without_pauses(&proxy, b'A').await;
             least = least.min(now().since(start));
         }
         println!("{change:?} from the commit to the first byte; a write, a read and an answer: {least:?}");
@@ -115,7 +115,7 @@ fn connections_to_a_master_that_is_no_longer_named_end_before_that_is_acknowledg
         let mut harness = ProxyHarness::start().await;
         let b = Master::start(b'B').await;
         let (a, proxy) = harness.forwarding().await;
-        let (idle, mut busy) = (proxy.wait_for_client(b'A').await, proxy.wait_for_client(b'A').await);
+        let (idle, mut busy) = (proxy.wait_connected_to(b'A').await, proxy.wait_connected_to(b'A').await);
         let asking = tokio::spawn(async move {
             let mut answers = Vec::new();
             while let Ok(Some(answer)) = busy.ask().await {
@@ -127,7 +127,7 @@ fn connections_to_a_master_that_is_no_longer_named_end_before_that_is_acknowledg
         assert_eq!(idle.read_to_end().await, b"");
         let answers = asking.await.unwrap();
         assert!(answers.iter().all(|answer| *answer == b'A'), "a late answer arrived");
-        assert_eq!(proxy.wait_for_client(b'B').await.ask().await.unwrap(), Some(b'B'));
+        assert_eq!(proxy.wait_connected_to(b'B').await.ask().await.unwrap(), Some(b'B'));
         a.wait_for_connections(0).await;
     });
 }
@@ -138,10 +138,10 @@ fn a_direct_move_of_the_route_ends_the_old_connections_too() {
         let mut harness = ProxyHarness::start().await;
         let b = Master::start(b'B').await;
         let (_master, proxy) = harness.forwarding().await;
-        let client = proxy.wait_for_client(b'A').await;
+        let client = proxy.wait_connected_to(b'A').await;
         harness.publish(Some(&b), &[&proxy]).await;
         assert_eq!(client.read_to_end().await, b"");
-        proxy.wait_for_client(b'B').await;
+        proxy.wait_connected_to(b'B').await;
         proxy
             .wait_for_metric("stolon_proxy_connections_ended_total{reason=\"route_change\"}", 1.0)
             .await;
@@ -156,7 +156,7 @@ fn an_unchanged_address_keeps_connections_through_every_other_change() {
         let master = Master::start(b'A').await;
         let (proxy, other) = (harness.proxy().await, harness.proxy().await);
         harness.publish(Some(&master), &[&proxy]).await;
-        let mut client = proxy.wait_for_client(b'A').await;
+        let mut client = proxy.wait_connected_to(b'A').await;
         let generation = harness.publish(Some(&master), &[&proxy, &other]).await;
         harness.acknowledged(&proxy, generation).await;
         harness.set_timing(CHECK_INTERVAL / 2, STEADY_LEASE * 2);
@@ -201,7 +201,7 @@ fn a_proxy_that_is_not_enabled_publishes_the_generation_and_forwards_nothing() {
         );
         proxy.process.wait_for_log(&line, SHORT_TIMEOUT).await;
         harness.publish(Some(&master), &[&proxy]).await;
-        proxy.wait_for_client(b'A').await;
+        proxy.wait_connected_to(b'A').await;
     });
 }
 
@@ -213,7 +213,7 @@ fn a_master_may_be_advertised_by_name_and_one_that_does_not_resolve_closes_the_r
         master.host = "localhost".to_owned();
         let proxy = harness.proxy().await;
         harness.publish(Some(&master), &[&proxy]).await;
-        let mut client = proxy.wait_for_client(b'A').await;
+        let mut client = proxy.wait_connected_to(b'A').await;
         let generation = harness.publish(Some(&master), &[&proxy]).await;
         harness.acknowledged(&proxy, generation).await;
         assert_eq!(client.ask().await.unwrap(), Some(b'A'));
@@ -270,7 +270,7 @@ fn garbage_in_the_store_leaves_the_route_until_the_lease_ends() {
     run_test(async {
         let mut harness = ProxyHarness::with_short_lease().await;
         let (_master, proxy) = harness.forwarding().await;
-        let mut client = proxy.wait_for_client(b'A').await;
+        let mut client = proxy.wait_connected_to(b'A').await;
         harness.write_raw(b"{\"formatVersion\":1,\"proxy\":7}").await;
         proxy
             .process
@@ -287,7 +287,7 @@ fn garbage_in_the_store_leaves_the_route_until_the_lease_ends() {
         proxy.process.wait_for_log("Stopping listening", SHORT_TIMEOUT).await;
         assert!(proxy.connect().await.is_err(), "nobody listens");
         harness.write().await;
-        proxy.wait_for_client(b'A').await;
+        proxy.wait_connected_to(b'A').await;
     });
 }
 
@@ -296,7 +296,7 @@ fn another_format_version_closes_at_once_and_is_not_overwritten() {
     run_test(async {
         let mut harness = ProxyHarness::with_short_lease().await;
         let (_master, proxy) = harness.forwarding().await;
-        let client = proxy.wait_for_client(b'A').await;
+        let client = proxy.wait_connected_to(b'A').await;
         harness.sentinel.data.format_version = 2;
         let revision = harness.write().await;
         assert_eq!(client.read_to_end().await, b"");
@@ -319,7 +319,7 @@ fn another_format_version_closes_at_once_and_is_not_overwritten() {
         );
         harness.sentinel.data.format_version = 1;
         harness.write().await;
-        proxy.wait_for_client(b'A').await;
+        proxy.wait_connected_to(b'A').await;
     });
 }
 
@@ -330,7 +330,7 @@ fn without_stop_listening_the_socket_stays_when_the_lease_ends() {
         let master = Master::start(b'A').await;
         let proxy = Proxy::start(&harness, &harness.etcd.endpoint(), &["--stop-listening=false"]).await;
         harness.publish(Some(&master), &[&proxy]).await;
-        let client = proxy.wait_for_client(b'A').await;
+        let client = proxy.wait_connected_to(b'A').await;
         harness.etcd.kill();
         assert_eq!(client.read_to_end().await, b"");
         proxy
@@ -347,6 +347,6 @@ fn without_stop_listening_the_socket_stays_when_the_lease_ends() {
         })
         .await;
         harness.etcd.restart().await;
-        proxy.wait_for_client(b'A').await;
+        proxy.wait_connected_to(b'A').await;
     });
 }

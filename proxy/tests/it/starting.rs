@@ -149,7 +149,7 @@ fn waits_for_an_unreachable_store_and_continues_when_it_is_back() {
         assert!(proxy.connect().await.is_err(), "listens before the store was read");
         harness.etcd.restart().await;
         harness.publish(Some(&master), &[&proxy]).await;
-        proxy.wait_for_client(b'A').await;
+        proxy.wait_connected_to(b'A').await;
         assert_eq!(proxy.process.log().matches("store is unreachable").count(), 1);
     });
 }
@@ -161,7 +161,7 @@ fn a_stop_ends_connections_and_is_published() {
         for signal in [Signal::TERM, Signal::INT] {
             let mut harness = ProxyHarness::start().await;
             let (_master, mut proxy) = harness.forwarding().await;
-            let client = proxy.wait_for_client(b'A').await;
+            let client = proxy.wait_connected_to(b'A').await;
             proxy.process.signal(signal);
             assert_eq!(proxy.process.exit_status(SHORT_TIMEOUT).await, 0);
             assert_eq!(client.read_to_end().await, b"");
@@ -189,7 +189,7 @@ fn a_stop_does_not_wait_for_a_silent_store() {
 
         let mut proxy = Proxy::start(&harness, &harness.etcd.endpoint(), &[&option]).await;
         harness.publish(Some(&master), &[&proxy]).await;
-        let client = proxy.wait_for_client(b'A').await;
+        let client = proxy.wait_connected_to(b'A').await;
         harness.etcd.freeze().await;
         let (status, took) = proxy.stop().await;
         harness.etcd.thaw();
@@ -245,7 +245,7 @@ fn forwarded_bytes_are_counted_by_direction() {
     run_test(async {
         let mut harness = ProxyHarness::start().await;
         let (master, proxy) = harness.forwarding().await;
-        let mut client = proxy.wait_for_client(b'A').await;
+        let mut client = proxy.wait_connected_to(b'A').await;
         let before = proxy
             .metric("stolon_proxy_relayed_bytes_total{toward=\"master\"}")
             .await

@@ -68,7 +68,7 @@ async fn the_old_data_are_removed_only_once_the_new_server_has_answered() {
         check(pgdata.join("PG_VERSION").exists(), || "it is not".to_owned())
     })
     .await;
-    status::wait_shown(&cluster, &["keeper1"], "PostgreSQL does not accept connections yet").await;
+    status::wait_status_shows(&cluster, &["keeper1"], "PostgreSQL does not accept connections yet").await;
     let old = old_data_directory(&cluster, "keeper1").expect("the old data are kept");
     throughout("the old data", SEVERAL_ROUNDS, async || {
         check(old.join("PG_VERSION").exists(), || "removed".to_owned())
@@ -77,7 +77,7 @@ async fn the_old_data_are_removed_only_once_the_new_server_has_answered() {
     fs::remove_file(&hold).unwrap();
     cluster.wait_healthy("keeper1", &Role::Standby).await;
     wait_old_data_removed(&cluster, "keeper1").await;
-    status::wait_no_problems(&cluster).await;
+    status::wait_status_has_no_problems(&cluster).await;
 }
 
 /// The instance at the followed db's address is on an older timeline than the recorded one: a copy of it could lack
@@ -95,7 +95,7 @@ async fn a_source_behind_the_recorded_timeline_is_not_copied() {
     store_data(&cluster, timeline(7)).await;
     assign_new_db(&cluster, "keeper1").await;
     let behind = "its timeline is 1, and the cluster data have 7 for the followed db";
-    status::wait_shown(&cluster, &["keeper1"], behind).await;
+    status::wait_status_shows(&cluster, &["keeper1"], behind).await;
     assert!(cluster.pgdata("keeper1").join("PG_VERSION").exists());
     assert!(old_data_directory(&cluster, "keeper1").is_none(), "nothing is moved");
     let copies = cluster

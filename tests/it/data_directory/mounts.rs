@@ -43,7 +43,7 @@ async fn old_data_are_removed_first_without_room_and_kept_while_a_file_system_is
     cluster.process("sentinel0").kill();
     trigger("mount").await;
     assign_new_db(&cluster, &uid).await;
-    status::wait_shown(
+    status::wait_status_shows(
         &cluster,
         &[&uid],
         &format!("{}: a file system is mounted there", mounted.display()),
@@ -69,7 +69,7 @@ async fn old_data_are_removed_first_without_room_and_kept_while_a_file_system_is
     assert_eq!(copies(cluster.process(&uid)), 2);
     assert!(log.find(first) < log.rfind("running pg_basebackup"), "logged before");
     assert!(!log.contains("keeping the old data"));
-    status::wait_no_problems(&cluster).await;
+    status::wait_status_has_no_problems(&cluster).await;
 }
 
 /// The root of a file system, with a `lost+found` that the keeper may not read, as PGDATA and as `--data-dir`.

@@ -40,7 +40,10 @@ async fn a_returning_old_master_does_not_touch_a_shared_tablespace() {
     cluster.wait_healthy("keeper0", &Role::Master).await;
     cluster.wait_healthy("keeper1", &Role::Standby).await;
     cluster.kill_keeper_and_postgres("keeper0");
-    assert_eq!(cluster.wait_other_master("keeper0", LONG_TIMEOUT).await, "keeper1");
+    assert_eq!(
+        cluster.wait_other_master_elected("keeper0", LONG_TIMEOUT).await,
+        "keeper1"
+    );
     cluster.wait_healthy("keeper1", &Role::Master).await;
 
     let log_length = cluster.process("keeper0").log().len();

@@ -92,7 +92,7 @@ impl ClusterBuilder {
         }
         for _ in 0..self.proxies {
             let name = cluster.add_proxy();
-            cluster.wait_serving(&name).await;
+            cluster.wait_proxy_serves(&name).await;
         }
         for index in 1..self.keepers {
             cluster.wait_healthy(&format!("keeper{index}"), &Role::Standby).await;

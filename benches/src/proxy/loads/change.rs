@@ -12,7 +12,7 @@ use crate::proxy::figures::{FIRST_BYTE, FIRST_BYTE_MAX, Sample, Series};
 use crate::proxy::peers::Peer;
 use crate::proxy::plain_server::request_name;
 use crate::proxy::size::Size;
-use crate::proxy::testbed::{Testbed, wait_route};
+use crate::proxy::testbed::{Testbed, wait_port_leads_to};
 
 /// Limit for one change.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -51,7 +51,7 @@ pub(super) async fn run(testbed: &mut Testbed, size: &Size) -> anyhow::Result<Sa
     }
     if size.changes % 2 == 1 {
         testbed.route_to(0).await?;
-        wait_route(port, testbed.server_name(0)).await;
+        wait_port_leads_to(port, testbed.server_name(0)).await;
     }
     Ok(vec![(FIRST_BYTE, times.median()), (FIRST_BYTE_MAX, times.min_max().1)])
 }
