@@ -60,7 +60,7 @@ async fn a_keeper_whose_pgdata_hangs_keeps_its_liveness_key_and_reports_it() {
     let history = cluster.pgdata("keeper0").join("pg_wal/00000002.history");
     let hung = HungFile::create(&history, &cluster.dir().path().join(OsStr::new("fifo")));
 
-    status::wait_shown(&cluster, &["keeper0"], "does not answer").await;
+    status::wait_status_shows(&cluster, &["keeper0"], "does not answer").await;
     eventually("the master to be reported as not healthy", LONG_TIMEOUT, async || {
         check(!is_healthy(&cluster).await?, || "it is healthy".to_owned())
     })
@@ -69,6 +69,6 @@ async fn a_keeper_whose_pgdata_hangs_keeps_its_liveness_key_and_reports_it() {
 
     hung.release();
     cluster.wait_healthy("keeper0", &Role::Master).await;
-    status::wait_no_problems(&cluster).await;
+    status::wait_status_has_no_problems(&cluster).await;
     assert_eq!(liveness().await, taken, "the key never expired");
 }

@@ -100,7 +100,7 @@ async fn a_master_that_takes_no_connections_is_replaced_although_the_store_answe
     let server = cluster.postmaster("keeper0").expect("the master runs");
     // Its sessions go on; new connections are not answered.
     process::send_signal(server, Signal::STOP);
-    cluster.wait_other_master("keeper0", LONG_TIMEOUT).await;
+    cluster.wait_other_master_elected("keeper0", LONG_TIMEOUT).await;
     let log = cluster.process("sentinel0").log();
     assert!(!log.contains("sentinel leadership lost"), "{log}");
 }
