@@ -1,9 +1,9 @@
 //! Steps that change the data: removing, creating and copying them, and saving which db they belong to.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use base::{Chain, Clock};
-use model::{NewConfig, stolon_name};
+use model::{DbUid, NewConfig, stolon_name};
 use tracing::info;
 
 use crate::configuration::address;
@@ -41,6 +41,21 @@ pub(super) struct DataSteps {
     clock: Clock,
     /// Failed copies.
     backoff: CopyBackoff,
+    late: LateCopy,
+}
+
+/// The db whose copy has been completed since the copying step gave up waiting for a slow file system.
+#[derive(Debug, Clone, Default)]
+struct LateCopy(Arc<Mutex<Option<DbUid>>>);
+
+impl LateCopy {
+    fn set(&self, db: Option<DbUid>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = db;
+    }
+
+    fn take(&self) -> Option<DbUid> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 impl DataSteps {
@@ -53,12 +68,22 @@ impl DataSteps {
             monitor: Arc::clone(&context.monitor),
             clock: context.clock.clone(),
             backoff: CopyBackoff::default(),
+            late: LateCopy::default(),
         }
     }
 
     /// Returns the pause that prevents a copy now.
     pub(super) fn copy_pause(&self, desired: &Desired) -> Option<CopyPause> {
         self.backoff.active_pause(self.clock.now(), desired)
+    }
+
+    /// Records that the data of a copy are complete whose step has given up waiting: they need not be copied again
+    /// (keeper 12.12.5).
+    pub(super) fn complete_late_copy(&self, process: &mut ProcessState) {
+        if let Some(db) = self.late.take() {
+            info!(%db, "the copy is complete, although it took longer than it was waited for");
+            process.completed = Some(db);
+        }
     }
 
     /// Saves the local db durably before the steps that follow.
@@ -85,6 +110,7 @@ impl DataSteps {
         // not be.
         self.instance.check_port().await.map_err(InstanceError::from)?;
         let owned = Arc::clone(&self.owned);
+        self.late.set(None);
         let cleared = self.instance.clear_data(&self.changes, owned, clear.clone()).await;
         match cleared {
             Ok(ClearOutcome::SetAside(directory)) => {
@@ -123,6 +149,10 @@ impl DataSteps {
         process: &mut ProcessState,
     ) -> Result<(), StepError> {
         let copied = self.copy_from(from, external_dirs, desired).await;
+        // Data that are completed in time are recorded by a later step of the plan.
+        if copied.is_ok() {
+            self.late.set(None);
+        }
         if let Err(failed) = &copied {
             self.record_failed_copy(desired);
             // strerror(ENOSPC), as printed by PostgreSQL's programs and the system.
@@ -169,7 +199,19 @@ impl DataSteps {
                 info!(percent, kib = progress.done_kib, "copying");
             }
         };
-        basebackup::run(&self.instance, &copy, &build, &self.owned, &self.changes, progress).await?;
+        let late = self.late.clone();
+        let db = target_of(desired).cloned();
+        let finished = move || late.set(db);
+        basebackup::run(
+            &self.instance,
+            &copy,
+            &build,
+            &self.owned,
+            &self.changes,
+            finished,
+            progress,
+        )
+        .await?;
         Ok(())
     }
 
@@ -180,8 +222,39 @@ impl DataSteps {
 
 /// Returns the name of the replication slot that the source's keeper creates for this db.
 pub fn slot_of(desired: &Desired) -> String {
+    target_of(desired).map_or_else(String::new, |db| stolon_name(db.as_str()))
+}
+
+fn target_of(desired: &Desired) -> Option<&DbUid> {
     match &desired.goal {
-        Goal::Run(target) => stolon_name(target.db.as_str()),
-        _ => String::new(),
+        Goal::Run(target) => Some(&target.db),
+        Goal::Stop(_) | Goal::Hold(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Rule: keeper 12.12.5.
+    #[tokio::test]
+    async fn a_copy_that_is_completed_after_its_step_gave_up_counts_once() {
+        let changes = DataChanges::with_limit(Duration::from_millis(50));
+        let (answer, waits) = mpsc::channel::<()>();
+        let late = LateCopy::default();
+        let finished = late.clone();
+        let finish = move || {
+            let _ = waits.recv(); // the last fsync takes until the test sends
+            finished.set(Some("db".into()));
+        };
+        assert!(changes.run(finish).await.is_err());
+        assert_eq!(late.take(), None);
+        answer.send(()).unwrap();
+        while changes.wait_idle().await.is_err() {}
+        assert_eq!(late.take(), Some("db".into()));
+        assert_eq!(late.take(), None);
     }
 }

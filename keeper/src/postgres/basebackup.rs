@@ -61,12 +61,15 @@ impl BaseBackupProgress {
 /// passes its progress to `progress` about once a second. Without a time limit: dropping the future ends the copy.
 /// The result is a standby that was never started: `standby.signal` exists, its settings are written at the first
 /// start.
+///
+/// `finished` is called once the data are complete, also when the caller has given up because that took too long.
 pub async fn run(
     instance: &Instance,
     copy: &BaseBackup,
     build: &DataBuild,
     owned: &Arc<OwnedDirs>,
     changes: &DataChanges,
+    finished: impl FnOnce() + Send + 'static,
     mut progress: impl FnMut(BaseBackupProgress),
 ) -> Result<(), InstanceError> {
     instance.end_other_processes().await?;
@@ -107,7 +110,9 @@ pub async fn run(
         build.finish(&owned)?;
         // -R wrote the connection with the password there.
         files::link_auto_conf(&data)?;
-        files::signal_standby(&data)
+        files::signal_standby(&data)?;
+        finished();
+        Ok::<_, FileError>(())
     };
     Ok(changes.run(finish).await??)
 }

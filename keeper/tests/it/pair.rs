@@ -77,6 +77,7 @@ pub(crate) async fn copied(master: &Node, name: &str) -> Node {
         &DataBuild::plain(standby.data()),
         &standby.owned(),
         &DataChanges::default(),
+        || {},
         |progress| progress_seen.push(progress),
     )
     .await
@@ -219,7 +220,7 @@ fn an_aborted_copy_leaves_no_process() {
             standby.owned(),
             DataChanges::default(),
         );
-        let refused = basebackup::run(&standby.instance, &copy, &build, &owned, &changes, |_| {})
+        let refused = basebackup::run(&standby.instance, &copy, &build, &owned, &changes, || {}, |_| {})
             .await
             .unwrap_err();
         assert!(
@@ -228,7 +229,7 @@ fn an_aborted_copy_leaves_no_process() {
         );
         master.instance.sql().create_slot("stolon_gone").await.unwrap();
         tokio::select! {
-            _ = basebackup::run(&standby.instance, &copy, &build, &owned, &changes, |_| {}) => panic!("it was given up"),
+            _ = basebackup::run(&standby.instance, &copy, &build, &owned, &changes, || {}, |_| {}) => panic!("it was given up"),
             () = eventually("a copy under way", async || {
                 !master.execute("select 1 from pg_stat_replication where application_name = 'stolon_gone'").await.is_empty()
             }) => {}

@@ -20,8 +20,7 @@ use crate::postgres::data::walker;
 
 /// Syncs a directory.
 pub fn sync(dir: &Path) -> Result<(), FileError> {
-    walker::progress_at(dir);
-    let synced = File::open(dir).and_then(|dir| dir.sync_all());
+    let synced = walker::sync_at(dir, || File::open(dir).and_then(|dir| dir.sync_all()));
     synced.map_err(FileError::new("sync", dir))
 }
 

@@ -1,8 +1,10 @@
 //! Walks through directories that may be on a hanging file system, such as that of a dead NFS server: the kernel blocks
 //! the thread, and nothing can end it. Therefore only one walk runs at a time, on a thread of its own, and its caller
-//! gives up when it makes no progress.
+//! gives up when it makes no progress. A slow fsync makes progress as long as its device writes.
 
 use std::cell::RefCell;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -36,6 +38,30 @@ pub struct Walker {
 struct WalkState {
     at: Mutex<PathBuf>,
     steps: AtomicU64,
+    /// Statistics of the device that is being synced (Documentation/block/stat.rst).
+    device: Mutex<Option<PathBuf>>,
+}
+
+/// How far a walk has got: its steps, and what the device that it syncs has written.
+#[derive(Debug, PartialEq, Eq)]
+struct WalkProgress {
+    steps: u64,
+    written: Option<u64>,
+}
+
+impl WalkState {
+    fn progress(&self) -> WalkProgress {
+        let device = self.device.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        WalkProgress {
+            steps: self.steps.load(Ordering::Relaxed),
+            written: device.and_then(|statistics| sectors_written(&statistics)),
+        }
+    }
+}
+
+fn sectors_written(statistics: &Path) -> Option<u64> {
+    let text = fs::read_to_string(statistics).ok()?;
+    text.split_whitespace().nth(6)?.parse().ok()
 }
 
 impl Walker {
@@ -73,11 +99,11 @@ impl Walker {
     async fn unless_hung<F: Future>(&self, end: F) -> Result<F::Output, FileSystemHung> {
         let mut end = pin!(end);
         loop {
-            let steps = self.state.steps.load(Ordering::Relaxed);
+            let before = self.state.progress();
             if let Ok(output) = timeout(self.limit, &mut end).await {
                 return Ok(output);
             }
-            if self.state.steps.load(Ordering::Relaxed) == steps {
+            if self.state.progress() == before {
                 let path = self.state.at.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 return Err(FileSystemHung { path });
             }
@@ -103,6 +129,31 @@ pub(crate) fn progress_at(path: &Path) {
         if let Some(state) = current {
             path.clone_into(&mut state.at.lock().unwrap_or_else(PoisonError::into_inner));
             state.steps.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+}
+
+/// Reports progress as [`progress_at`] does, and runs `sync`, which syncs a file or directory at this path. It may take
+/// long on a busy device, and makes progress as long as the device writes.
+pub(crate) fn sync_at<T>(path: &Path, sync: impl FnOnce() -> T) -> T {
+    progress_at(path);
+    let device = fs::metadata(path).ok().map(|found| statistics_of(found.dev()));
+    set_device(device);
+    let synced = sync();
+    set_device(None);
+    synced
+}
+
+/// Returns where the kernel has the statistics of a block device. Other file systems' devices have none.
+fn statistics_of(device: u64) -> PathBuf {
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    PathBuf::from(format!("/sys/dev/block/{major}:{minor}/stat"))
+}
+
+fn set_device(statistics: Option<PathBuf>) {
+    CURRENT.with_borrow(|current| {
+        if let Some(state) = current {
+            *state.device.lock().unwrap_or_else(PoisonError::into_inner) = statistics;
         }
     });
 }
@@ -144,6 +195,38 @@ mod tests {
         while walker.run(|| ()).await.is_err() {}
         drop(begun);
         assert!(begins.recv().is_err(), "the second one never began");
+    }
+
+    /// A sync that takes a second, while the statistics of its device are what `next` returns.
+    async fn slow_sync(next: impl Fn(u64) -> String + Send + 'static) -> Result<(), FileSystemHung> {
+        let dir = tempfile::tempdir().unwrap();
+        let statistics = dir.path().join("stat");
+        let (_kept, never) = mpsc::channel::<()>();
+        let sync = move || {
+            sync_at(Path::new("/busy"), || {
+                set_device(Some(statistics.clone()));
+                for n in 0..20 {
+                    fs::write(&statistics, next(n)).unwrap();
+                    let _ = never.recv_timeout(Duration::from_millis(50)); // it times out
+                }
+            });
+        };
+        Walker::new(Duration::from_millis(500)).run(sync).await
+    }
+
+    #[tokio::test]
+    async fn a_slow_sync_is_waited_for_as_long_as_its_device_writes() {
+        // Reads, merges, sectors, time; the same of writes; in flight, and two times.
+        let written = slow_sync(|n| format!("1 0 8 1 5 0 {n} 7 1 7 8")).await;
+        assert_eq!(written, Ok(()));
+        let stuck = slow_sync(|n| format!("{n} 0 8 1 5 0 40 7 1 {n} {n}")).await;
+        assert_eq!(stuck, Err(FileSystemHung { path: "/busy".into() }));
+    }
+
+    #[test]
+    fn the_statistics_of_a_device_are_found_by_its_number() {
+        let number = rustix::fs::makedev(259, 3);
+        assert_eq!(statistics_of(number), Path::new("/sys/dev/block/259:3/stat"));
     }
 
     #[tokio::test]
