@@ -1,7 +1,6 @@
 //! Finds the parts of the desired configuration that PostgreSQL rejects: before they are used where PostgreSQL can be
 //! queried, otherwise by a failed start. What is used instead is decided by `settings`.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +22,7 @@ use crate::postgres::instance::Instance;
 use crate::postgres::programs::parameter_check;
 use crate::problems::{KeeperProblemKind, Problems};
 use crate::reconcile::{DataState, ServerConfig, ServerProbe, ServerState, TargetDb};
-use crate::settings::{FailedStart, LastGoodConfFile, Refusals, Settings, StartDiagnosis};
+use crate::settings::{FailedStart, LastGoodConfFile, Refusals, RefusedLine, Settings, StartDiagnosis};
 
 /// Checks of one configuration; each rejection leads to another check.
 const CHECKS_MAX: usize = 3;
@@ -225,7 +224,6 @@ impl ConfigCheck {
             Ok(refused) => refused,
             Err(error) => return error.into(),
         };
-        let refused: BTreeMap<String, String> = refused.into_iter().collect();
         let cluster = self.local.cluster();
         if refused.is_empty() {
             let usable = self.usable.clone();
@@ -325,7 +323,7 @@ impl ConfigCheck {
             if refused.is_empty() {
                 return;
             }
-            let is_from_user = |(line, _): &(String, String)| wanted.hba.iter().flatten().any(|one| one == line);
+            let is_from_user = |refused: &RefusedLine| wanted.hba.iter().flatten().any(|one| *one == refused.line);
             let (of_user, own): (Vec<_>, Vec<_>) = refused.into_iter().partition(is_from_user);
             self.refusals.refuse_lines(of_user);
             self.refusals.refuse_own_lines(own);
@@ -341,13 +339,18 @@ impl ConfigCheck {
     async fn query_refused_hba(
         &self,
         lines: &[String],
-    ) -> Result<Vec<(String, String)>, Box<dyn std::error::Error + Send + Sync>> {
+    ) -> Result<Vec<RefusedLine>, Box<dyn std::error::Error + Send + Sync>> {
         self.instance.write_hba(lines).await?;
         let refused = self.instance.sql().refused_hba_lines().await?;
         let text = |number: usize| number.checked_sub(1).and_then(|at| lines.get(at)).cloned();
         Ok(refused
             .into_iter()
-            .filter_map(|(number, why)| Some((text(number)?, why)))
+            .filter_map(|(number, why)| {
+                Some(RefusedLine {
+                    line: text(number)?,
+                    why,
+                })
+            })
             .collect())
     }
 

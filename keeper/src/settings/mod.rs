@@ -11,10 +11,15 @@ use base::redact::{mask_value, may_hold_password};
 use serde::{Deserialize, Serialize};
 
 use crate::postgres::config::conf::Parameters;
+use crate::settings::failed_start::{StartEvidence, Suspects};
 
 pub use failed_start::{FailedStart, StartDiagnosis};
 pub use hba::choose_lines;
 pub use last_good::{LastGoodConf, LastGoodConfFile};
+
+/// Failed starts with the same settings before all of them are held back on suspicion only, when no server has started
+/// with less: full disks and leftover shared memory are temporary.
+const TRIES_MAX: u32 = 3;
 
 /// The part of a configuration that comes from the cluster spec.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -38,6 +43,14 @@ pub struct RefusedParameter {
     pub why: String,
     /// No message named it; it is one of several new values.
     pub is_suspect: bool,
+}
+
+/// A line of `pg_hba.conf` that a server rejected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedLine {
+    pub line: String,
+    /// The server's message.
+    pub why: String,
 }
 
 /// Rejected settings. A rejection applies to one value; it is forgotten when the value changes.
@@ -154,14 +167,69 @@ impl Refusals {
         }
     }
 
+    /// Records the settings that prevented a start. Each call holds back something new, or returns
+    /// [`StartDiagnosis::Unknown`].
+    pub fn diagnose_start(&mut self, attempt: &FailedStart<'_>) -> StartDiagnosis {
+        match failed_start::find_cause(attempt, self) {
+            StartEvidence::Lines { of_user, own } => {
+                self.refuse_lines(of_user);
+                self.refuse_own_lines(own);
+            }
+            StartEvidence::Unchanged => {
+                self.held_back = self.held_back.take().filter(|held| held.proven);
+                return StartDiagnosis::Unknown;
+            }
+            StartEvidence::Settings(suspects) => {
+                if suspects.is_unproven && !self.is_retry_limit_reached(attempt.tried) {
+                    return StartDiagnosis::Unknown;
+                }
+                self.hold_back(suspects);
+            }
+        }
+        StartDiagnosis::Configuration
+    }
+
+    /// Counts one more failed start with these settings. Returns whether they are not retried unchanged any more.
+    fn is_retry_limit_reached(&mut self, tried: &Settings) -> bool {
+        let before = self.failed.take().filter(|(set, _)| set == tried);
+        let count = before.map_or(0, |(_, count)| count) + 1;
+        self.failed = (count < TRIES_MAX).then(|| (tried.clone(), count));
+        count >= TRIES_MAX
+    }
+
+    fn hold_back(&mut self, suspects: Suspects) {
+        let held = self.held_back.get_or_insert_with(|| HeldBack {
+            parameters: BTreeMap::new(),
+            hba: None,
+            why: String::new(),
+            proven: false,
+        });
+        held.parameters.extend(suspects.parameters);
+        if suspects.hba.is_some() {
+            held.hba = suspects.hba;
+        }
+        held.why = match held.why.is_empty() || held.why == suspects.why {
+            true => suspects.why,
+            false => format!("{}; {}", held.why, suspects.why),
+        };
+        held.proven = false;
+    }
+
+    /// Whether the user's lines are held back.
+    fn holds_back_hba(&self) -> bool {
+        self.held_back.as_ref().is_some_and(|held| held.hba.is_some())
+    }
+
     /// Records rejected lines of the user.
-    pub fn refuse_lines(&mut self, lines: impl IntoIterator<Item = (String, String)>) {
-        self.lines.extend(lines);
+    pub fn refuse_lines(&mut self, lines: impl IntoIterator<Item = RefusedLine>) {
+        self.lines
+            .extend(lines.into_iter().map(|refused| (refused.line, refused.why)));
     }
 
     /// Records rejected generated lines.
-    pub fn refuse_own_lines(&mut self, lines: impl IntoIterator<Item = (String, String)>) {
-        self.own_lines.extend(lines);
+    pub fn refuse_own_lines(&mut self, lines: impl IntoIterator<Item = RefusedLine>) {
+        self.own_lines
+            .extend(lines.into_iter().map(|refused| (refused.line, refused.why)));
     }
 
     /// Returns the names of the parameters with which a server did not start.

@@ -207,7 +207,7 @@ fn a_reload_takes_effect_and_reports_rejected_settings() {
             node.instance.sql().pending_restart().await.unwrap(),
             ["max_connections"]
         );
-        assert_eq!(node.instance.sql().refused_parameters().await.unwrap(), []);
+        assert!(node.instance.sql().refused_parameters().await.unwrap().is_empty());
         assert_eq!(node.instance.sql().configured().await.unwrap()["max_connections"], "50");
 
         node.instance
@@ -215,8 +215,7 @@ fn a_reload_takes_effect_and_reports_rejected_settings() {
             .await
             .unwrap();
         let refused = node.instance.sql().refused_parameters().await.unwrap();
-        assert_eq!(refused.len(), 1, "{refused:?}");
-        assert_eq!(refused[0].0, "no_such_parameter");
+        assert_eq!(refused.keys().collect::<Vec<_>>(), ["no_such_parameter"]);
 
         node.stop().await;
         node.start(&files(&node.instance, &[("max_connections", "50")])).await;

@@ -1,7 +1,7 @@
 //! The SQL queries of the keeper: to the local instance as the superuser over the unix socket (keeper 13.1), and
 //! to another instance over TCP. The connection is left to `sql_connection`, replication commands to `replication`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -97,9 +97,9 @@ impl SqlClient {
         first_row(action, &rows).map(|row| field(row, 0))
     }
 
-    /// Returns the parameters of the configuration files that the server rejects, with reasons (keeper W19). Parameters
-    /// pending restart do not count, nor do those without a file, which were removed from the files.
-    pub async fn refused_parameters(&self) -> Result<Vec<(String, String)>, SqlError> {
+    /// Returns the parameters of the configuration files that the server rejects, by name with the reason (keeper W19).
+    /// Parameters pending restart do not count, nor do those without a file, which were removed from the files.
+    pub async fn refused_parameters(&self) -> Result<BTreeMap<String, String>, SqlError> {
         let statement = "select lower(f.name), coalesce(f.name || ': ', '') || f.error from pg_file_settings f \
                         left join pg_settings s on lower(s.name) = lower(f.name) \
                         where f.error is not null and f.sourcefile is not null and f.name is not null \
@@ -110,8 +110,8 @@ impl SqlClient {
         Ok(rows.iter().map(|row| (field(row, 0), field(row, 1))).collect())
     }
 
-    /// Returns the line numbers of `pg_hba.conf` on disk that the server cannot parse, with reasons.
-    pub async fn refused_hba_lines(&self) -> Result<Vec<(usize, String)>, SqlError> {
+    /// Returns the line numbers of `pg_hba.conf` on disk that the server cannot parse, with the reasons.
+    pub async fn refused_hba_lines(&self) -> Result<BTreeMap<usize, String>, SqlError> {
         let statement = "select line_number, error from pg_hba_file_rules where error is not null order by 1";
         let rows = self.query("read the errors of pg_hba.conf", statement).await?;
         let line = |row: &SimpleQueryRow| Some((field(row, 0).parse().ok()?, field(row, 1)));
