@@ -80,7 +80,7 @@ pub enum Published {
 
 /// Result of requesting the permit (extensions ).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Permit {
+pub enum PermitResponse {
     /// The instance may become master, for half of failInterval from the sending of the granted request.
     Granted(Boottime),
     /// The cluster data have changed, or the keeper's orders key exists: read the cluster data again.
@@ -222,7 +222,7 @@ impl Publisher {
         &self,
         mut cluster_data: Revision,
         is_unchanged: impl Fn(Option<&Entry>) -> bool,
-    ) -> Result<Permit, StoreError> {
+    ) -> Result<PermitResponse, StoreError> {
         let keys = self.store.keys();
         let order = keys.order(self.identity.uid.as_str());
         let mut key = self.key.lock().await;
@@ -241,7 +241,7 @@ impl Publisher {
             match key.put(&self.store, put, self.interval()).await? {
                 PutOutcome::Put(sent) => {
                     self.report.lock().expect(UNPOISONED).stopped = None;
-                    return Ok(Permit::Granted(sent));
+                    return Ok(PermitResponse::Granted(sent));
                 }
                 PutOutcome::Conflict { found, mut read } => {
                     let data = read.take_one(0);
@@ -250,14 +250,14 @@ impl Publisher {
                     // permit.
                     let has_changed = now != cluster_data && !is_unchanged(data.as_ref());
                     if read.take_one(1).is_some() || has_changed {
-                        return Ok(Permit::Refused);
+                        return Ok(PermitResponse::Refused);
                     }
                     debug!(revision = %now, "only times and positions have changed, asking for the permit again");
                     (revision, cluster_data) = (found, now);
                 }
             }
         }
-        Ok(Permit::Refused)
+        Ok(PermitResponse::Refused)
     }
 
     async fn publish(&self, store: &Store) -> Result<Published, StoreError> {

@@ -114,8 +114,8 @@ impl Executor {
             Step::Start(role, config) => self.start(*role, config, context).await?,
             Step::WaitStreaming(db) => self.sql.wait_streaming(db, process).await?,
             Step::Promote => {
-                let permission = context.permit.consume(StartAs::Master, target(desired))?;
-                self.server.promote(permission, target(desired)).await?;
+                let deadline = context.permit.consume(StartAs::Master, target(desired))?;
+                self.server.promote(deadline, target(desired)).await?;
             }
             Step::Slot(change) => self.sql.change_slot(change).await,
             Step::Reload(config) => self.server.reload(config, target(desired), process).await?,
@@ -148,11 +148,11 @@ impl Executor {
         context: &mut StepContext<'_>,
     ) -> Result<(), StepError> {
         let target = target(context.desired);
-        let permission = context.permit.consume(role, target)?;
+        let deadline = context.permit.consume(role, target)?;
         if role == StartAs::Standby && self.process.published_stopped.is_some() {
             self.publish.retract_stopped(&mut self.process);
         }
-        self.server.start(permission, config, target, &mut self.process).await
+        self.server.start(deadline, config, target, &mut self.process).await
     }
 
     /// Restarts for parameters, published as such from before the stop.
@@ -194,9 +194,9 @@ impl Executor {
             self.request_permit(context).await?;
         }
         let target = target(context.desired);
-        let permission = context.permit.consume(role, target)?;
+        let deadline = context.permit.consume(role, target)?;
         self.server
-            .start_again(permission, config, target, &mut self.process)
+            .start_again(deadline, config, target, &mut self.process)
             .await
     }
 }

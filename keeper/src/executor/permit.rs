@@ -1,4 +1,5 @@
-//! The permit to become master within one round (extensions ). Requesting it is left to `publish`.
+//! The permit to become master within one round (extensions ), and the deadline that it sets to one start or
+//! promotion. Requesting it is left to `publish`.
 
 use base::clock::Boottime;
 
@@ -12,14 +13,14 @@ pub struct RoundPermit {
     sent: Option<Boottime>,
 }
 
-/// Until when a start or promotion may begin.
+/// Until when a start or a promotion may begin.
 #[derive(Debug, Clone, Copy)]
-pub enum StartPermission {
+pub enum StartDeadline {
     /// No permit is needed.
-    Unlimited,
+    None,
     /// No start as master and no promotion after half of failInterval (extensions ): the sentinel replaces a
     /// silent master only after the whole failInterval since the permit was written.
-    Until(Boottime),
+    At(Boottime),
 }
 
 impl RoundPermit {
@@ -29,21 +30,21 @@ impl RoundPermit {
     }
 
     /// Consumes the permit for one start as `role` or one promotion.
-    pub fn consume(&mut self, role: StartAs, target: &TargetDb) -> Result<StartPermission, StepError> {
+    pub fn consume(&mut self, role: StartAs, target: &TargetDb) -> Result<StartDeadline, StepError> {
         if role == StartAs::Standby {
-            return Ok(StartPermission::Unlimited);
+            return Ok(StartDeadline::None);
         }
         let sent = self.sent.take().ok_or(StepError::PermitExpired)?;
-        Ok(StartPermission::Until(sent + target.fail_interval / 2))
+        Ok(StartDeadline::At(sent + target.fail_interval / 2))
     }
 }
 
-impl StartPermission {
+impl StartDeadline {
     /// Whether the start or promotion may begin now.
-    pub fn holds(self, now: Boottime) -> bool {
+    pub fn allows(self, now: Boottime) -> bool {
         match self {
-            Self::Unlimited => true,
-            Self::Until(end) => now <= end,
+            Self::None => true,
+            Self::At(end) => now <= end,
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::local::state::LocalState;
 use crate::metrics::Metrics;
 use crate::postgres::instance::Instance;
 use crate::postgres::programs::wal_end::{self, WalEndError};
-use crate::publish::{Due, Permit, Publisher};
+use crate::publish::{Due, PermitResponse, Publisher};
 use crate::reconcile::{Desired, Goal, ProcessState, RestartNeed, desired_state, fingerprint};
 
 /// Publishes results of steps.
@@ -87,12 +87,12 @@ impl PublishSteps {
             desired_state(&state, &self.me, &self.boot) == *desired
         };
         match self.publisher.permit(revision, is_unchanged).await? {
-            Permit::Granted(sent) => {
+            PermitResponse::Granted(sent) => {
                 permit.grant(sent);
                 process.published_stopped = None;
                 Ok(())
             }
-            Permit::Refused => Err(StepError::NotPermitted),
+            PermitResponse::Refused => Err(StepError::NotPermitted),
         }
     }
 

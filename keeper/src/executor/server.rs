@@ -11,7 +11,7 @@ use crate::cluster_data::is_slow;
 use crate::configuration::{ConfigCheck, RELOAD_LIMIT, ReloadEffect};
 use crate::context::KeeperContext;
 use crate::executor::StepError;
-use crate::executor::permit::StartPermission;
+use crate::executor::permit::StartDeadline;
 use crate::metrics::Metrics;
 use crate::monitor::Monitor;
 use crate::postgres::config::conf::StartMode;
@@ -93,13 +93,13 @@ impl ServerSteps {
     /// Starts the instance.
     pub(super) async fn start(
         &mut self,
-        permission: StartPermission,
+        deadline: StartDeadline,
         config: &ServerConfig,
         target: &TargetDb,
         process: &mut ProcessState,
     ) -> Result<(), StepError> {
         process.current = None;
-        self.start_while(permission, config, target).await?;
+        self.start_while(deadline, config, target).await?;
         process.current = Some(config.clone());
         process.reload_unconfirmed = false;
         self.monitor.observe_now();
@@ -107,8 +107,8 @@ impl ServerSteps {
     }
 
     /// Promotes the running standby.
-    pub(super) async fn promote(&mut self, permission: StartPermission, target: &TargetDb) -> Result<(), StepError> {
-        if !permission.holds(self.clock.now()) {
+    pub(super) async fn promote(&mut self, deadline: StartDeadline, target: &TargetDb) -> Result<(), StepError> {
+        if !deadline.allows(self.clock.now()) {
             return Err(StepError::PermitExpired);
         }
         let config = self.configuration.server_config(target);
@@ -161,23 +161,23 @@ impl ServerSteps {
     /// Starts the instance again.
     pub(super) async fn start_again(
         &mut self,
-        permission: StartPermission,
+        deadline: StartDeadline,
         config: &ServerConfig,
         target: &TargetDb,
         process: &mut ProcessState,
     ) -> Result<(), StepError> {
-        self.start(permission, config, target, process).await?;
+        self.start(deadline, config, target, process).await?;
         self.metrics.set_needs_reload(false);
         Ok(())
     }
 
     async fn start_while(
         &mut self,
-        permission: StartPermission,
+        deadline: StartDeadline,
         config: &ServerConfig,
         target: &TargetDb,
     ) -> Result<(), StepError> {
-        let permitted = || permission.holds(self.clock.now());
+        let permitted = || deadline.allows(self.clock.now());
         let files = self.configuration.files(&target.db, config);
         let started = self.instance.start_while(&files, StartMode::Normal, permitted).await;
         self.check_started(target, &files, started.map(|_| ()))?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use base::{Clock, RandomBytes};
 use keeper::liveness::LivenessKey;
-use keeper::publish::{Due, InfoReport, KeeperIdentity, Permit, Publisher};
+use keeper::publish::{Due, InfoReport, KeeperIdentity, PermitResponse, Publisher};
 use model::{KeeperInfo, KeeperUid, LIVENESS_PERIOD, LIVENESS_TTL, Stopped, from_slice};
 use stolon_tests::deadlines::SHORT_TIMEOUT;
 use stolon_tests::etcd::Etcd;
@@ -21,8 +21,11 @@ fn store(etcd: &Etcd) -> Store {
 }
 
 /// Whether this was granted on a request sent by now.
-fn granted(permit: Permit) {
-    assert!(matches!(permit, Permit::Granted(sent) if sent <= now()), "{permit:?}");
+fn granted(permit: PermitResponse) {
+    assert!(
+        matches!(permit, PermitResponse::Granted(sent) if sent <= now()),
+        "{permit:?}"
+    );
 }
 
 /// Whether a tick is due.
@@ -164,14 +167,20 @@ fn a_permit_needs_unchanged_cluster_data_and_no_orders_key_and_removes_stopped()
 
         let read = store.put(&keys.cluster_data(), "1").await.unwrap();
         let changed = store.put(&keys.cluster_data(), "2").await.unwrap();
-        assert_eq!(publisher.permit(read, |_| false).await.unwrap(), Permit::Refused);
+        assert_eq!(
+            publisher.permit(read, |_| false).await.unwrap(),
+            PermitResponse::Refused
+        );
         assert!(
             info(&store).await.unwrap().0.stopped.is_some(),
             "a refusal changes nothing"
         );
 
         store.put(&keys.order("k1"), "stop").await.unwrap();
-        assert_eq!(publisher.permit(changed, |_| true).await.unwrap(), Permit::Refused);
+        assert_eq!(
+            publisher.permit(changed, |_| true).await.unwrap(),
+            PermitResponse::Refused
+        );
         store.commit(store::Txn::new().delete(&keys.order("k1"))).await.unwrap();
 
         granted(publisher.permit(changed, |_| false).await.unwrap());
@@ -313,6 +322,6 @@ fn a_permit_does_not_starve_under_the_leader_s_periodic_writes() {
         let refused = publisher.permit(read, |entry| {
             entry.is_some_and(|entry| entry.value.starts_with(b"master k1"))
         });
-        assert_eq!(refused.await.unwrap(), Permit::Refused);
+        assert_eq!(refused.await.unwrap(), PermitResponse::Refused);
     });
 }
