@@ -16,6 +16,7 @@ use crate::health::Health;
 use crate::local::state::LocalState;
 use crate::monitor::details::Details;
 use crate::monitor::published_state::{is_urgent_change, state};
+use crate::postgres::config::conninfo::Address;
 use crate::postgres::instance::Instance;
 use crate::postgres::observe::{Observation, ObserveError, ObserveScope, observe};
 use crate::postgres::server::postmaster::ChildStatus;
@@ -43,8 +44,8 @@ pub struct Monitor {
     instance: Arc<Instance>,
     publisher: Arc<Publisher>,
     local: Arc<LocalState>,
-    /// The published address and port.
-    advertised: (String, String),
+    /// The published address.
+    advertised: Address,
     problems: Arc<Problems>,
     wake: Notify,
     settings: Mutex<MonitorSettings>,
@@ -61,13 +62,13 @@ struct MonitorSettings {
 }
 
 impl Monitor {
-    /// `advertised` is the published address and port, `interval` the cluster's sleepInterval.
+    /// `advertised` is the published address, `interval` the cluster's sleepInterval.
     pub fn new(
         instance: Arc<Instance>,
         publisher: Arc<Publisher>,
         local: Arc<LocalState>,
         problems: Arc<Problems>,
-        advertised: (String, String),
+        advertised: Address,
         interval: Duration,
     ) -> Self {
         let settings = Mutex::new(MonitorSettings {

@@ -28,6 +28,7 @@ use crate::local::state::LocalState;
 use crate::local::uid::{boot_uuid, take_uid};
 use crate::metrics::Metrics;
 use crate::monitor::Monitor;
+use crate::postgres::config::conninfo::Address;
 use crate::postgres::config::instance::InstanceConfig;
 use crate::postgres::data::changes::DataChanges;
 use crate::postgres::data::files::{data_major, remove_leftovers};
@@ -193,7 +194,10 @@ impl StartedKeeper {
             self.random,
         ));
         let problems = Arc::new(Problems::new(Arc::clone(&publisher)));
-        let advertised = (config.advertise_address.clone(), config.advertise_port.clone());
+        let advertised = Address {
+            host: config.advertise_address.clone(),
+            port: config.advertise_port.clone(),
+        };
         let monitor = Monitor::new(
             Arc::clone(&instance),
             Arc::clone(&publisher),

@@ -55,7 +55,8 @@ pub struct StreamingCheck {
 struct WithoutWal {
     since: Boottime,
     db: DbUid,
-    address: (String, String),
+    host: String,
+    port: String,
     replayed: Option<Lsn>,
 }
 
@@ -87,15 +88,17 @@ impl StreamingCheck {
             };
             return None;
         };
-        let address = (followed.address.clone(), followed.port.clone());
         let continues = self.without_wal.as_ref().filter(|before| {
-            before.db == followed.db && before.address == address && before.replayed == standby.replayed
+            let is_same_server =
+                before.db == followed.db && before.host == followed.address && before.port == followed.port;
+            is_same_server && before.replayed == standby.replayed
         });
         let since = continues.map_or(now, |before| before.since);
         self.without_wal = Some(WithoutWal {
             since,
             db: followed.db.clone(),
-            address,
+            host: followed.address.clone(),
+            port: followed.port.clone(),
             replayed: standby.replayed,
         });
         let time = now.since(since);

@@ -3,6 +3,7 @@
 
 use model::{DbUid, Lsn, PostgresState, TimelineHistory};
 
+use crate::postgres::config::conninfo::Address;
 use crate::postgres::data::history::Ancestor;
 use crate::postgres::observe::Observation;
 use crate::publish::without_positions;
@@ -11,7 +12,7 @@ use crate::publish::without_positions;
 pub(super) fn state(
     uid: &DbUid,
     generation: i64,
-    advertised: &(String, String),
+    advertised: &Address,
     observation: Observation,
     healthy: bool,
 ) -> PostgresState {
@@ -31,8 +32,8 @@ pub(super) fn state(
     PostgresState {
         uid: uid.clone(),
         generation,
-        listen_address: advertised.0.clone(),
-        port: advertised.1.clone(),
+        listen_address: advertised.host.clone(),
+        port: advertised.port.clone(),
         healthy,
         system_id: observation.system_id.map(|id| id.to_string()).unwrap_or_default(),
         timeline_id: observation.timeline.unwrap_or_default(),
@@ -91,11 +92,15 @@ mod tests {
 
     #[test]
     fn only_names_with_our_prefix_are_reported_in_sync() {
+        let advertised = Address {
+            host: "h".into(),
+            port: "1".into(),
+        };
         let observation = Observation {
             in_sync: Some(vec!["stolon_b".into(), "other".into()]),
             ..Observation::default()
         };
-        let state = state(&"a".into(), 1, &("h".into(), "1".into()), observation, true);
+        let state = state(&"a".into(), 1, &advertised, observation, true);
         assert_eq!(state.synchronous_standbys, Some(vec!["b".into()]));
     }
 }

@@ -114,7 +114,8 @@ fn decide_restart(
         return false;
     }
     steps.push(Step::Log(match &facts.turn {
-        RestartTurn::Never | RestartTurn::Stuck(_) => return false, // both are reported as problems
+        // The first two are reported as problems, the last one was logged where it was read.
+        RestartTurn::Never | RestartTurn::Stuck(_) | RestartTurn::OthersUnknown => return false,
         RestartTurn::Now => LogMessage::RestartDue,
         RestartTurn::After(keeper) => LogMessage::RestartAfter { keeper: keeper.clone() },
     }));

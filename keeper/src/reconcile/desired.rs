@@ -112,6 +112,14 @@ pub enum StopReason {
     },
 }
 
+/// The keeper of another db.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OtherKeeper {
+    pub keeper: KeeperUid,
+    /// Its db is a standby.
+    pub is_standby: bool,
+}
+
 /// The db to run, with everything that the cluster data say about it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TargetDb {
@@ -123,8 +131,8 @@ pub struct TargetDb {
     pub recorded: RecordedIdentity,
     /// Advertised addresses of all other dbs, sorted, without duplicates and empty ones (keeper 9.2, 9.3).
     pub peer_addresses: Vec<String>,
-    /// Keepers of all other dbs, and whether each runs a standby.
-    pub other_keepers: Vec<(KeeperUid, bool)>,
+    /// Keepers of all other dbs.
+    pub other_keepers: Vec<OtherKeeper>,
     /// Hosts from which superuser and replication user may connect.
     pub access: AccessMode,
     /// Number of additional slots of this cluster's master. A standby reserves them too, so that it can be promoted
@@ -284,10 +292,13 @@ fn recorded(data: &ClusterData, db: &Db, master: &DbUid) -> RecordedIdentity {
     }
 }
 
-fn other_keepers(data: &ClusterData, own: &DbUid) -> Vec<(KeeperUid, bool)> {
+fn other_keepers(data: &ClusterData, own: &DbUid) -> Vec<OtherKeeper> {
     let others = data.dbs().iter().filter(|(uid, _)| *uid != own);
     others
-        .map(|(_, db)| (db.spec.keeper_uid.clone(), db.spec.role == Role::Standby))
+        .map(|(_, db)| OtherKeeper {
+            keeper: db.spec.keeper_uid.clone(),
+            is_standby: db.spec.role == Role::Standby,
+        })
         .collect()
 }
 

@@ -16,8 +16,8 @@ mod source_check;
 mod step;
 
 pub use desired::{
-    ClusterDataState, Desired, Goal, HoldReason, MemberUpstream, StopReason, TargetDb, TargetRole, Upstream,
-    desired_state,
+    ClusterDataState, Desired, Goal, HoldReason, MemberUpstream, OtherKeeper, StopReason, TargetDb, TargetRole,
+    Upstream, desired_state,
 };
 pub use diff::{changed_fields, changed_parameters, is_only_configuration, is_superseded};
 pub use foreign_cluster::{endangered_cluster, hold_unless_given_up};

@@ -31,6 +31,8 @@ pub enum RestartTurn {
     Now,
     /// This keeper's instance restarts first.
     After(KeeperUid),
+    /// What the other keepers report could not be read: not yet.
+    OthersUnknown,
     /// This keeper's instance has not come back from its restart in time.
     Stuck(KeeperUid),
     /// No standby started with the parameters, so the master would not either.
@@ -140,6 +142,7 @@ mod tests {
             RestartTurn::After(keeper) => format!("after {keeper}"),
             RestartTurn::Stuck(keeper) => format!("stuck {keeper}"),
             RestartTurn::Never => "never".to_owned(),
+            turn @ RestartTurn::OthersUnknown => panic!("{turn:?} is not decided here"),
         };
         assert_eq!(turn, wanted, "{me} {role}: {peers:?}");
     }

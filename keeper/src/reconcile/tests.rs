@@ -944,6 +944,8 @@ fn an_instance_restarts_in_turn_unless_its_replay_is_paused() {
     check(fake.clone(), "done");
     fake.facts.turn = RestartTurn::Never;
     check(fake.clone(), "done");
+    fake.facts.turn = RestartTurn::OthersUnknown;
+    check(fake.clone(), "done");
     fake.facts.turn = RestartTurn::Now;
     check(fake.clone(), "permit; restart; done");
 

@@ -13,7 +13,7 @@ use tracing::warn;
 
 use crate::context::KeeperContext;
 use crate::problems::{KeeperProblemKind, Problems};
-use crate::reconcile::{Peer, RestartTurn, TargetDb, TargetRole, fingerprint, restart_turn};
+use crate::reconcile::{OtherKeeper, Peer, RestartTurn, TargetDb, TargetRole, fingerprint, restart_turn};
 
 /// Minimum limit, for specs without a limit or with a very short one.
 const RESTART_LIMIT_MIN: Duration = Duration::from_secs(60);
@@ -72,7 +72,7 @@ impl RestartTurns {
             Ok(entries) => entries,
             Err(error) => {
                 warn!(error = %Chain(&error), "could not read what other keepers report, not restarting yet");
-                return RestartTurn::After(self.me.clone());
+                return RestartTurn::OthersUnknown;
             }
         };
         // Undecodable infos count as missing.
@@ -107,7 +107,7 @@ impl RestartTurns {
                 "see that keeper's log and fix its host, or change the parameters; if it is gone for good, remove it with \
                  stolonctl removekeeper",
             )],
-            RestartTurn::Now | RestartTurn::After(_) => Vec::new(),
+            RestartTurn::Now | RestartTurn::After(_) | RestartTurn::OthersUnknown => Vec::new(),
         };
         self.problems.set(KeeperProblemKind::Configuration, "restart", problems);
     }
@@ -115,15 +115,9 @@ impl RestartTurns {
 
 impl PeerHistory {
     /// Returns what these infos report about the other `members` of the cluster.
-    fn peers(
-        &mut self,
-        infos: &[KeeperInfo],
-        members: &[(KeeperUid, bool)],
-        now: Boottime,
-        limits: WaitLimits,
-    ) -> Vec<Peer> {
+    fn peers(&mut self, infos: &[KeeperInfo], members: &[OtherKeeper], now: Boottime, limits: WaitLimits) -> Vec<Peer> {
         self.update(infos, members, now);
-        let peer = |(keeper, is_standby): &(KeeperUid, bool)| {
+        let peer = |OtherKeeper { keeper, is_standby }: &OtherKeeper| {
             let info = infos.iter().find(|info| info.uid == *keeper);
             let restart = self.restarts.get(keeper);
             let settings = match restart {
@@ -148,13 +142,13 @@ impl PeerHistory {
     /// Updates the restarts from these infos. A restart is over once its keeper reports another state or its orderly
     /// end, or was removed from the cluster. It goes on while its keeper's info is missing or cannot be decoded, for
     /// example because its lease ended on a busy host: the server may still not have started (keeper R24.4).
-    fn update(&mut self, infos: &[KeeperInfo], members: &[(KeeperUid, bool)], now: Boottime) {
-        let is_member = |keeper: &KeeperUid| members.iter().any(|(member, _)| member == keeper);
+    fn update(&mut self, infos: &[KeeperInfo], members: &[OtherKeeper], now: Boottime) {
+        let is_member = |keeper: &KeeperUid| members.iter().any(|member| member.keeper == *keeper);
         self.restarts.retain(|keeper, _| is_member(keeper));
         let is_healthy = |keeper: &KeeperUid| infos.iter().any(|info| info.uid == *keeper && is_healthy(info));
         self.unhealthy_since
             .retain(|keeper, _| is_member(keeper) && !is_healthy(keeper));
-        for (keeper, _) in members.iter().filter(|(keeper, _)| !is_healthy(keeper)) {
+        for OtherKeeper { keeper, .. } in members.iter().filter(|member| !is_healthy(&member.keeper)) {
             self.unhealthy_since.entry(keeper.clone()).or_insert(now);
         }
         for info in infos.iter().filter(|info| is_member(&info.uid)) {
@@ -204,6 +198,13 @@ mod tests {
         unhealthy: Duration::from_secs(20),
     };
 
+    fn standby(keeper: &str) -> OtherKeeper {
+        OtherKeeper {
+            keeper: keeper.into(),
+            is_standby: true,
+        }
+    }
+
     fn info(keeper: &str, state: RestartState) -> KeeperInfo {
         KeeperInfo {
             uid: keeper.into(),
@@ -222,7 +223,7 @@ mod tests {
             false => RestartState::Applied,
         };
         let infos = ["a", "b"].map(|keeper| info(keeper, state(keeper)));
-        let members = [("a".into(), true), ("b".into(), true)];
+        let members = ["a", "b"].map(standby);
         let now = Boottime::from_nanos(0) + Duration::from_secs(seconds);
         let peers = restarts.peers(&infos, &members, now, LIMITS).into_iter();
         peers
@@ -233,7 +234,7 @@ mod tests {
 
     /// Returns the keepers that are restarting, with a mark on overdue ones, after these infos were read.
     fn restarting(restarts: &mut PeerHistory, infos: &[KeeperInfo], seconds: u64) -> Vec<String> {
-        let members = [("a".into(), true), ("b".into(), true)];
+        let members = ["a", "b"].map(standby);
         let now = Boottime::from_nanos(0) + Duration::from_secs(seconds);
         let peers = restarts.peers(infos, &members, now, LIMITS).into_iter();
         let is_restarting = |peer: &Peer| peer.settings.as_ref().is_some_and(SettingsInfo::is_restarting);
@@ -265,7 +266,7 @@ mod tests {
     fn the_restart_of_a_keeper_that_left_the_cluster_is_over() {
         let mut restarts = PeerHistory::default();
         restarting(&mut restarts, &[info("a", RestartState::Restarting)], 0);
-        let others = [("b".into(), true)];
+        let others = [standby("b")];
         let now = Boottime::from_nanos(0) + LIMITS.restart;
         let peers = restarts.peers(&[], &others, now, LIMITS);
         assert_eq!(peers.iter().map(|peer| peer.keeper.as_str()).collect::<Vec<_>>(), ["b"]);
@@ -300,7 +301,7 @@ mod tests {
 
     /// Returns the keepers whose instances are waited for although they are not reported as healthy.
     fn settling(history: &mut PeerHistory, infos: &[KeeperInfo], seconds: u64) -> Vec<String> {
-        let members = [("a".into(), true), ("b".into(), true)];
+        let members = ["a", "b"].map(standby);
         let now = Boottime::from_nanos(0) + Duration::from_secs(seconds);
         let peers = history.peers(infos, &members, now, LIMITS).into_iter();
         let settling = peers.filter(|peer| peer.is_settling);

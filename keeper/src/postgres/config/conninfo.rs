@@ -12,7 +12,7 @@ use crate::postgres::config::credentials::Login;
 use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::files;
 
-/// Address of another instance.
+/// Address of an instance, as it is advertised.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address {
     /// Host name or address.
