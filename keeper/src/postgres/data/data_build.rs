@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::external_dirs::{ExternalDir, ExternalDirKind};
 use crate::postgres::data::file_error::FileError;
+use crate::postgres::data::identity::DirIdentity;
 use crate::postgres::data::inspect;
 use crate::postgres::data::owned_dirs::{NEW_KIND, OwnedDirs};
 use crate::postgres::data::owned_record::TablespaceDir;
@@ -157,11 +158,11 @@ impl DataBuild {
 
     fn finish_tablespace(&self, owned: &OwnedDirs, tablespace: &TablespaceBuild) -> Result<(), FileError> {
         let made = tablespace.staging.join(&tablespace.directory);
-        if let Some(mark) = inspect::mark(&made)? {
+        if let Some(identity) = DirIdentity::of(&made)? {
             let recorded = TablespaceDir {
                 location: tablespace.location.clone(),
                 directory: tablespace.directory.clone(),
-                mark,
+                identity,
             };
             owned.change(|record| {
                 record.tablespaces.retain(|known| known.path() != recorded.path());

@@ -1,67 +1,13 @@
-//! Inspects directories and files without changing them: identity, size, free space, entries. Each access is reported
-//! as progress (`walker`), since a file system may hang. Changes are in `trees`.
+//! Inspects directories and files without changing them: size, free space, entries. Each access is reported as progress
+//! (`walker`), since a file system may hang. Identities are in `identity`, changes in `trees`.
 
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
-
-use serde::{Deserialize, Serialize};
 
 use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::walker;
-
-/// Identity of a directory or file until the system is restarted; device numbers may change then.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FileId {
-    device: u64,
-    inode: u64,
-}
-
-/// Returns the identity of the directory or file at a path; links are followed.
-pub fn file_id(path: &Path) -> io::Result<FileId> {
-    walker::progress_at(path);
-    let metadata = fs::metadata(path)?;
-    Ok(FileId {
-        device: metadata.dev(),
-        inode: metadata.ino(),
-    })
-}
-
-/// Identity of a directory for as long as it exists: inode and creation time, because inode numbers are reused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DirMark {
-    inode: u64,
-    /// Nanoseconds since 1970; 0 if the file system does not record it.
-    born: u64,
-}
-
-impl DirMark {
-    /// Whether an equal mark proves that it is the same directory: without a creation time it may be another one with a
-    /// reused inode.
-    pub fn proves(self) -> bool {
-        self.born != 0
-    }
-}
-
-/// Returns the mark of the directory at a path; `None` when there is none.
-pub fn mark(path: &Path) -> Result<Option<DirMark>, FileError> {
-    walker::progress_at(path);
-    let metadata = match fs::metadata(path) {
-        Ok(metadata) => metadata,
-        Err(gone) if matches!(gone.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
-        Err(source) => return Err(FileError::new("look at", path)(source)),
-    };
-    let born = metadata
-        .created()
-        .ok()
-        .and_then(|born| born.duration_since(UNIX_EPOCH).ok());
-    Ok(Some(DirMark {
-        inode: metadata.ino(),
-        born: born.and_then(|born| u64::try_from(born.as_nanos()).ok()).unwrap_or(0),
-    }))
-}
 
 /// Returns the device of the file system of a path, existing or not, and the bytes that a user may still write there.
 pub fn free_space(path: &Path) -> Result<(u64, u64), FileError> {
@@ -118,14 +64,6 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
-
-    #[test]
-    fn a_mark_without_a_creation_time_proves_nothing() {
-        let dir = tempfile::tempdir().unwrap();
-        let found = mark(dir.path()).unwrap().unwrap();
-        assert!(!DirMark { born: 0, ..found }.proves());
-        assert_eq!(found.proves(), found.born != 0);
-    }
 
     #[test]
     fn a_link_is_not_moved_as_a_whole() {

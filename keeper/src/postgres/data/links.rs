@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::files;
+use crate::postgres::data::identity::DirIdentity;
 use crate::postgres::data::inspect;
 
 /// Returns the name of this PGDATA's directory in a tablespace's location, `PG_<major>_<catalog version>`; `None` if
@@ -40,7 +41,7 @@ pub fn locations(data: &Path) -> Result<Vec<PathBuf>, FileError> {
 /// of the directories in which this keeper creates new data.
 pub fn wal_of(data: &Path, recorded: Option<PathBuf>, new: &str) -> Result<Option<PathBuf>, FileError> {
     let Ok(target) = fs::read_link(data.join("pg_wal")) else {
-        let is_there = inspect::mark(&data.join("pg_wal"))?.is_some();
+        let is_there = DirIdentity::of(&data.join("pg_wal"))?.is_some();
         return Ok(recorded.filter(|_| !is_there));
     };
     let target = data.join(target);

@@ -8,6 +8,7 @@ pub mod file_error;
 pub mod files;
 pub mod free_space;
 pub mod history;
+pub mod identity;
 pub mod inspect;
 pub mod layout;
 pub mod links;

@@ -16,10 +16,11 @@ use tracing::{error, warn};
 
 use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::files;
-use crate::postgres::data::inspect::{self, DirMark};
+use crate::postgres::data::identity::DirIdentity;
+use crate::postgres::data::inspect;
 use crate::postgres::data::layout;
 use crate::postgres::data::links;
-use crate::postgres::data::owned_record::{KeeperDirIdentity, OwnedRecord, TablespaceDir, move_paths};
+use crate::postgres::data::owned_record::{KeeperHome, OwnedRecord, TablespaceDir, move_paths};
 use crate::postgres::data::trees;
 
 const FILE: &str = "directories";
@@ -126,7 +127,7 @@ impl OwnedDirs {
             return Ok(());
         }
         let record = self.record();
-        let Some(home) = KeeperDirIdentity::of(&self.dir)? else {
+        let Some(home) = KeeperHome::of(&self.dir)? else {
             return Ok(());
         };
         let is_this_keeper = record.keeper.is_empty() || record.keeper == uid;
@@ -194,12 +195,12 @@ impl OwnedDirs {
     /// count as another keeper's.
     pub fn put_marker(&self, location: &Path) -> Result<(), FileError> {
         let path = location.join(self.name(OWNER));
-        let Some(mark) = inspect::mark(&self.dir)? else {
+        let Some(identity) = DirIdentity::of(&self.dir)? else {
             return Ok(());
         };
         let marker = OwnerMarker {
             dir: self.dir.clone(),
-            mark,
+            identity,
             keeper: self.record().keeper,
         };
         let json = serde_json::to_vec(&marker).map_err(|source| FileError::new("write", &path)(source.into()))?;
@@ -250,8 +251,8 @@ impl OwnedDirs {
             }
             // A copy of our directory has the same id; a moved directory is not at the path in the marker.
             if let Some(marker) = marker
-                && inspect::mark(&self.dir)? != Some(marker.mark)
-                && inspect::mark(&marker.dir)? == Some(marker.mark)
+                && DirIdentity::of(&self.dir)? != Some(marker.identity)
+                && DirIdentity::of(&marker.dir)? == Some(marker.identity)
             {
                 return Ok(Some(marker.dir));
             }
@@ -268,7 +269,8 @@ fn name_of(bytes: [u8; 4]) -> String {
 #[derive(Debug, Serialize, Deserialize)]
 struct OwnerMarker {
     dir: PathBuf,
-    mark: DirMark,
+    #[serde(rename = "mark")]
+    identity: DirIdentity,
     #[serde(default)]
     keeper: String,
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::postgres::data::file_error::FileError;
-use crate::postgres::data::inspect::{self, DirMark};
+use crate::postgres::data::identity::DirIdentity;
 
 /// Contents of the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,12 +21,13 @@ pub struct OwnedRecord {
     pub tablespaces: Vec<TablespaceDir>,
     /// Target of `pg_wal` if it is a link.
     pub wal: Option<PathBuf>,
-    /// Mark of that directory when it was recorded.
-    pub wal_mark: Option<DirMark>,
+    /// Identity of that directory when it was recorded.
+    #[serde(rename = "walMark")]
+    pub wal_identity: Option<DirIdentity>,
     /// Uid of the keeper; empty in files of earlier versions.
     pub keeper: String,
     /// The keeper's data directory at the last start; `None` in files of earlier versions.
-    pub home: Option<KeeperDirIdentity>,
+    pub home: Option<KeeperHome>,
     /// Targets of the links in a copied data directory: they belong to the original keeper until this keeper has
     /// created something there.
     pub not_ours: Vec<PathBuf>,
@@ -36,31 +37,32 @@ pub struct OwnedRecord {
     pub old: Option<PreviousData>,
 }
 
-/// Identity of a keeper's data directory.
+/// Where a keeper's data directory is, and which one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct KeeperDirIdentity {
+pub struct KeeperHome {
     /// Its canonical path.
     pub path: PathBuf,
     /// Its device number, which may change when the system is restarted.
     pub device: u64,
-    /// Its mark.
-    pub mark: DirMark,
+    /// Its identity.
+    #[serde(rename = "mark")]
+    pub identity: DirIdentity,
 }
 
-impl KeeperDirIdentity {
+impl KeeperHome {
     pub(super) fn of(dir: &Path) -> Result<Option<Self>, FileError> {
-        let Some(mark) = inspect::mark(dir)? else {
+        let Some(identity) = DirIdentity::of(dir)? else {
             return Ok(None);
         };
         let look = || Ok::<_, io::Error>((fs::canonicalize(dir)?, fs::metadata(dir)?.dev()));
         let (path, device) = look().map_err(FileError::new("look at", dir))?;
-        Ok(Some(Self { path, device, mark }))
+        Ok(Some(Self { path, device, identity }))
     }
 
     /// Whether this is the recorded directory: at the same path, for example restored from a backup, or moved.
     pub(super) fn is_of(&self, recorded: &Self) -> bool {
-        let is_moved = self.mark == recorded.mark && self.mark.proves() && self.device == recorded.device;
+        let is_moved = self.identity == recorded.identity && self.identity.proves() && self.device == recorded.device;
         self.path == recorded.path || is_moved
     }
 }
@@ -73,8 +75,9 @@ pub struct TablespaceDir {
     pub location: PathBuf,
     /// Name of the directory in it, such as `PG_15_202209061`.
     pub directory: String,
-    /// Its mark when it was recorded.
-    pub mark: DirMark,
+    /// Its identity when it was recorded.
+    #[serde(rename = "mark")]
+    pub identity: DirIdentity,
 }
 
 impl TablespaceDir {
@@ -108,10 +111,10 @@ pub struct PreviousData {
 pub enum PreviousDataState {
     /// Being moved: the contents of PGDATA are old.
     Moving,
-    /// Moved to a directory with this mark: the contents of PGDATA are new, and their server has not answered yet.
-    Kept(DirMark),
+    /// Moved to a directory with this identity: the contents of PGDATA are new, and their server has not answered yet.
+    Kept(DirIdentity),
     /// Being removed: only PGDATA is valid.
-    Dropping(DirMark),
+    Dropping(DirIdentity),
 }
 
 /// Updates paths inside the keeper's data directory after it was moved.
@@ -124,5 +127,18 @@ pub(super) fn move_paths(record: &mut OwnedRecord, from: &Path, to: &Path) {
     record.making.iter_mut().for_each(moved);
     if let Some(old) = &mut record.old {
         moved(&mut old.directory);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stored_record_is_read_and_written_back_unchanged() {
+        const STORED: &str = r#"{"id":"0a","tablespaces":[{"location":"/ts","directory":"PG_15_1","mark":{"inode":2,"born":3}}],"wal":"/wal","walMark":{"inode":4,"born":5},"keeper":"k1","home":{"path":"/k1","device":6,"mark":{"inode":7,"born":8}},"notOurs":[],"making":[],"old":{"db":"d","directory":"/k1/old","byEntries":false,"state":{"kept":{"inode":9,"born":10}},"tablespaces":[],"wal":null}}"#;
+        let record: OwnedRecord = serde_json::from_str(STORED).unwrap();
+        assert!(record.wal_identity.is_some_and(DirIdentity::proves));
+        assert_eq!(serde_json::to_string(&record).unwrap(), STORED);
     }
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::external_dirs::ClearRequest;
 use crate::postgres::data::file_error::FileError;
+use crate::postgres::data::identity::DirIdentity;
 use crate::postgres::data::inspect;
 use crate::postgres::data::layout::LOST_FOUND;
 use crate::postgres::data::mounts::{self, Mounts};
@@ -17,7 +18,7 @@ use crate::postgres::data::trees;
 
 /// Returns a file in PGDATA that is not part of unfinished data; `dbstate` has to account for it.
 pub fn unclaimed_content(data: &Path, owned: &OwnedDirs) -> Result<Option<PathBuf>, FileError> {
-    let is_unfinished = inspect::mark(&data.join(owned.name(NEW_KIND)))?.is_some();
+    let is_unfinished = DirIdentity::of(&data.join(owned.name(NEW_KIND)))?.is_some();
     Ok(content(data, owned)?.filter(|_| !is_unfinished))
 }
 

@@ -15,6 +15,7 @@ use tracing::{info, warn};
 use crate::external_dirs::{ClearRequest, ExternalDirKind, Obstacle, check_may_empty};
 use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::free_space::{self, ReclaimableSpace, SpaceCheck, SpaceShortage};
+use crate::postgres::data::identity::DirIdentity;
 use crate::postgres::data::inspect;
 use crate::postgres::data::links;
 use crate::postgres::data::mounts::Mounts;
@@ -122,19 +123,19 @@ pub fn remove_old(owned: &OwnedDirs) -> Result<(), ClearError> {
     if let Some(point) = Mounts::read().first(dirs_of_old(owned, &old))? {
         return Err(ClearError::at(point, Obstacle::Mounted));
     }
-    let mark = match old.state {
+    let identity = match old.state {
         PreviousDataState::Moving => return Ok(()),
-        PreviousDataState::Kept(mark) | PreviousDataState::Dropping(mark) => mark,
+        PreviousDataState::Kept(identity) | PreviousDataState::Dropping(identity) => identity,
     };
     // From here on only PGDATA is valid, whatever is left of the previous data.
     owned.change(|record| {
         if let Some(old) = &mut record.old {
-            old.state = PreviousDataState::Dropping(mark);
+            old.state = PreviousDataState::Dropping(identity);
         }
     })?;
     info!(directory = %old.directory.display(), "removing the old data");
     for tablespace in &old.tablespaces {
-        if inspect::mark(&tablespace.path())? == Some(tablespace.mark) {
+        if DirIdentity::of(&tablespace.path())? == Some(tablespace.identity) {
             remove_durably(&tablespace.path())?;
         } else if tablespace.path().exists() {
             warn!(directory = %tablespace.path().display(), "not the tablespace that was set aside, leaving it as it is");
@@ -144,7 +145,7 @@ pub fn remove_old(owned: &OwnedDirs) -> Result<(), ClearError> {
         remove_durably(&wal.join(owned.name(OLD_KIND)))?;
     }
     // A directory that replaced it meanwhile, or that of the keeper whose directory was copied, is not ours.
-    if inspect::mark(&old.directory)? == Some(mark) && owned.is_within(&old.directory) {
+    if DirIdentity::of(&old.directory)? == Some(identity) && owned.is_within(&old.directory) {
         remove_durably(&old.directory)?;
     } else if old.directory.exists() {
         warn!(directory = %old.directory.display(), "not the data that were set aside, leaving them as they are");
@@ -172,14 +173,14 @@ fn resume(data: &Path, owned: &OwnedDirs) -> Result<(), ClearError> {
 /// Removes previous data from the record that are no longer where they were put.
 fn forget_missing(data: &Path, owned: &OwnedDirs) -> Result<(), FileError> {
     let Some(old) = owned.record().old else { return Ok(()) };
-    let PreviousDataState::Kept(mark) = old.state else {
+    let PreviousDataState::Kept(identity) = old.state else {
         return Ok(());
     };
-    if inspect::mark(&old.directory)? == Some(mark) && !inspect::entries(&old.directory)?.is_empty() {
+    if DirIdentity::of(&old.directory)? == Some(identity) && !inspect::entries(&old.directory)?.is_empty() {
         return Ok(());
     }
     let directory = old.directory.display();
-    if inspect::mark(data)? == Some(mark) {
+    if DirIdentity::of(data)? == Some(identity) {
         info!(%directory, "the old data were put back");
         restore_remaining(data, owned, &old)?;
     } else {
@@ -193,7 +194,7 @@ fn restore_remaining(data: &Path, owned: &OwnedDirs, old: &PreviousData) -> Resu
     if let Some(directory) = links::version_directory(data)? {
         for tablespace in &old.tablespaces {
             let to = tablespace.location.join(&directory);
-            if inspect::mark(&tablespace.path())? == Some(tablespace.mark) && inspect::mark(&to)?.is_none() {
+            if DirIdentity::of(&tablespace.path())? == Some(tablespace.identity) && DirIdentity::of(&to)?.is_none() {
                 trees::rename(&tablespace.path(), &to)?;
             }
         }
@@ -221,11 +222,11 @@ fn own_tablespaces(data: &Path, owned: &OwnedDirs, clear: &ClearRequest) -> Resu
             .external_dirs
             .iter()
             .any(|wanted| wanted.path == external_dir.path);
-        match (check_may_empty(&external_dir.found), inspect::mark(&path)?) {
-            (Ok(()), Some(mark)) => tablespaces.push(TablespaceDir {
+        match (check_may_empty(&external_dir.found), DirIdentity::of(&path)?) {
+            (Ok(()), Some(identity)) => tablespaces.push(TablespaceDir {
                 location: external_dir.path,
                 directory: directory.clone(),
-                mark,
+                identity,
             }),
             (Ok(()), None) => {}
             (Err(why), _) if !is_wanted => {
@@ -340,10 +341,10 @@ fn finish_moving(data: &Path, owned: &OwnedDirs) -> Result<(), ClearError> {
     let mut moved = Vec::new();
     for tablespace in &old.tablespaces {
         let to = tablespace.location.join(&aside);
-        if inspect::mark(&tablespace.path())? == Some(tablespace.mark) && inspect::mark(&to)?.is_none() {
+        if DirIdentity::of(&tablespace.path())? == Some(tablespace.identity) && DirIdentity::of(&to)?.is_none() {
             trees::rename(&tablespace.path(), &to)?;
         }
-        if inspect::mark(&to)? == Some(tablespace.mark) {
+        if DirIdentity::of(&to)? == Some(tablespace.identity) {
             moved.push(TablespaceDir {
                 directory: aside.clone(),
                 ..tablespace.clone()
@@ -355,13 +356,13 @@ fn finish_moving(data: &Path, owned: &OwnedDirs) -> Result<(), ClearError> {
         trees::move_entries(wal, &wal.join(&aside), is_of_wal)?;
     }
     let old = move_data(data, owned, old)?;
-    let mark = inspect::mark(&old.directory)?;
+    let identity = DirIdentity::of(&old.directory)?;
     owned.change(|record| {
         record
             .tablespaces
-            .retain(|tablespace| moved.iter().all(|moved| moved.mark != tablespace.mark));
-        record.old = mark.map(|mark| PreviousData {
-            state: PreviousDataState::Kept(mark),
+            .retain(|tablespace| moved.iter().all(|moved| moved.identity != tablespace.identity));
+        record.old = identity.map(|identity| PreviousData {
+            state: PreviousDataState::Kept(identity),
             tablespaces: moved,
             ..old
         });
@@ -372,7 +373,7 @@ fn finish_moving(data: &Path, owned: &OwnedDirs) -> Result<(), ClearError> {
 /// Moves PGDATA. Nothing new is written there before the move is recorded as complete, so everything in it is old.
 fn move_data(data: &Path, owned: &OwnedDirs, old: PreviousData) -> Result<PreviousData, ClearError> {
     if !old.by_entries {
-        if inspect::mark(&old.directory)?.is_some() {
+        if DirIdentity::of(&old.directory)?.is_some() {
             if pgdata::content(data, owned)?.is_some() {
                 return Err(ClearError::at(data, Obstacle::AlreadyMoved(old.directory)));
             }

@@ -9,7 +9,8 @@ use base::Chain;
 use crate::external_dirs::{ExternalDir, ExternalDirFacts, ExternalDirKind};
 use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::files;
-use crate::postgres::data::inspect::{self, DirMark};
+use crate::postgres::data::identity::DirIdentity;
+use crate::postgres::data::inspect;
 use crate::postgres::data::links::{self, locations, version_directory};
 use crate::postgres::data::owned_dirs::{NEW_KIND, OwnedDirs};
 use crate::postgres::data::owned_record::TablespaceDir;
@@ -29,11 +30,11 @@ pub fn linked(data: &Path) -> Result<Vec<TablespaceDir>, FileError> {
 }
 
 fn tablespace_dir_at(location: &Path, directory: &str) -> Result<Option<TablespaceDir>, FileError> {
-    let mark = inspect::mark(&location.join(directory))?;
-    Ok(mark.map(|mark| TablespaceDir {
+    let identity = DirIdentity::of(&location.join(directory))?;
+    Ok(identity.map(|identity| TablespaceDir {
         location: location.to_owned(),
         directory: directory.to_owned(),
-        mark,
+        identity,
     }))
 }
 
@@ -49,10 +50,10 @@ pub(crate) fn own_wal(data: &Path, owned: &OwnedDirs) -> Result<Option<PathBuf>,
         return Ok(None);
     };
     let is_linked = fs::read_link(data.join("pg_wal")).is_ok();
-    let mark = inspect::mark(&wal)?;
+    let identity = DirIdentity::of(&wal)?;
     let record = owned.record();
-    let is_recorded = mark == record.wal_mark && mark.is_none_or(DirMark::proves);
-    let is_ours = is_linked || mark.is_none() || is_recorded;
+    let is_recorded = identity == record.wal_identity && identity.is_none_or(DirIdentity::proves);
+    let is_ours = is_linked || identity.is_none() || is_recorded;
     Ok((is_ours && !record.not_ours.contains(&wal)).then_some(wal))
 }
 
@@ -73,11 +74,11 @@ fn holds_wal(dir: &Path) -> Result<bool, FileError> {
 /// Records the target of `pg_wal`.
 pub(crate) fn record_wal(owned: &OwnedDirs, wal: Option<&Path>) -> Result<(), FileError> {
     let known = owned.record();
-    if known.wal.as_deref() == wal && known.wal_mark.is_some() {
+    if known.wal.as_deref() == wal && known.wal_identity.is_some() {
         return Ok(()); // another directory at that path does not become ours
     }
-    let mark = wal.map(inspect::mark).transpose()?.flatten();
-    owned.change(|record| (record.wal, record.wal_mark) = (wal.map(Path::to_owned), mark))
+    let identity = wal.map(DirIdentity::of).transpose()?.flatten();
+    owned.change(|record| (record.wal, record.wal_identity) = (wal.map(Path::to_owned), identity))
 }
 
 /// A tablespace location of the running instance that is also used by another keeper or process.
@@ -167,22 +168,22 @@ fn record(data: &Path, owned: &OwnedDirs, found: &[TablespaceDir], survey: &mut 
         if kept.iter().any(|kept| kept.path() == tablespace.path()) {
             continue;
         }
-        let mark = survey.note_failure(&tablespace.location, inspect::mark(&tablespace.path()));
-        let is_there = mark.is_none_or(|mark| mark == Some(tablespace.mark));
+        let identity = survey.note_failure(&tablespace.location, DirIdentity::of(&tablespace.path()));
+        let is_there = identity.is_none_or(|identity| identity == Some(tablespace.identity));
         // A location without the marker is on a file system that is not mounted.
         if is_there || !owned.has_marker(&tablespace.location) {
             kept.push(tablespace.clone());
         }
     }
     let wal = wal_of(data, owned).and_then(|wal| {
-        let mark = wal.as_deref().map(inspect::mark).transpose()?.flatten();
-        Ok((wal, mark))
+        let identity = wal.as_deref().map(DirIdentity::of).transpose()?.flatten();
+        Ok((wal, identity))
     });
     let wal = survey.note_failure(data, wal);
     let changed = owned.change(|record| {
         record.tablespaces.clone_from(&kept);
         if let Some(wal) = wal {
-            (record.wal, record.wal_mark) = wal;
+            (record.wal, record.wal_identity) = wal;
         }
     });
     survey.note_failure(data, changed);
@@ -236,7 +237,7 @@ pub fn survey_tablespace(
         .tablespaces
         .iter()
         .any(|tablespace| tablespace.path() == path);
-    if is_recorded && inspect::mark(&path)?.is_none() && !owned.has_marker(location) {
+    if is_recorded && DirIdentity::of(&path)?.is_none() && !owned.has_marker(location) {
         let facts = ExternalDirFacts {
             missing_marker: Some(owned.marker(location)),
             ..ExternalDirFacts::default()
@@ -253,7 +254,7 @@ pub fn survey_tablespace(
     let user = usage::user_of(location, &path, data);
     let found = ExternalDirFacts {
         unusable: None,
-        holds_data: inspect::mark(&path)?.is_some(),
+        holds_data: DirIdentity::of(&path)?.is_some(),
         is_source_dir: false,
         other_keeper: owned.other_keeper(location)?,
         user: user.map(|user| (user.program, user.pid)),
@@ -266,13 +267,13 @@ pub fn survey_tablespace(
 /// Returns the tablespace directories of this keeper: those that PGDATA links to unless it is unfinished, and the
 /// recorded ones. If both have a path, PGDATA's is used.
 pub(crate) fn own_tablespaces(data: &Path, owned: &OwnedDirs) -> Result<Vec<TablespaceDir>, FileError> {
-    let is_unfinished = inspect::mark(&data.join(owned.name(NEW_KIND)))?.is_some();
+    let is_unfinished = DirIdentity::of(&data.join(owned.name(NEW_KIND)))?.is_some();
     let mut tablespaces = if is_unfinished { Vec::new() } else { linked(data)? };
     for tablespace in owned
         .record()
         .tablespaces
         .into_iter()
-        .filter(|tablespace| tablespace.mark.proves())
+        .filter(|tablespace| tablespace.identity.proves())
     {
         if tablespaces.iter().all(|known| known.path() != tablespace.path()) {
             tablespaces.push(tablespace);
@@ -285,10 +286,10 @@ pub(crate) fn own_tablespaces(data: &Path, owned: &OwnedDirs) -> Result<Vec<Tabl
 
 /// Whether a directory is one of `tablespaces`, even if its location is a different path to it through a link.
 fn is_ours(tablespaces: &[TablespaceDir], path: &Path) -> Result<bool, FileError> {
-    let found = inspect::mark(path)?;
+    let found = DirIdentity::of(path)?;
     Ok(tablespaces
         .iter()
-        .any(|tablespace| Some(tablespace.mark) == found && path.ends_with(&tablespace.directory)))
+        .any(|tablespace| Some(tablespace.identity) == found && path.ends_with(&tablespace.directory)))
 }
 
 /// Gathers the facts about the target of `pg_wal`, which belongs to this keeper if its PGDATA links to it or its record
@@ -362,7 +363,7 @@ pub fn own_external_dirs(data: &Path, owned: &OwnedDirs) -> Result<Vec<ExternalD
         external_dirs.push(ExternalDir {
             bytes: None,
             found: ExternalDirFacts {
-                holds_data: inspect::mark(&path)?.is_some(),
+                holds_data: DirIdentity::of(&path)?.is_some(),
                 other_keeper: owned.other_keeper(&tablespace.location)?,
                 user: user.map(|user| (user.program, user.pid)),
                 is_ours: is_ours(&tablespaces, &path)?,

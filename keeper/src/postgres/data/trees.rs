@@ -208,19 +208,22 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
-    use crate::postgres::data::inspect::mark;
+    use crate::postgres::data::identity::DirIdentity;
 
     #[test]
     fn a_directory_keeps_its_mark_when_renamed_and_another_one_differs() {
         let dir = tempfile::tempdir().unwrap();
         let (a, b) = (dir.path().join("a"), dir.path().join("b"));
         fs::create_dir(&a).unwrap();
-        let before = mark(&a).unwrap();
+        let before = DirIdentity::of(&a).unwrap();
         assert!(before.is_some());
         rename(&a, &b).unwrap();
-        assert_eq!((mark(&a).unwrap(), mark(&b).unwrap()), (None, before));
+        assert_eq!(
+            (DirIdentity::of(&a).unwrap(), DirIdentity::of(&b).unwrap()),
+            (None, before)
+        );
         fs::create_dir(&a).unwrap();
-        assert_ne!(mark(&a).unwrap(), before);
+        assert_ne!(DirIdentity::of(&a).unwrap(), before);
     }
 
     #[test]

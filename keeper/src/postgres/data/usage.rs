@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::postgres::data::inspect::{FileId, file_id};
+use crate::postgres::data::identity::FileId;
 use crate::postgres::data::walker;
 
 /// A process that uses a directory.
@@ -50,11 +50,11 @@ pub fn servers_of(locations: &[PathBuf], own: &Path) -> Vec<Option<DirUser>> {
 /// Returns the other processes, as directories in `/proc`.
 fn others(own: &Path) -> impl Iterator<Item = PathBuf> {
     let path = fs::canonicalize(own).ok();
-    let own = file_id(own).ok();
+    let own = FileId::of(own).ok();
     let is_own = move |process: &PathBuf| {
         let cwd = process.join("cwd");
         let has_the_path = path.is_some() && fs::read_link(&cwd).ok() == path;
-        has_the_path || (is_server(process) && own.is_some() && file_id(&cwd).ok() == own)
+        has_the_path || (is_server(process) && own.is_some() && FileId::of(&cwd).ok() == own)
     };
     let me = std::process::id().to_string();
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -79,8 +79,10 @@ fn is_served_from(location: &Path, process: &Path) -> bool {
     if !is_server(process) {
         return false;
     }
-    let Ok(location) = file_id(location) else { return false };
-    let is_location = |path: PathBuf| file_id(&path).is_ok_and(|found: FileId| found == location);
+    let Ok(location) = FileId::of(location) else {
+        return false;
+    };
+    let is_location = |path: PathBuf| FileId::of(&path).is_ok_and(|found| found == location);
     let pgdata = process.join("cwd");
     walker::progress_at(&pgdata);
     let links = fs::read_dir(pgdata.join("pg_tblspc")).into_iter().flatten().flatten();
@@ -101,8 +103,8 @@ fn in_view_of(process: &Path, link: &Path, target: &Path) -> PathBuf {
 
 /// Whether a path is the same directory for the process as for us. Unknown counts as yes.
 fn has_the_same_view(process: &Path, dir: &Path) -> bool {
-    let theirs = file_id(&in_view_of(process, dir, dir));
-    theirs.is_err() || theirs.ok() == file_id(dir).ok()
+    let theirs = FileId::of(&in_view_of(process, dir, dir));
+    theirs.is_err() || theirs.ok() == FileId::of(dir).ok()
 }
 
 fn has_open(process: &Path, dir: &Path) -> bool {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::geteuid;
 
+use crate::postgres::data::identity::FileId;
 use crate::postgres::data::owned_dirs;
 use crate::postgres::data::walker;
 use crate::postgres::server::process;
@@ -59,7 +60,7 @@ pub(super) fn use_by(pid: i32, data_dir: &DataDirPath) -> Option<(String, UseKin
     let view = MountView::of(&proc);
     let how = if named.iter().any(|path| view.is(data_dir, path, &cwd)) {
         UseKind::Argument
-    } else if is_server && data_dir.inode.is_some() && process::working_directory(pid) == data_dir.inode {
+    } else if is_server && data_dir.id.is_some() && process::working_directory(pid) == data_dir.id {
         UseKind::WorkingDirectory
     } else if writes_below(&proc, &data_dir.path, &view) {
         UseKind::OpenFile
@@ -78,7 +79,7 @@ pub(super) fn use_by(pid: i32, data_dir: &DataDirPath) -> Option<(String, UseKin
 #[derive(Debug)]
 pub(super) struct DataDirPath {
     path: PathBuf,
-    inode: Option<(u64, u64)>,
+    id: Option<FileId>,
 }
 
 impl DataDirPath {
@@ -90,7 +91,7 @@ impl DataDirPath {
         });
         Self {
             path: real.unwrap_or_else(|| data.to_owned()),
-            inode: inode(data),
+            id: FileId::of(data).ok(),
         }
     }
 
@@ -104,8 +105,8 @@ impl DataDirPath {
         if path.file_name().is_some_and(owned_dirs::is_new) {
             path.pop();
         }
-        let same_inode = self.inode.is_some() && inode(&path) == self.inode;
-        same_inode || Self::of(&path).path == self.path
+        let is_same = self.id.is_some() && FileId::of(&path).ok() == self.id;
+        is_same || Self::of(&path).path == self.path
     }
 }
 
@@ -136,7 +137,7 @@ impl MountView {
             Self::Other(root) => {
                 let path = cwd.join(path);
                 let path = root.join(path.strip_prefix("/").unwrap_or(&path));
-                data_dir.inode.is_some() && inode(&path) == data_dir.inode
+                data_dir.id.is_some() && FileId::of(&path).ok() == data_dir.id
             }
         }
     }
@@ -145,13 +146,9 @@ impl MountView {
     fn is_same_file(&self, open: &Path, path: &Path) -> bool {
         match self {
             Self::Ours => true,
-            Self::Other(_) => inode(open).is_some_and(|open| inode(path) == Some(open)),
+            Self::Other(_) => FileId::of(open).is_ok_and(|open| FileId::of(path).ok() == Some(open)),
         }
     }
-}
-
-fn inode(path: &Path) -> Option<(u64, u64)> {
-    fs::metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }
 
 /// Whether this is a program of PostgreSQL, such as `pg_basebackup`, `initdb` or `.pg_ctl-wrapped`.
@@ -279,7 +276,7 @@ mod tests {
         let found = process::working_directory(pid);
         child.kill().unwrap();
         child.wait().unwrap();
-        assert_eq!(found, inode(dir.path()));
+        assert_eq!(found, FileId::of(dir.path()).ok());
         assert_eq!(process::working_directory(0), None);
     }
 }

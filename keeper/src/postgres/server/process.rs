@@ -5,7 +5,6 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_s
 
 use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::files;
+use crate::postgres::data::identity::FileId;
 
 /// A process, held by a pidfd so that a reused process id is not mistaken for it (pidfd_open(2), Linux 5.3; without it,
 /// by id).
@@ -164,18 +164,19 @@ pub fn postmaster(data: &Path) -> Result<Option<Process>, FileError> {
 /// Whether this directory is the working directory of a process of this user. That of other users' processes cannot be
 /// read (proc_pid_cwd(5)), and they cannot serve our data.
 pub(crate) fn works_in(pid: i32, dir: &Path) -> bool {
-    match (working_directory(pid), fs::metadata(dir)) {
-        (Some(theirs), Ok(ours)) => theirs == (ours.dev(), ours.ino()),
+    match (working_directory(pid), FileId::of(dir)) {
+        (Some(theirs), Ok(ours)) => theirs == ours,
         _ => false,
     }
 }
 
-/// Returns device and inode of a process's working directory as known to the kernel, without accessing its file system,
+/// Returns the identity of a process's working directory as known to the kernel, without accessing its file system,
 /// which may hang (statx(2), `AT_STATX_DONT_SYNC`).
-pub(crate) fn working_directory(pid: i32) -> Option<(u64, u64)> {
+pub(crate) fn working_directory(pid: i32) -> Option<FileId> {
     let path = format!("/proc/{pid}/cwd");
     let known = statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::INO).ok()?;
-    Some((makedev(known.stx_dev_major, known.stx_dev_minor), known.stx_ino))
+    let device = makedev(known.stx_dev_major, known.stx_dev_minor);
+    Some(FileId::new(device, known.stx_ino))
 }
 
 /// Whether the title or the executable of a process is postgres. This includes children of a postmaster: `postgres:
