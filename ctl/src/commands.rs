@@ -114,6 +114,7 @@ pub(crate) async fn run(args: Args, clock: Clock, random: RandomBytes) -> ExitCo
         _ => {}
     }
     let mut faults = Faults::default();
+    args.common.log_level(&mut faults);
     let Some(common) = args.common.check(&mut faults).filter(|_| faults.is_empty()) else {
         for fault in faults.lines() {
             print_stderr(fault);

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use crate::telemetry::{LogConfig, LogFormat};
 use base::Chain;
+use base::host::check_host;
 use model::GoDuration;
 use store::keys::DEFAULT_PREFIX;
 use store::{ConfigError, DEFAULT_TIMEOUT, KeysError, StoreConfig, StoreOptions, TlsOptions};
@@ -37,16 +38,16 @@ pub struct CommonArgs {
     /// Prefix of every key [default: stolon/cluster]
     #[arg(long, global = true, help_heading = COMMON, value_name = "PREFIX")]
     pub store_prefix: Option<String>,
-    /// Client certificate for the store
+    /// Client certificate for the store; no effect with http
     #[arg(long, global = true, help_heading = COMMON, value_name = "FILE")]
     pub store_cert_file: Option<PathBuf>,
-    /// Key of the client certificate
+    /// Key of the client certificate; no effect with http
     #[arg(long, global = true, help_heading = COMMON, value_name = "FILE")]
     pub store_key: Option<PathBuf>,
-    /// CA certificates for the store's certificate [default: those of the system]
+    /// CA certificates for the store's certificate; no effect with http [default: those of the system]
     #[arg(long, global = true, help_heading = COMMON, value_name = "FILE")]
     pub store_ca_file: Option<PathBuf>,
-    /// Do not verify the store's certificate
+    /// Do not verify the store's certificate; no effect with http
     #[arg(long, global = true, help_heading = COMMON)]
     pub store_skip_tls_verify: Option<Switch>,
     /// Address of the metrics server, such as 127.0.0.1:9102 [default: none]
@@ -171,15 +172,8 @@ impl CommonArgs {
                 skip_verify: self.store_skip_tls_verify == Some(Switch(true)),
             },
         };
-        match StoreConfig::validate(&options) {
-            Ok(store) => is_supported.then(|| CommonConfig {
-                cluster_name: cluster_name.to_owned(),
-                store,
-                metrics_listen_address: self
-                    .metrics_listen_address
-                    .clone()
-                    .filter(|address| !address.is_empty()),
-            }),
+        let store = match StoreConfig::validate(&options) {
+            Ok(store) => is_supported.then_some(store),
             Err(store_faults) => {
                 let reported = |fault: &ConfigError| matches!(fault, ConfigError::Keys(KeysError::NoClusterName));
                 for fault in store_faults.iter().filter(|fault| !reported(fault)) {
@@ -187,20 +181,57 @@ impl CommonArgs {
                 }
                 None
             }
+        };
+        let metrics_listen_address = Some(given(&self.metrics_listen_address)).filter(|address| !address.is_empty());
+        if let Some(why) = metrics_listen_address.and_then(listen_address_fault) {
+            faults.push(why);
+            return None;
         }
+        Some(CommonConfig {
+            cluster_name: cluster_name.to_owned(),
+            store: store?,
+            metrics_listen_address: metrics_listen_address.map(str::to_owned),
+        })
+    }
+
+    /// Returns the log level (cli 17.2). `stolonctl` only checks it.
+    pub fn log_level(&self, faults: &mut Faults) -> tracing::Level {
+        let Some(name) = self.log_level.as_deref() else {
+            return tracing::Level::INFO;
+        };
+        level_by_name(name).unwrap_or_else(|| {
+            faults.push(format!("log level {name:?} is unknown: use error, warn, info or debug"));
+            tracing::Level::INFO
+        })
+    }
+}
+
+/// Returns why a metrics server can never listen on this address, if so.
+fn listen_address_fault(address: &str) -> Option<String> {
+    let refuse = |why: &dyn fmt::Display| {
+        Some(format!(
+            "--metrics-listen-address {address:?} is not valid: {why}; give host:port or :port"
+        ))
+    };
+    let Some((host, port)) = address.rsplit_once(':') else {
+        return refuse(&"the port is missing");
+    };
+    if !port.bytes().all(|byte| byte.is_ascii_digit()) || port.parse::<u16>().is_err() {
+        return refuse(&"the port is no number from 0 to 65535");
+    }
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let host = bare.unwrap_or(host);
+    let is_every_interface = host.is_empty() && bare.is_none();
+    match check_host(host) {
+        Err(why) if !is_every_interface => refuse(&why),
+        _ => None,
     }
 }
 
 impl DaemonArgs {
     /// Returns the log configuration (cli 2, 17.2). It is usable for the fatal message even when there are errors.
     pub fn log(&self, faults: &mut Faults) -> LogConfig {
-        let level = match self.common.log_level.as_deref() {
-            Some(name) => level_by_name(name).unwrap_or_else(|| {
-                faults.push(format!("log level {name:?} is unknown: use error, warn, info or debug"));
-                tracing::Level::INFO
-            }),
-            None => tracing::Level::INFO,
-        };
+        let level = self.common.log_level(faults);
         let format = match self.log_format.as_deref() {
             None | Some("text") => LogFormat::Text,
             Some("json") => LogFormat::Json,

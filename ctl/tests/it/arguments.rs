@@ -27,6 +27,20 @@ async fn help_and_version_need_no_cluster() {
 }
 
 #[tokio::test]
+async fn the_help_names_options_without_effect() {
+    // cli 2
+    let help = run(&["status", "--help"], &[]).await.stdout;
+    for option in ["--log-level", "--metrics-listen-address"] {
+        let after = help.split(option).nth(1).unwrap_or_default();
+        let text = after.split("--").next().unwrap_or_default();
+        assert!(
+            text.contains("Accepted for compatibility, no effect"),
+            "{option}: {help}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn usage_errors_end_with_status_1() {
     // cli O-6, cli O-21, cli 18.4, cli 18.5
     for (args, words) in [
@@ -79,6 +93,20 @@ async fn common_options_are_validated_before_the_arguments_of_the_command() {
         let endpoints = format!("--store-endpoints={endpoint}");
         let args = ["status", "--cluster-name=c", "--store-backend=etcdv3", &endpoints];
         run(&args, &[]).await.assert_failed_with(&format!("{endpoint:?}"));
+    }
+    let ignored = [
+        (
+            "--log-level=foo",
+            "log level \"foo\" is unknown: use error, warn, info or debug",
+        ),
+        (
+            "--metrics-listen-address=foo",
+            "--metrics-listen-address \"foo\" is not valid",
+        ),
+    ];
+    for (option, words) in ignored {
+        let args = ["status", "--cluster-name=c", "--store-backend=etcdv3", option];
+        run(&args, &[]).await.assert_failed_with(words);
     }
     let zero = [
         "status",

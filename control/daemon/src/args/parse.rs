@@ -49,6 +49,9 @@ pub const CTL: Program = Program {
 /// Deprecated options with the hint of their notice (cli 3). They are hidden from the help.
 const DEPRECATED: [(&str, &str); 2] = [("debug", "use --log-level=debug instead"), ("id", "use --uid instead")];
 
+/// Help of the options of daemons that `stolonctl` accepts, because the reference does (cli 2).
+const NO_EFFECT: &str = "Accepted for compatibility, no effect";
+
 /// The positional arguments that daemons ignore, see `DaemonArgs::ignored`.
 const IGNORED_ARG: &str = "ignored";
 
@@ -147,6 +150,10 @@ pub fn command<T: Parser>(program: Program) -> Command {
         .help("Print the version")
         .help_heading(None);
     with_parser_settings(T::command())
+        .mut_args(|arg| match arg.get_id().as_str() {
+            "log_level" | "metrics_listen_address" if program == CTL => arg.help(NO_EFFECT),
+            _ => arg,
+        })
         .name(program.name)
         .bin_name(program.name)
         .args_override_self(true)

@@ -75,6 +75,23 @@ fn a_store_timeout_of_zero_is_refused() {
 }
 
 #[test]
+fn a_metrics_address_that_can_never_be_one_is_refused() {
+    // cli 17.3
+    for text in ["", ":9102", "127.0.0.1:0", "localhost:9102", "[::1]:9102", "::1:9102"] {
+        let mut given = args("main", "etcdv3");
+        given.metrics_listen_address = Some(text.to_owned());
+        assert_eq!(checked(&given).1, [""; 0], "{text}");
+    }
+    for text in ["foo", "foo:", "127.0.0.1:65536", "300.1.1.1:1", "a b:1", "[]:1", "a:+1"] {
+        let mut given = args("main", "etcdv3");
+        given.metrics_listen_address = Some(text.to_owned());
+        let faults = checked(&given).1;
+        let start = format!("--metrics-listen-address {text:?} is not valid: ");
+        assert!(faults.len() == 1 && faults[0].starts_with(&start), "{faults:?}");
+    }
+}
+
+#[test]
 fn log_options_are_exact_and_debug_overrides() {
     // cli 17.2
     let log = |level: Option<&str>, format: Option<&str>, debug| {
