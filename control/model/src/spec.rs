@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::patch::field_names;
+use crate::spec_names::field_names;
 use crate::{
     ExistingConfig, GoDuration, InvalidSpec, Json, NewConfig, PitrConfig, StandbyConfig, is_zero, string_enum,
 };
