@@ -107,7 +107,7 @@ impl Json {
         Self::parse(to_compact(value).as_bytes()).expect("what was just written is JSON")
     }
 
-    fn type_name(&self) -> &'static str {
+    pub(super) fn type_name(&self) -> &'static str {
         match self {
             Self::Null => "null",
             Self::Bool(_) => "a boolean",

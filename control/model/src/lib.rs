@@ -58,7 +58,7 @@ pub use problem::Problem;
 pub use proxy::{ProxySection, ProxySpec, ProxyStatus};
 pub use server_settings::InvalidServerSettings;
 pub use spec::{AccessMode, ClusterSpec, DEFAULT_MAX_STANDBY_LAG, InitMode, Role, Spec, SpecFields};
-pub use spec_names::unknown_names;
+pub use spec_names::{SpecInput, repeated_members_warning, spec_text_warnings};
 pub use stored::Stored;
 pub use support::NotSupported;
 pub use timestamp::{Timestamp, TimestampError};

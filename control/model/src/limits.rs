@@ -16,14 +16,23 @@ struct Limit {
     field_mut: fn(&mut ClusterSpec) -> &mut Option<GoDuration>,
     /// Nanoseconds.
     min: i64,
-    /// Why smaller values are rejected.
+    /// Why smaller values are rejected, or why they count as `min`.
     too_short: &'static str,
+    /// What happens to a new value below `min`.
+    below_min: BelowMin,
     /// Nanoseconds.
     max: i64,
     /// Why larger values are rejected.
     too_long: &'static str,
     /// What zero means.
     zero: ZeroMeaning,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum BelowMin {
+    Rejected,
+    /// It is stored and counts as the minimum, with a warning: Go stolon accepts it, and does the same.
+    Accepted,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -38,8 +47,9 @@ const LIMITS: [Limit; 9] = [
     Limit {
         field: "sleepInterval",
         field_mut: |spec| &mut spec.sleep_interval,
-        min: 0,
-        too_short: "",
+        min: SECOND / 10,
+        too_short: "keepers and sentinels would read the store without a pause",
+        below_min: BelowMin::Accepted,
         max: HOUR,
         too_long: "keepers and sentinels would react too late",
         zero: ZeroMeaning::ZeroDuration,
@@ -49,6 +59,7 @@ const LIMITS: [Limit; 9] = [
         field_mut: |spec| &mut spec.request_timeout,
         min: SECOND / 2,
         too_short: "PostgreSQL would never answer in time",
+        below_min: BelowMin::Rejected,
         max: HOUR,
         too_long: "a PostgreSQL that hangs would not be noticed",
         zero: ZeroMeaning::ZeroDuration,
@@ -58,6 +69,7 @@ const LIMITS: [Limit; 9] = [
         field_mut: |spec| &mut spec.convergence_timeout,
         min: 2 * SECOND,
         too_short: "no standby would be promoted in time, and masters would be elected without end",
+        below_min: BelowMin::Rejected,
         max: YEAR,
         too_long: NO_TIMEOUT,
         zero: ZeroMeaning::Unlimited,
@@ -67,6 +79,7 @@ const LIMITS: [Limit; 9] = [
         field_mut: |spec| &mut spec.init_timeout,
         min: 5 * SECOND,
         too_short: "no database would be initialised in time, and each would be given up for another",
+        below_min: BelowMin::Rejected,
         max: YEAR,
         too_long: NO_TIMEOUT,
         zero: ZeroMeaning::Unlimited,
@@ -76,6 +89,7 @@ const LIMITS: [Limit; 9] = [
         field_mut: |spec| &mut spec.sync_timeout,
         min: 5 * SECOND,
         too_short: "no standby would be copied in time, and each would be given up for another",
+        below_min: BelowMin::Rejected,
         max: YEAR,
         too_long: NO_TIMEOUT,
         zero: ZeroMeaning::Unlimited,
@@ -85,6 +99,7 @@ const LIMITS: [Limit; 9] = [
         field_mut: |spec| &mut spec.db_wait_ready_timeout,
         min: SECOND,
         too_short: "no PostgreSQL would take connections in time",
+        below_min: BelowMin::Rejected,
         max: YEAR,
         too_long: NO_TIMEOUT,
         zero: ZeroMeaning::Unlimited,
@@ -94,6 +109,7 @@ const LIMITS: [Limit; 9] = [
         field_mut: |spec| &mut spec.fail_interval,
         min: 2 * SECOND,
         too_short: "a keeper has only half of it to start a master, so that no master would ever start",
+        below_min: BelowMin::Rejected,
         max: YEAR,
         too_long: "a failed master would never be replaced",
         zero: ZeroMeaning::ZeroDuration,
@@ -101,8 +117,9 @@ const LIMITS: [Limit; 9] = [
     Limit {
         field: "proxyCheckInterval",
         field_mut: |spec| &mut spec.proxy_check_interval,
-        min: 0,
-        too_short: "",
+        min: SECOND / 20,
+        too_short: "proxies would read the store without a pause",
+        below_min: BelowMin::Accepted,
         max: HOUR / 2,
         too_long: "proxies would renew their leases too rarely",
         zero: ZeroMeaning::ZeroDuration,
@@ -112,6 +129,7 @@ const LIMITS: [Limit; 9] = [
         field_mut: |spec| &mut spec.proxy_timeout,
         min: SECOND,
         too_short: "no proxy would renew its lease in time, and all would stay closed",
+        below_min: BelowMin::Rejected,
         max: HOUR,
         too_long: "after a proxy has died no new master would be published for that long",
         zero: ZeroMeaning::ZeroDuration,
@@ -169,7 +187,8 @@ impl Limit {
 }
 
 impl ClusterSpec {
-    /// Rejects durations out of range, except those that `before` already holds.
+    /// Rejects durations out of range, except those that `before` already holds, and those that are only too short and
+    /// count as the minimum.
     ///
     /// # Errors
     /// The first such duration, with the reason and the allowed range.
@@ -182,7 +201,8 @@ impl ClusterSpec {
             let kept = before
                 .as_mut()
                 .is_some_and(|before| *(limit.field_mut)(before) == Some(value));
-            if let Some((_, why)) = limit.nearest(value).filter(|_| !kept) {
+            let accepted = kept || limit.below_min == BelowMin::Accepted && value.as_nanos() < limit.min;
+            if let Some((_, why)) = limit.nearest(value).filter(|_| !accepted) {
                 return Err(InvalidSpec::new(limit.out_of_range_message(value, why)));
             }
         }
@@ -266,6 +286,7 @@ mod tests {
         assert_eq!(used.request_timeout, Duration::from_millis(500));
         assert_eq!(used.proxy_timeout, Duration::from_secs(1));
         assert_eq!(used.proxy_check_interval, Duration::from_millis(100));
+        assert_eq!(used.sleep_interval, Duration::from_secs(5));
         assert_eq!(to_compact(&stored), text);
         let messages: Vec<String> = stored.clamped().iter().map(Clamped::to_string).collect();
         assert_eq!(messages.len(), 3, "{messages:?}");
@@ -277,6 +298,24 @@ mod tests {
             .resolve()
             .unwrap();
         assert!(longest.proxy_check_interval < longest.proxy_timeout);
+    }
+
+    #[test]
+    fn intervals_that_are_too_short_are_accepted_and_count_as_the_minimum_with_a_warning() {
+        // data-model 12.14
+        let spec = spec(r#""sleepInterval":"0s","proxyCheckInterval":"1ms""#);
+        spec.check_limits(None).unwrap();
+        let messages: Vec<String> = spec.clamped().iter().map(Clamped::to_string).collect();
+        assert_eq!(
+            messages,
+            [
+                "sleepInterval 0s is out of range, using 100ms: keepers and sentinels would read the store without a pause",
+                "proxyCheckInterval 1ms is out of range, using 50ms: proxies would read the store without a pause",
+            ]
+        );
+        let used = spec.resolve().unwrap();
+        assert_eq!(used.sleep_interval, Duration::from_millis(100));
+        assert_eq!(used.proxy_check_interval, Duration::from_millis(50));
     }
 
     #[test]

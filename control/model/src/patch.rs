@@ -10,8 +10,8 @@ pub enum PatchError {
     #[error("invalid patch")]
     Syntax(#[source] JsonError),
     /// The patch is JSON, but not an object.
-    #[error("invalid patch: a JSON object is required")]
-    NoObject,
+    #[error("invalid patch: {0} where a JSON object is required, such as {{\"failInterval\":\"20s\"}}")]
+    NoObject(&'static str),
     /// An unknown directive, or one in a place where it has no meaning.
     #[error("invalid patch: {0}")]
     Directive(String),
@@ -23,13 +23,11 @@ pub enum PatchError {
 /// Applies a patch to a stored spec; the result is not validated.
 ///
 /// # Errors
-/// The patch is not a JSON object (or `null`, which changes nothing), holds an unknown directive, or its result is not
-/// a spec.
+/// The patch is not a JSON object, holds an unknown directive, or its result is not a spec.
 pub fn patch_spec(current: &ClusterSpec, patch: &[u8]) -> Result<ClusterSpec, PatchError> {
     let patch = match Json::parse(patch).map_err(PatchError::Syntax)? {
-        Json::Null => return Ok(current.clone()),
         Json::Object(members) => members,
-        _ => return Err(PatchError::NoObject),
+        other => return Err(PatchError::NoObject(other.type_name())),
     };
     let Json::Object(mut members) = Json::of(current) else {
         unreachable!("a struct is written as an object");

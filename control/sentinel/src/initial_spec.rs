@@ -4,9 +4,9 @@ use std::path::Path;
 
 use base::Chain;
 use daemon::args::{ArgsWarning, Faults};
-use model::{ClusterSpec, InvalidSpec, NotSupported, from_slice, support};
+use model::{ClusterSpec, InvalidSpec, NotSupported, SpecInput, from_slice, spec_text_warnings, support};
 
-/// Reads and validates the file; errors go to `faults` (sentinel L-3). Warns of each parameter that is left out.
+/// Reads and validates the file; errors go to `faults` (sentinel L-3). Warns of what counts otherwise than given.
 pub(crate) fn read(path: &Path, faults: &mut Faults, warnings: &mut Vec<ArgsWarning>) -> Option<ClusterSpec> {
     let mut refuse = |what: &str, why: &(dyn std::error::Error + 'static)| {
         faults.push(format!(
@@ -29,7 +29,10 @@ pub(crate) fn read(path: &Path, faults: &mut Faults, warnings: &mut Vec<ArgsWarn
     }
     match spec.clean_server_settings(None) {
         Ok(left_out) => {
-            warnings.extend(left_out.into_iter().map(|warning| ArgsWarning {
+            let mut found = spec_text_warnings(&text, SpecInput::Whole);
+            found.extend(left_out);
+            found.extend(spec.clamped().iter().map(ToString::to_string));
+            warnings.extend(found.into_iter().map(|warning| ArgsWarning {
                 text: format!("initial cluster config: {warning}"),
                 file: Some(path.to_owned()),
             }));
@@ -55,4 +58,26 @@ enum InvalidInitialSpec {
     /// It requests an unsupported feature.
     #[error("invalid initial cluster")]
     NotSupported(#[source] NotSupported),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_counts_otherwise_than_given_is_a_warning_as_in_stolonctl_init() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text = r#"{"initMode":"new","failIntervall":"4s","maxStandbys":1,"maxStandbys":2,"sleepInterval":"0s"}"#;
+        std::fs::write(file.path(), text).unwrap();
+        let (mut faults, mut warnings) = (Faults::default(), Vec::new());
+        assert!(read(file.path(), &mut faults, &mut warnings).is_some(), "{faults}");
+        let texts: Vec<String> = warnings.into_iter().map(|warning| warning.text).collect();
+        for (text, words) in texts.iter().zip(["\"failIntervall\"", "more than once", "using 100ms"]) {
+            assert!(
+                text.starts_with("initial cluster config: ") && text.contains(words),
+                "{texts:?}"
+            );
+        }
+        assert_eq!(texts.len(), 3, "{texts:?}");
+    }
 }

@@ -8,7 +8,7 @@ use anyhow::bail;
 use base::Chain;
 use daemon::args::Switch;
 use daemon::telemetry::print_stderr;
-use model::{ClusterData, JsonError, Undecidable, to_compact, to_pretty};
+use model::{ClusterData, JsonError, Undecidable, repeated_members_warning, to_compact, to_pretty};
 use store::{Store, Txn, TxnOutcome};
 
 use super::{CommandOutcome, cluster_data, input, print};
@@ -108,6 +108,7 @@ async fn write(store: &Store, args: &WriteArgs) -> anyhow::Result<CommandOutcome
             Txn::new().if_unchanged(&key, revision)
         }
     };
+    input::print_warnings(&Vec::from_iter(repeated_members_warning(&text)));
     input::print_warnings(&spec_warnings(&data));
     // Scripts match this text of the reference, which has no colon before the cause (cli 13.2).
     match store.commit(write.put(&key, to_compact(&data))).await {

@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use anyhow::{Context as _, bail};
 use base::{Clock, RandomBytes};
 use daemon::args::Switch;
-use model::{ClusterData, ClusterSpec, ClusterUid, InitMode, Timestamp, short_uid, to_compact};
+use model::{
+    ClusterData, ClusterSpec, ClusterUid, InitMode, SpecInput, Timestamp, short_uid, spec_text_warnings, to_compact,
+};
 use store::{Store, Txn, TxnOutcome};
 
 use super::confirm::{Confirmation, ask_to_confirm};
-use super::input::SpecInput;
 use super::{CommandOutcome, cluster_data, former_cluster, input, print};
 
 #[derive(Debug, clap::Args)]
@@ -37,6 +38,7 @@ pub(super) async fn run(
         (None, Some(path)) => Some(input::open(path)?.read()?),
         (None, None) => None,
     };
+    let (spec, warnings) = checked_spec(text.as_deref())?;
     let (before, _) = cluster_data::read_unchecked(store).await?;
     if before.is_some() {
         print("WARNING: The current cluster data will be removed")?;
@@ -46,6 +48,7 @@ pub(super) async fn run(
     if let Some(warning) = former.discard_warning().filter(|_| before.is_none()) {
         print(&warning)?;
     }
+    input::print_warnings(&warnings);
     print("WARNING: The databases managed by the keepers will be overwritten depending on the provided cluster spec.")?;
     if args.yes != Some(Switch(true)) && ask_to_confirm(io::stdin().lock(), io::stdout())? == Confirmation::No {
         return Ok(CommandOutcome::Success);
@@ -55,7 +58,6 @@ pub(super) async fn run(
     if before.is_none() && now_there.is_some() {
         bail!("cluster data has appeared meanwhile: look at it, then repeat the command");
     }
-    let (spec, warnings) = checked_spec(text.as_deref())?;
     let uid = ClusterUid::from(short_uid(random.bytes()));
     let data = ClusterData::initial(uid.clone(), Timestamp::from_unix_nanos(clock.wall()), spec);
     let replaced = [&before, &now_there]
@@ -74,8 +76,6 @@ pub(super) async fn run(
         .put(&key, to_compact(&data))
         .put(&store.keys().created(), to_compact(&created));
     commit(store, write).await?;
-    input::warn_about_unknown_fields(text.as_deref().unwrap_or_default(), SpecInput::Whole);
-    input::print_warnings(&warnings);
     Ok(CommandOutcome::Success)
 }
 
@@ -90,8 +90,8 @@ async fn commit(store: &Store, write: Txn) -> anyhow::Result<()> {
     }
 }
 
-/// Decodes and validates the spec that is asked for (cli 7.8, 7.9). Also returns a warning for each parameter that was
-/// left out.
+/// Decodes and validates the spec that is asked for (cli 7.3, 7.4). Also returns warnings about what counts otherwise
+/// than given.
 fn checked_spec(text: Option<&[u8]>) -> anyhow::Result<(ClusterSpec, Vec<String>)> {
     let mut spec = match text {
         Some(text) => input::decode_spec(text)?,
@@ -103,7 +103,9 @@ fn checked_spec(text: Option<&[u8]>) -> anyhow::Result<(ClusterSpec, Vec<String>
     let resolved = spec.resolve().context("invalid cluster spec")?;
     spec.check_limits(None).context("invalid cluster spec")?;
     cluster_data::ensure_supported(&resolved)?;
-    let warnings = spec.clean_server_settings(None).context("invalid cluster spec")?;
+    let mut warnings = spec_text_warnings(text.unwrap_or_default(), SpecInput::Whole);
+    warnings.extend(spec.clean_server_settings(None).context("invalid cluster spec")?);
+    warnings.extend(spec.clamped().iter().map(ToString::to_string));
     Ok((spec, warnings))
 }
 

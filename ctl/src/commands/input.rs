@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
 use daemon::telemetry::print_stderr;
-use model::{ClusterSpec, from_slice, unknown_names};
+use model::{ClusterSpec, from_slice};
 
 /// Longest accepted text: no value in the store may be larger (store S-13).
 const BYTES_MAX: u64 = 8 * 1024 * 1024;
@@ -71,32 +71,6 @@ impl TextSource {
             bail!("cannot read {}: it is larger than any value of the store", self.name);
         }
         Ok(bytes)
-    }
-}
-
-/// How a text changes the cluster spec.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum SpecInput {
-    /// A complete spec that replaces the current one.
-    Whole,
-    /// A JSON merge patch of the current one.
-    Patch,
-}
-
-/// Prints a warning that lists the field names which no cluster spec has. They are ignored (data-model J-7), so without
-/// it a typing error would go unnoticed.
-pub(super) fn warn_about_unknown_fields(text: &[u8], kind: SpecInput) {
-    let mut names = unknown_names(text);
-    if kind == SpecInput::Patch {
-        // `$patch` is the only directive that an accepted patch can contain.
-        names.retain(|name| name.rsplit('.').next() != Some("$patch"));
-    }
-    if !names.is_empty() {
-        let names: Vec<String> = names.iter().map(|name| format!("{name:?}")).collect();
-        print_stderr(format_args!(
-            "WARNING: ignored, since no field of the cluster spec has this name: {}",
-            names.join(", ")
-        ));
     }
 }
 

@@ -3,14 +3,13 @@
 use std::cell::RefCell;
 use std::path::PathBuf;
 
-use anyhow::{Context as _, bail};
-use base::Clock;
+use anyhow::{Context as _, anyhow, bail};
+use base::{Chain, Clock};
 use daemon::args::Switch;
-use model::{ClusterSpec, patch_spec, replace_spec};
+use model::{ClusterSpec, SpecInput, patch_spec, replace_spec, spec_text_warnings};
 use store::Store;
 
 use super::cluster_data::WriteAttempts;
-use super::input::SpecInput;
 use super::{CommandOutcome, cluster_data, input};
 
 #[derive(Debug, clap::Args)]
@@ -55,10 +54,14 @@ pub(super) async fn run(store: &Store, clock: &Clock, args: &Args) -> anyhow::Re
         Ok(())
     })
     .await?;
-    input::warn_about_unknown_fields(&text, kind);
+    input::print_warnings(&spec_text_warnings(&text, kind));
     input::print_warnings(&warnings.into_inner());
     Ok(CommandOutcome::Success)
 }
+
+/// A whole spec names initMode, so a text without it was most likely meant as a patch.
+const PATCH_HINT: &str = " (without --patch the text replaces the whole spec; to change only the fields that it names, \
+                          give --patch)";
 
 /// Returns the new spec if it is valid (data-model 6), and a warning for each parameter that has no effect.
 fn updated_spec(current: &ClusterSpec, text: &[u8], kind: SpecInput) -> anyhow::Result<(ClusterSpec, Vec<String>)> {
@@ -66,7 +69,12 @@ fn updated_spec(current: &ClusterSpec, text: &[u8], kind: SpecInput) -> anyhow::
         SpecInput::Whole => input::decode_spec(text)?,
         SpecInput::Patch => patch_spec(current, text).context("failed to patch cluster spec")?,
     };
-    replace_spec(current, &spec).context("cannot update cluster spec")?;
+    let replaced = replace_spec(current, &spec).context("cannot update cluster spec");
+    if kind == SpecInput::Whole && spec.init_mode.is_none() {
+        replaced.map_err(|why| anyhow!("{}{PATCH_HINT}", Chain(why.as_ref())))?;
+    } else {
+        replaced?;
+    }
     let resolved = spec.resolve().context("cannot update cluster spec")?;
     cluster_data::ensure_supported(&resolved)?;
     let mut warnings = spec
@@ -78,7 +86,6 @@ fn updated_spec(current: &ClusterSpec, text: &[u8], kind: SpecInput) -> anyhow::
 
 #[cfg(test)]
 mod tests {
-    use base::Chain;
     use model::{from_slice, to_compact};
 
     use super::*;
@@ -114,17 +121,30 @@ mod tests {
             refused("{}", SpecInput::Whole)
                 .starts_with("cannot update cluster spec: invalid cluster spec: initMode undefined")
         );
+        for partial in ["{}", r#"{"maxStandbys":3}"#, r#"{"maxStandbys":0}"#] {
+            assert!(
+                refused(partial, SpecInput::Whole).ends_with("give --patch)"),
+                "{partial}"
+            );
+        }
+        let whole = refused(r#"{"initMode":"new","maxStandbys":0}"#, SpecInput::Whole);
+        assert!(!whole.contains("--patch"), "{whole}");
         assert!(refused("null", SpecInput::Whole).contains("null"));
         assert!(refused(r#"{"initMode":"#, SpecInput::Whole).starts_with("failed to unmarshal cluster spec: "));
-        assert!(refused("[]", SpecInput::Patch).starts_with("failed to patch cluster spec: "));
+        for (text, found) in [
+            ("null", "null"),
+            ("[]", "an array"),
+            ("\"x\"", "a string"),
+            ("7", "an integer"),
+        ] {
+            let why = refused(text, SpecInput::Patch);
+            let start = format!("failed to patch cluster spec: invalid patch: {found} where a JSON object is required");
+            assert!(why.starts_with(&start), "{why}");
+        }
         assert!(refused("", SpecInput::Patch).starts_with("failed to patch cluster spec: "));
         assert!(refused(r#"{"maxStandbys":"7"}"#, SpecInput::Patch).contains("maxStandbys"));
         assert!(refused(r#"{"initMode":null}"#, SpecInput::Patch).contains("initMode undefined"));
         assert!(refused(r#"{"synchronousReplication":true}"#, SpecInput::Patch).contains("not supported yet"));
-        assert_eq!(
-            updated(NEW, "null", SpecInput::Patch).unwrap(),
-            r#"{"sleepInterval":"1s","initMode":"new"}"#
-        );
     }
 
     #[test]

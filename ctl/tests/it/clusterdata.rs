@@ -111,6 +111,16 @@ async fn write_accepts_a_spec_that_keepers_apply_in_part_with_a_warning() {
 }
 
 #[tokio::test]
+async fn write_warns_of_members_that_are_given_twice() {
+    let harness = CtlHarness::start().await;
+    let twice = CLUSTER.replacen(r#""formatVersion":1,"#, r#""formatVersion":2,"formatVersion":1,"#, 1);
+    let output = harness.run_with(&["clusterdata", "write"], twice.as_bytes()).await;
+    assert_eq!((output.status, output.stdout.as_str()), (0, WROTE), "{output:?}");
+    output.assert_stderr_has("WARNING: given more than once, keep one of each: \"formatVersion\"");
+    assert_eq!(harness.get().await.as_deref(), Some(CLUSTER));
+}
+
+#[tokio::test]
 async fn write_overwrites_nothing_without_yes() {
     let harness = CtlHarness::with(CLUSTER).await;
     let output = harness.run_with(&["clusterdata", "write"], CLUSTER.as_bytes()).await;

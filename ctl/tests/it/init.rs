@@ -93,9 +93,13 @@ async fn the_spec_comes_from_a_file_or_from_standard_input() {
     assert!(spec(&harness).await.contains(r#""sleepInterval":"7s""#));
     // All of standard input is the spec, so the confirmation finds nothing to read.
     let output = harness
-        .run_with(&["init", "-f", "-"], b"{\"initMode\":\"new\"}\nyes\n")
+        .run_with(&["init", "-f", "-"], b"{\"initMode\":\"new\"}\n")
         .await;
     assert!(output.status == 1 && output.stderr.contains("EOF"), "{output:?}");
+    harness
+        .run_with(&["init", "-f", "-"], b"{\"initMode\":\"new\"}\nyes\n")
+        .await
+        .assert_failed_with("line 2 column 1");
     harness
         .run_with(&["init", "-yf", "-"], br#"{"initMode":"new"}"#)
         .await
@@ -139,12 +143,11 @@ async fn a_bad_spec_writes_nothing() {
         ),
     ] {
         let output = harness.run(&["init", "-y", text]).await;
-        assert_eq!(
-            (output.status, output.stdout.as_str()),
-            (1, OVERWRITTEN),
-            "{text} {output:?}"
-        );
+        assert_eq!((output.status, output.stdout.as_str()), (1, ""), "{text} {output:?}");
         output.assert_stderr_has(words);
+        // The question comes after the check.
+        let asked = harness.run_with(&["init", text], b"yes\n").await;
+        asked.assert_failed_with(words);
     }
     harness
         .run(&["init", "-y", "{}", "{}"])

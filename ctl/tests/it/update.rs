@@ -32,7 +32,7 @@ async fn a_patch_that_changes_nothing_still_writes() {
     let harness = CtlHarness::with(CLUSTER).await;
     let key = harness.store.keys().cluster_data();
     let before = harness.store.get(&key).await.unwrap().unwrap();
-    harness.run(&["update", "--patch", "null"]).await.assert_printed("");
+    harness.run(&["update", "--patch", "{}"]).await.assert_printed("");
     let after = harness.store.get(&key).await.unwrap().unwrap();
     assert_eq!(after.value, before.value);
     assert!(after.mod_revision > before.mod_revision);
@@ -64,6 +64,35 @@ async fn unknown_field_names_are_reported_and_ignored() {
 }
 
 #[tokio::test]
+async fn what_counts_otherwise_than_given_is_a_warning() {
+    let harness = CtlHarness::with(CLUSTER).await;
+    let output = harness
+        .run(&[
+            "update",
+            "-p",
+            r#"{"maxStandbys":1,"maxstandbys":2,"sleepInterval":"0s"}"#,
+        ])
+        .await;
+    assert_eq!((output.status, output.stdout.as_str()), (0, ""), "{output:?}");
+    let lines: Vec<&str> = output.stderr.lines().collect();
+    assert_eq!(
+        lines,
+        [
+            "WARNING: given more than once, keep one of each: \"maxStandbys\"",
+            "WARNING: sleepInterval 0s is out of range, using 100ms: keepers and sentinels would read the store without \
+             a pause",
+        ]
+    );
+    assert!(
+        harness
+            .get()
+            .await
+            .unwrap()
+            .contains(r#""sleepInterval":"0s","maxStandbys":2"#)
+    );
+}
+
+#[tokio::test]
 async fn invalid_updates_are_refused() {
     let harness = CtlHarness::with(CLUSTER).await;
     for (args, words) in [
@@ -74,6 +103,9 @@ async fn invalid_updates_are_refused() {
         (&["update", "{}"], "invalid cluster spec: initMode undefined"),
         (&["update", "null"], "null"),
         (&["update", r#"{"sleepInterval":"10s"}"#], "initMode"),
+        (&["update", r#"{"maxStandbys":3}"#], "give --patch"),
+        (&["update", "-p", "null"], "null where a JSON object is required"),
+        (&["update", "-p", "\"x\""], "a string where a JSON object is required"),
         (
             &[
                 "update",
