@@ -1,4 +1,5 @@
-//! What every other crate builds on: clocks, random bytes, error chains and the masking of passwords.
+//! What every other crate builds on: clocks, random bytes, error chains, the masking of passwords, and checks of hosts and
+//! files that users give.
 
 #![forbid(unsafe_code)]
 
@@ -7,6 +8,7 @@ pub mod clock;
 pub mod host;
 mod random;
 pub mod redact;
+pub mod user_file;
 
 pub use chain::Chain;
 pub use clock::Clock;

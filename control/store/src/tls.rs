@@ -1,11 +1,13 @@
 //! TLS for the connections to the store (store 3.2): CA and client certificates. Connecting is left to `connections`.
 
 use std::{
-    fs, io,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
+use base::user_file::{ReadLimits, read_user_file};
 use rustls::{
     ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -14,6 +16,12 @@ use rustls::{
         CertificateDer, PrivateKeyDer, ServerName, UnixTime,
         pem::{self, PemObject},
     },
+};
+
+/// Many times the certificates of a whole operating system.
+const FILE_LIMITS: ReadLimits = ReadLimits {
+    bytes: 8 << 20,
+    time: Duration::from_secs(10),
 };
 
 /// The store's TLS options as given.
@@ -164,10 +172,13 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    fs::read(path).map_err(|source| TlsError::Read {
-        path: path.to_owned(),
-        source,
-    })
+    match read_user_file(path, FILE_LIMITS) {
+        Ok((text, _)) => Ok(text),
+        Err(source) => Err(TlsError::Read {
+            path: path.to_owned(),
+            source,
+        }),
+    }
 }
 
 /// Accepts any server certificate, for `--store-skip-tls-verify`. Signatures are still verified, so the peer holds the

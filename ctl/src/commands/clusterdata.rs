@@ -1,7 +1,7 @@
 //! `clusterdata read|write`: prints or replaces the whole document, for inspection and for a move to another store (cli
 //! 13).
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use anyhow::bail;
@@ -85,8 +85,8 @@ async fn read(store: &Store, args: &ReadArgs) -> anyhow::Result<CommandOutcome> 
 
 async fn write(store: &Store, args: &WriteArgs) -> anyhow::Result<CommandOutcome> {
     let text = match input::file_option(&args.file) {
-        Some(path) => input::open(path)?.read()?,
-        None => input::open(OsStr::new("-").as_ref())?.read()?,
+        Some(path) => input::read(path)?,
+        None => input::read("-".as_ref())?,
     };
     let data = decode(&text).map_err(|reason| anyhow::anyhow!("invalid cluster data: {reason}"))?;
     let key = store.keys().cluster_data();

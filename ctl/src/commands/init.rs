@@ -35,7 +35,7 @@ pub(super) async fn run(
 ) -> anyhow::Result<CommandOutcome> {
     let text = match (input::optional_argument(&args.spec)?, input::file_option(&args.file)) {
         (Some(argument), _) => Some(argument.as_bytes().to_vec()), // the file is not opened
-        (None, Some(path)) => Some(input::open(path)?.read()?),
+        (None, Some(path)) => Some(input::read(path)?),
         (None, None) => None,
     };
     let (spec, warnings) = checked_spec(text.as_deref())?;

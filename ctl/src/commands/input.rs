@@ -1,16 +1,20 @@
 //! Reads the text that a command works on: an argument, a file, or standard input.
 
 use std::ffi::OsStr;
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
+use base::user_file::{ReadLimits, read_stdin, read_user_file};
 use daemon::telemetry::print_stderr;
 use model::{ClusterSpec, from_slice};
 
-/// Longest accepted text: no value in the store may be larger (store S-13).
-const BYTES_MAX: u64 = 8 * 1024 * 1024;
+/// No value in the store may be larger than 2 MiB (store S-13); an indented text is several times as long. A program that
+/// writes into a pipe may first ask a person for something.
+const LIMITS: ReadLimits = ReadLimits {
+    bytes: 8 << 20,
+    time: Duration::from_secs(300),
+};
 
 /// Returns the argument of `init` and `update`, which take at most one (cli O-25).
 pub(super) fn optional_argument(arguments: &[String]) -> anyhow::Result<Option<&str>> {
@@ -33,45 +37,14 @@ pub(super) fn file_option(file: &Option<PathBuf>) -> Option<&Path> {
     file.as_deref().filter(|path| !path.as_os_str().is_empty())
 }
 
-/// An input that is open but not yet read.
-pub(super) struct TextSource {
-    name: String,
-    reader: Box<dyn Read>,
-}
-
-/// Opens the file with this name; `-` is standard input.
-pub(super) fn open(path: &Path) -> anyhow::Result<TextSource> {
+/// Reads the file with this name; `-` is standard input.
+pub(super) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     if path.as_os_str() == OsStr::new("-") {
-        return Ok(stdin());
+        return read_stdin(LIMITS).context("cannot read standard input");
     }
-    let name = path.display().to_string();
-    let file = File::open(path).with_context(|| format!("cannot read file {name}"))?;
-    Ok(TextSource {
-        name,
-        reader: Box::new(file),
-    })
-}
-
-pub(super) fn stdin() -> TextSource {
-    TextSource {
-        name: "standard input".to_owned(),
-        reader: Box::new(io::stdin()),
-    }
-}
-
-impl TextSource {
-    /// Reads the input to its end.
-    pub(super) fn read(self) -> anyhow::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        let mut bounded = self.reader.take(BYTES_MAX + 1);
-        bounded
-            .read_to_end(&mut bytes)
-            .with_context(|| format!("cannot read {}", self.name))?;
-        if bytes.len() as u64 > BYTES_MAX {
-            bail!("cannot read {}: it is larger than any value of the store", self.name);
-        }
-        Ok(bytes)
-    }
+    let read = read_user_file(path, LIMITS);
+    let (text, _) = read.with_context(|| format!("cannot read file {}", path.display()))?;
+    Ok(text)
 }
 
 /// Prints warnings on standard error, one a line.

@@ -30,7 +30,7 @@ pub(super) async fn run(store: &Store, clock: &Clock, args: &Args) -> anyhow::Re
         (None, None) => bail!("no cluster spec given: give it as an argument or with --file"),
         (Some(_), Some(_)) => bail!("only one of the cluster spec argument and --file may be given"),
         (Some(argument), None) => argument.as_bytes().to_vec(),
-        (None, Some(path)) => input::open(path)?.read()?,
+        (None, Some(path)) => input::read(path)?,
     };
     let kind = if args.patch == Some(Switch(true)) {
         SpecInput::Patch

@@ -2,12 +2,13 @@
 //! `args`.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
+use base::user_file::{ReadLimits, read_user_file};
 use tracing::{info, warn};
 
 /// A password. Its `Debug` output is masked.
@@ -33,8 +34,11 @@ struct LastRead {
     failure: Option<String>,
 }
 
-/// Maximum size of a password file; a longer one was given by mistake.
-const FILE_BYTES_MAX: u64 = 64 << 10;
+/// A longer password file was given by mistake. A pipe is only read at the start.
+const FILE_LIMITS: ReadLimits = ReadLimits {
+    bytes: 64 << 10,
+    time: Duration::from_secs(10),
+};
 
 impl Secret {
     /// Wraps a password.
@@ -122,16 +126,11 @@ impl SecretFile {
 /// Returns text and mode of a password file; a link is followed.
 ///
 /// # Errors
-/// It cannot be read, is not UTF-8, or is larger than 64 KiB.
+/// It cannot be read, is not UTF-8, or exceeds [`FILE_LIMITS`].
 pub fn read_password_file(path: &Path) -> io::Result<(String, u32)> {
-    let file = File::open(path)?;
-    let mode = file.metadata()?.permissions().mode() & 0o7777;
-    let mut text = String::new();
-    let read = file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text);
-    if text.len() as u64 > FILE_BYTES_MAX {
-        return Err(io::Error::other("it is larger than 64 KiB, which no password is"));
-    }
-    read.map(|_| (text, mode))
+    let (text, metadata) = read_user_file(path, FILE_LIMITS)?;
+    let text = String::from_utf8(text).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))?;
+    Ok((text, metadata.permissions().mode() & 0o7777))
 }
 
 /// Returns the password in a file without trailing line breaks.
