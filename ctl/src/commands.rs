@@ -142,17 +142,21 @@ pub(crate) async fn run(args: Args, clock: Clock, random: RandomBytes) -> ExitCo
     }
 }
 
-/// Returns the error and its causes on one line. Appends a hint if the store cannot be reached.
+/// Returns the error and its causes on one line. If the store cannot be reached, these are what was attempted, the
+/// endpoints, and a hint; the key names do not help then, since nothing was sent.
 fn error_line(error: &anyhow::Error) -> String {
-    let causes = Chain(error.as_ref());
     let store = error.chain().find_map(|cause| cause.downcast_ref::<StoreError>());
-    match store {
+    let (limit, endpoints) = match store {
         // A store that returned an error can be reached, so the hint would mislead.
-        Some(error @ StoreError::Unreachable { .. }) if error.etcd_fault().is_none() => {
-            format!("{causes} ({UNREACHABLE_HINT})")
-        }
-        _ => causes.to_string(),
-    }
+        Some(reachable) if reachable.etcd_fault().is_some() => return Chain(error.as_ref()).to_string(),
+        Some(StoreError::Unreachable { limit, source, .. }) => (limit, source),
+        _ => return Chain(error.as_ref()).to_string(),
+    };
+    let attempts = error.chain().take_while(|cause| !cause.is::<StoreError>());
+    let mut parts: Vec<String> = attempts.map(ToString::to_string).collect();
+    parts.push(format!("the store cannot be reached (waited {limit:?})"));
+    parts.extend(endpoints.as_ref().map(ToString::to_string));
+    format!("{} ({UNREACHABLE_HINT})", parts.join(": "))
 }
 
 /// Prints the help of a subcommand, or of the program, on standard output and returns status 0 (cli O-20).

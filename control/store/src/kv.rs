@@ -9,9 +9,17 @@ use crate::requester::{Requester, RetryPolicy, check_size};
 
 /// Reads several ranges at one revision.
 pub(crate) async fn snapshot(requester: &Requester, ranges: &[KeyRange]) -> Result<Snapshot, StoreError> {
-    let names: Vec<String> = ranges.iter().map(ToString::to_string).collect();
     let ops = ranges.iter().map(read_op).collect();
-    read_all(requester, format!("read {}", names.join(", ")), ops).await
+    read_all(requester, read_attempt(ranges), ops).await
+}
+
+/// Returns the name of a read in errors. Who reads many ranges knows which.
+fn read_attempt(ranges: &[KeyRange]) -> String {
+    let names: Vec<String> = ranges.iter().take(2).map(ToString::to_string).collect();
+    match ranges.len().saturating_sub(names.len()) {
+        0 => format!("read {}", names.join(", ")),
+        _ => format!("read {} and {} more", names[0], ranges.len() - 1),
+    }
 }
 
 /// Reads in one transaction, linearizably. The attempt names what is read, for errors.

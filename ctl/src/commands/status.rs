@@ -4,7 +4,7 @@
 mod text;
 mod view;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use base::Chain;
 use daemon::telemetry::print_stderr;
 use model::{Json, KeeperInfo, ProxyInfo, SentinelInfo, from_slice, to_pretty};
@@ -53,7 +53,7 @@ async fn read_status(store: &Store) -> anyhow::Result<Status> {
         KeyRange::Prefix(keys.keeper_infos()),
         KeyRange::Key(keys.created()),
     ];
-    let snapshot = store.snapshot(&targets).await?;
+    let snapshot = store.snapshot(&targets).await.context("cannot read the status")?;
     decode_status(snapshot, keys)
 }
 

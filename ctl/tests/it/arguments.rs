@@ -41,6 +41,21 @@ async fn the_help_names_options_without_effect() {
 }
 
 #[tokio::test]
+async fn the_help_of_the_playground_lists_only_its_own_options() {
+    // cli 19
+    for args in [["playground", "--help"], ["help", "playground"]] {
+        let help = run(&args, &[]).await.stdout;
+        assert!(help.contains("--tour") && help.contains("--usual-ports"), "{help}");
+        assert!(
+            !help.contains("--cluster-name") && !help.contains("Common options"),
+            "{help}"
+        );
+    }
+    let other = run(&["status", "--help"], &[]).await.stdout;
+    assert!(other.contains("--cluster-name"), "{other}");
+}
+
+#[tokio::test]
 async fn usage_errors_end_with_status_1() {
     // cli O-6, cli O-21, cli 18.4, cli 18.5
     for (args, words) in [

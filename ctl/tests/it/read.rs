@@ -162,7 +162,14 @@ async fn every_command_ends_while_the_store_is_unreachable() {
         output.assert_failed_with("cannot be reached");
         output.assert_failed_with(&format!("http://127.0.0.1:{nobody}: "));
         output.assert_failed_with("--store-endpoints");
+        let operation = output.stderr.split(": ").next().unwrap_or_default();
+        assert!(operation.starts_with("cannot "), "{output:?}");
+        assert!(!output.stderr.contains("stolon/cluster/c/"), "{output:?}");
     }
+    let status = stolonctl(&[&["status"], &common[..]].concat(), &[], b"").await;
+    let start =
+        format!("cannot read the status: the store cannot be reached (waited 200ms): http://127.0.0.1:{nobody}: ");
+    assert!(status.stderr.starts_with(&start), "{status:?}");
     let output = stolonctl(&[&["status", "-fjson"], &common[..]].concat(), &[], b"").await;
     assert!(
         output.status == 1 && output.stdout.contains("cannot be reached"),

@@ -10,7 +10,7 @@ use clap::builder::ValueParser;
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, Command, Parser};
 
-use super::Switch;
+use super::{COMMON, Switch};
 use crate::telemetry;
 
 /// The version set at build time, or a text for a build without one (cli 16).
@@ -149,7 +149,7 @@ pub fn command<T: Parser>(program: Program) -> Command {
         .action(ArgAction::Version)
         .help("Print the version")
         .help_heading(None);
-    with_parser_settings(T::command())
+    let command = with_parser_settings(T::command())
         .mut_args(|arg| match arg.get_id().as_str() {
             "log_level" | "metrics_listen_address" if program == CTL => arg.help(NO_EFFECT),
             _ => arg,
@@ -160,7 +160,22 @@ pub fn command<T: Parser>(program: Program) -> Command {
         .disable_version_flag(true)
         .version(concat!("version ", env!("STOLON_VERSION_TEXT")))
         .arg(version)
-        .max_term_width(110)
+        .max_term_width(110);
+    without_common_options(command, "playground")
+}
+
+/// Hides the common options from the help of a subcommand that uses none of them.
+fn without_common_options(mut command: Command, subcommand: &str) -> Command {
+    if command.find_subcommand(subcommand).is_none() {
+        return command;
+    }
+    command.build(); // this adds the common options to the subcommands
+    command.mut_subcommand(subcommand, |unneeded| {
+        unneeded.mut_args(|arg| {
+            let is_common = arg.get_help_heading() == Some(COMMON);
+            arg.hide(is_common)
+        })
+    })
 }
 
 fn with_parser_settings(command: Command) -> Command {
