@@ -182,6 +182,9 @@ const BAD: &[(&str, &str, &str)] = &[
     ),
     ("store-ca-file", "/no/such/file", "read /no/such/file"),
     ("store-skip-tls-verify", "maybe", SWITCH),
+    ("metrics-listen-address", "9102", "give host:port or :port"),
+    ("metrics-listen-address", ":65536", "give host:port or :port"),
+    ("store-endpoints", "127.0.0.1", "takes http://host:port"),
     ("log-level", "loud", "use error, warn, info or debug"),
     ("log-level", "", "use error, warn, info or debug"),
     ("log-format", "xml", "use text, json or tab"),
@@ -189,8 +192,8 @@ const BAD: &[(&str, &str, &str)] = &[
     ("debug", "maybe", SWITCH),
 ];
 
-/// Options that take any text. An invalid address for metrics is found when it is bound, see `tests/it/starting.rs`.
-const ANY_TEXT: [&str; 3] = ["store-prefix", "kube-resource-kind", "metrics-listen-address"];
+/// Options that take any text.
+const ANY_TEXT: [&str; 2] = ["store-prefix", "kube-resource-kind"];
 
 /// Returns the error for an option, from the parser or from the validation.
 fn errors_for(option: &str, value: &str) -> Vec<String> {

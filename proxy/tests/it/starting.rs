@@ -42,7 +42,7 @@ fn bad_options_are_named_and_end_with_status_1() {
     for address in ["somewhere", "127.0.0.1", "127.0.0.1:65536", "localhost:http"] {
         assert_refused(
             &[&format!("--metrics-listen-address={address}")],
-            "give --metrics-listen-address a free address, host:port or :port",
+            "give host:port or :port",
         );
     }
 }
