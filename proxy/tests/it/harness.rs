@@ -1,10 +1,11 @@
 //! The harness of this test binary: a private etcd, masters that answer with their name, a stolon-proxy, and what a
 //! sentinel would write.
 
-use std::net::SocketAddr;
+mod client;
+mod master;
+
 use std::process::Command;
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use base::clock::Boottime;
@@ -21,9 +22,10 @@ use stolon_tests::wait::{eventually, now};
 use store::{Revision, Store};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
-use tokio_util::task::AbortOnDropHandle;
+use tokio::net::TcpStream;
+
+pub(crate) use self::client::Client;
+pub(crate) use self::master::{LATE, Master};
 
 /// Proxy timeout of tests that are not about the end of a lease: no busy machine delays check-ins for that long.
 pub(crate) const STEADY_LEASE: Duration = Duration::from_secs(120);
@@ -188,124 +190,6 @@ impl ProxyHarness {
     }
 }
 
-/// The answer of a master after another one has been published. No client may receive it.
-pub(crate) const LATE: u8 = b'!';
-
-/// A server that answers every `?` with its name, unless it holds its answers, and echoes everything else.
-pub(crate) struct Master {
-    pub(crate) db: String,
-    /// The advertised address.
-    pub(crate) host: String,
-    pub(crate) port: u16,
-    shared: Arc<MasterState>,
-    _task: AbortOnDropHandle<()>,
-}
-
-struct MasterState {
-    name: AtomicU8,
-    questions: AtomicU64,
-    open: AtomicUsize,
-    answers_held: watch::Sender<bool>,
-}
-
-impl Master {
-    pub(crate) async fn start(name: u8) -> Self {
-        Self::start_at(name, ([127, 0, 0, 1], 0).into()).await
-    }
-
-    /// Starts one on this address and port.
-    pub(crate) async fn start_at(name: u8, address: SocketAddr) -> Self {
-        let listener = TcpListener::bind(address).await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let shared = Arc::new(MasterState {
-            name: AtomicU8::new(name),
-            questions: AtomicU64::new(0),
-            open: AtomicUsize::new(0),
-            answers_held: watch::Sender::new(false),
-        });
-        let task = tokio::spawn(serve(listener, Arc::clone(&shared)));
-        let db = format!("db{}", char::from(name).to_lowercase());
-        Self {
-            db,
-            host: "127.0.0.1".to_owned(),
-            port,
-            shared,
-            _task: AbortOnDropHandle::new(task),
-        }
-    }
-
-    /// Sets the answer.
-    pub(crate) fn answer_with(&self, name: u8) {
-        self.shared.name.store(name, Ordering::SeqCst);
-    }
-
-    /// Sets whether it holds its answers back.
-    pub(crate) fn hold_answers(&self, silent: bool) {
-        self.shared.answers_held.send_replace(silent);
-    }
-
-    /// Number of questions received.
-    pub(crate) fn questions(&self) -> u64 {
-        self.shared.questions.load(Ordering::SeqCst)
-    }
-
-    /// Number of open connections.
-    pub(crate) fn connections(&self) -> usize {
-        self.shared.open.load(Ordering::SeqCst)
-    }
-
-    pub(crate) async fn wait_for_connections(&self, connections: usize) {
-        eventually(
-            format!("{connections} connections to {}", self.db),
-            SHORT_TIMEOUT,
-            async || {
-                let open = self.connections();
-                if open == connections { Ok(()) } else { Err(open) }
-            },
-        )
-        .await;
-    }
-}
-
-async fn serve(listener: TcpListener, answers: Arc<MasterState>) {
-    let mut connections = tokio::task::JoinSet::new();
-    loop {
-        let Ok((client, _)) = listener.accept().await else {
-            continue;
-        };
-        while connections.try_join_next().is_some() {}
-        answers.open.fetch_add(1, Ordering::SeqCst);
-        let answers = Arc::clone(&answers);
-        connections.spawn(async move {
-            // How a connection ends is checked by the tests.
-            let _ = answer(client, &answers).await;
-            answers.open.fetch_sub(1, Ordering::SeqCst);
-        });
-    }
-}
-
-async fn answer(mut client: TcpStream, answers: &MasterState) -> std::io::Result<()> {
-    client.set_nodelay(true)?;
-    let mut silent = answers.answers_held.subscribe();
-    let mut buffer = vec![0; 64 * 1024];
-    loop {
-        let read = client.read(&mut buffer).await?;
-        if read == 0 {
-            return client.shutdown().await;
-        }
-        let questions = buffer[..read].iter().filter(|byte| **byte == b'?').count();
-        answers.questions.fetch_add(questions as u64, Ordering::SeqCst);
-        // An error means that the master was dropped, and this task with it.
-        let _ = silent.wait_for(|silent| !silent).await;
-        let name = answers.name.load(Ordering::SeqCst);
-        buffer[..read]
-            .iter_mut()
-            .filter(|byte| **byte == b'?')
-            .for_each(|byte| *byte = name);
-        client.write_all(&buffer[..read]).await?;
-    }
-}
-
 /// A running stolon-proxy.
 pub(crate) struct Proxy {
     pub(crate) process: Process,
@@ -464,44 +348,4 @@ pub(crate) fn sum(scraped: &str, name: &str) -> f64 {
     series
         .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
         .sum()
-}
-
-/// A client of the proxy.
-#[derive(Debug)]
-pub(crate) struct Client {
-    pub(crate) socket: TcpStream,
-}
-
-impl Client {
-    /// Connects to this local port.
-    pub(crate) async fn connect(port: u16) -> std::io::Result<Self> {
-        let socket = TcpStream::connect(("127.0.0.1", port)).await?;
-        socket.set_nodelay(true)?;
-        Ok(Self { socket })
-    }
-
-    /// Asks the master for its name; `None` if the connection has ended.
-    pub(crate) async fn ask(&mut self) -> std::io::Result<Option<u8>> {
-        self.socket.write_all(b"?").await?;
-        self.answer().await
-    }
-
-    /// Returns the next byte of an answer; `None` if the connection has ended in order.
-    pub(crate) async fn answer(&mut self) -> std::io::Result<Option<u8>> {
-        let mut answer = [0];
-        let read = tokio::time::timeout(SHORT_TIMEOUT, self.socket.read(&mut answer))
-            .await
-            .expect("an answer in time")?;
-        Ok((read > 0).then_some(answer[0]))
-    }
-
-    /// Waits until the connection has ended, and returns what arrived before.
-    pub(crate) async fn read_to_end(mut self) -> Vec<u8> {
-        let mut rest = Vec::new();
-        // A reset is an end as well.
-        let _ = tokio::time::timeout(SHORT_TIMEOUT, self.socket.read_to_end(&mut rest))
-            .await
-            .expect("an end in time");
-        rest
-    }
 }
