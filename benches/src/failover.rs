@@ -189,14 +189,7 @@ pub async fn run(event: FailureEvent, setting: Scenario) -> anyhow::Result<Failo
         wait_other_postmaster(&cluster, old_server, limit).await;
     }
     writers.wait_each_client_commits(ROWS_WHEN_RECOVERED).await;
-    let after_store = store_back.and_then(|back| {
-        let first = writers
-            .stats()
-            .iter()
-            .filter_map(|stats| stats.first_resumed_after(back))
-            .max();
-        first.map(|first| first.since(back))
-    });
+    let after_store = store_back.and_then(|back| time_to_resume(&writers, back));
     let commit_to_byte = commit.and_then(|commit| first_byte.first_after(commit));
 
     let stats = writers.stop();
@@ -225,6 +218,13 @@ pub async fn run(event: FailureEvent, setting: Scenario) -> anyhow::Result<Failo
         commit_to_byte,
         after_store,
     })
+}
+
+/// Returns how long after `back` the last client that was disconnected had its first row.
+fn time_to_resume(writers: &Writers, back: Boottime) -> Option<Duration> {
+    let stats = writers.stats();
+    let resumed = stats.iter().filter_map(|stats| stats.first_resumed_after(back));
+    resumed.max().map(|last| last.since(back))
 }
 
 /// Returns how often each error happened to a client.

@@ -15,6 +15,68 @@ use stolon_tests::test_dir::TestDir;
 use stolon_tests::wait::eventually;
 use tokio_postgres::Config;
 
+/// The sentinel starts and becomes leader.
+const SENTINEL_LEADS: &[&str] = &[
+    "sentinel id id=*",
+    "Trying to acquire sentinels leadership",
+    "sentinel leadership acquired",
+];
+
+/// The first keeper initialises its database and becomes master.
+const FIRST_KEEPER_INITIALISES: &[&str] = &[
+    "exclusive lock on data dir taken",
+    "keeper uid uid=postgres0",
+    "stopping database",
+    "our keeper data is not available, waiting for it to appear",
+    "current db UID different than cluster data db UID db= cdDB=*",
+    "initializing the database cluster",
+    "starting database",
+    "setting roles",
+    "setting superuser password",
+    "superuser password set",
+    "creating replication role",
+    "replication role created role=repluser",
+    "stopping database",
+    "our db requested role is master",
+    "starting database",
+    "already master",
+    "postgres parameters changed, reloading postgres instance",
+    "reloading database configuration",
+];
+
+/// The sentinel chooses the first keeper.
+const SENTINEL_INITIALISES: &[&str] = &[
+    "trying to find initial master",
+    "initializing cluster keeper=postgres0",
+    "received db state for unexpected db uid receivedDB= db=*",
+    "waiting for db db=* keeper=postgres0",
+    "db initialized db=* keeper=postgres0",
+];
+
+/// The second keeper becomes a standby.
+const SECOND_KEEPER_COPIES: &[&str] = &[
+    "exclusive lock on data dir taken",
+    "keeper uid uid=postgres1",
+    "stopping database",
+    "our keeper data is not available, waiting for it to appear",
+    "current db UID different than cluster data db UID db= cdDB=*",
+    "database cluster not initialized",
+    "our db requested role is standby followedDB=*",
+    "running pg_basebackup",
+    "sync succeeded",
+    "starting database",
+    "our db requested role is standby followedDB=*",
+    "already standby",
+];
+
+/// The sentinel replaces the failed master.
+const SENTINEL_ELECTS: &[&str] = &[
+    "no keeper info available db=* keeper=postgres0",
+    "master db is failed db=* keeper=postgres0",
+    "trying to find a standby to replace failed master",
+    "electing db as the new master db=* keeper=postgres1",
+];
+
 /// The programs of the walk-through, each started in the same directory with the options of the page.
 struct WalkThrough {
     dir: TestDir,
@@ -81,21 +143,7 @@ async fn the_walk_through_works_command_by_command_with_its_messages() {
         .user()
         .map_or_else(current_user, |user| user.name.clone());
 
-    // Initialize the cluster
-    let mut init = walk_through.command("stolonctl", "--cluster-name stolon-cluster --store-backend=etcdv3 init");
-    let mut init = init
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    std::io::Write::write_all(&mut init.stdin.take().unwrap(), b"yes\n").unwrap();
-    let output = init.wait_with_output().unwrap();
-    assert!(output.status.success());
-    let output = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(
-        output.contains("Are you sure you want to continue? [yes/no]"),
-        "{output}"
-    );
+    confirm_init(&walk_through);
 
     // Start a sentinel
     let sentinel = walk_through.start(
@@ -103,53 +151,12 @@ async fn the_walk_through_works_command_by_command_with_its_messages() {
         "stolon-sentinel",
         "--cluster-name stolon-cluster --store-backend=etcdv3",
     );
-    wait_for_messages(
-        &sentinel,
-        &[
-            "sentinel id id=*",
-            "Trying to acquire sentinels leadership",
-            "sentinel leadership acquired",
-        ],
-    )
-    .await;
+    wait_for_messages(&sentinel, SENTINEL_LEADS).await;
 
     // Launch first keeper
     let mut postgres0 = walk_through.keeper("postgres0", &pg0);
-    wait_for_messages(
-        &postgres0,
-        &[
-            "exclusive lock on data dir taken",
-            "keeper uid uid=postgres0",
-            "stopping database",
-            "our keeper data is not available, waiting for it to appear",
-            "current db UID different than cluster data db UID db= cdDB=*",
-            "initializing the database cluster",
-            "starting database",
-            "setting roles",
-            "setting superuser password",
-            "superuser password set",
-            "creating replication role",
-            "replication role created role=repluser",
-            "stopping database",
-            "our db requested role is master",
-            "starting database",
-            "already master",
-            "postgres parameters changed, reloading postgres instance",
-            "reloading database configuration",
-        ],
-    )
-    .await;
-    wait_for_messages(
-        &sentinel,
-        &[
-            "trying to find initial master",
-            "initializing cluster keeper=postgres0",
-            "received db state for unexpected db uid receivedDB= db=*",
-            "waiting for db db=* keeper=postgres0",
-            "db initialized db=* keeper=postgres0",
-        ],
-    )
-    .await;
+    wait_for_messages(&postgres0, FIRST_KEEPER_INITIALISES).await;
+    wait_for_messages(&sentinel, SENTINEL_INITIALISES).await;
 
     // Start a proxy
     let proxy = walk_through.start(
@@ -163,10 +170,7 @@ async fn the_walk_through_works_command_by_command_with_its_messages() {
 
     // Connect to the proxy service; create a test table and insert a row
     let through = config(&port, &os_user);
-    let session = eventually("a session", LONG_TIMEOUT, async || {
-        SqlClient::connect(&through).await.map_err(error_text)
-    })
-    .await;
+    let session = connect(&through).await;
     session
         .run("create table test (id int primary key not null, value text not null)")
         .await
@@ -176,24 +180,7 @@ async fn the_walk_through_works_command_by_command_with_its_messages() {
 
     // Start another keeper
     let postgres1 = walk_through.keeper("postgres1", &pg1);
-    wait_for_messages(
-        &postgres1,
-        &[
-            "exclusive lock on data dir taken",
-            "keeper uid uid=postgres1",
-            "stopping database",
-            "our keeper data is not available, waiting for it to appear",
-            "current db UID different than cluster data db UID db= cdDB=*",
-            "database cluster not initialized",
-            "our db requested role is standby followedDB=*",
-            "running pg_basebackup",
-            "sync succeeded",
-            "starting database",
-            "our db requested role is standby followedDB=*",
-            "already standby",
-        ],
-    )
-    .await;
+    wait_for_messages(&postgres1, SECOND_KEEPER_COPIES).await;
     let standby = config(&pg1, &os_user);
     eventually("the row on the standby", LONG_TIMEOUT, async || {
         let sql = SqlClient::connect(&standby).await.map_err(error_text)?;
@@ -207,25 +194,12 @@ async fn the_walk_through_works_command_by_command_with_its_messages() {
     walk_through.leftovers.record(&pgdata);
     postgres0.kill();
     assert!(leftovers::postmaster(&pgdata).is_some());
-    wait_for_messages_after(
-        &sentinel,
-        log_length,
-        &[
-            "no keeper info available db=* keeper=postgres0",
-            "master db is failed db=* keeper=postgres0",
-            "trying to find a standby to replace failed master",
-            "electing db as the new master db=* keeper=postgres1",
-        ],
-    )
-    .await;
+    wait_for_messages_after(&sentinel, log_length, SENTINEL_ELECTS).await;
     eventually("the session to be closed", SHORT_TIMEOUT, async || {
         check(session.is_closed(), || "it is open".to_owned())
     })
     .await;
-    let session = eventually("another session", LONG_TIMEOUT, async || {
-        SqlClient::connect(&through).await.map_err(error_text)
-    })
-    .await;
+    let session = connect(&through).await;
     assert_eq!(
         session.value("select value from test where id = 1").await.unwrap(),
         "value1"
@@ -245,6 +219,31 @@ async fn the_walk_through_works_command_by_command_with_its_messages() {
             .map_err(error_text)
     })
     .await;
+}
+
+/// Initializes the cluster, and answers the question whether to.
+fn confirm_init(walk_through: &WalkThrough) {
+    let mut init = walk_through.command("stolonctl", "--cluster-name stolon-cluster --store-backend=etcdv3 init");
+    let mut init = init
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::io::Write::write_all(&mut init.stdin.take().unwrap(), b"yes\n").unwrap();
+    let output = init.wait_with_output().unwrap();
+    assert!(output.status.success());
+    let output = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        output.contains("Are you sure you want to continue? [yes/no]"),
+        "{output}"
+    );
+}
+
+async fn connect(through: &Config) -> SqlClient {
+    eventually("a session", LONG_TIMEOUT, async || {
+        SqlClient::connect(through).await.map_err(error_text)
+    })
+    .await
 }
 
 fn config(port: &Port, user: &str) -> Config {
