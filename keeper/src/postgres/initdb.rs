@@ -10,8 +10,8 @@ use tracing::{debug, warn};
 use crate::postgres::data::changes::DataChanges;
 use crate::postgres::data::data_build::DataBuild;
 use crate::postgres::data::file_error::FileError;
-use crate::postgres::data::files;
 use crate::postgres::data::owned_dirs::OwnedDirs;
+use crate::postgres::data::whole_files;
 use crate::postgres::instance::Instance;
 use crate::postgres::programs::command::{self, CommandError};
 use crate::postgres::programs::environment;
@@ -51,7 +51,7 @@ pub async fn run(
         let dir = config.scratch_dir().to_owned();
         let write = move |_: &Path| {
             let write = || {
-                let mut file = files::temporary(&dir, "initdb".as_ref())?;
+                let mut file = whole_files::temporary(&dir, "initdb".as_ref())?;
                 writeln!(file, "{password}")?;
                 Ok(file)
             };

@@ -22,6 +22,7 @@ use crate::postgres::data::access::DataAccess;
 use crate::postgres::data::changes::DataChanges;
 use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::files;
+use crate::postgres::data::lock_files;
 use crate::postgres::data::owned_dirs::OwnedDirs;
 use crate::postgres::data::previous_data::{self, ClearOutcome};
 use crate::postgres::programs::command;
@@ -209,7 +210,7 @@ impl Instance {
     /// Whether the server's lock file reports that it accepts connections. A server that does not accept them logs
     /// every attempt.
     pub async fn reports_ready(&self) -> Result<bool, FileError> {
-        let lock = self.access.read(files::pid_file).await?;
+        let lock = self.access.read(lock_files::pid_file).await?;
         Ok(lock.and_then(|lock| lock.status).as_deref() == Some("ready"))
     }
 

@@ -12,8 +12,9 @@ use crate::postgres::client::sql_error::SqlError;
 use crate::postgres::config::conf::{self, Parameters};
 use crate::postgres::data::access::DataAccess;
 use crate::postgres::data::file_error::FileError;
-use crate::postgres::data::files::{self, OldestWal};
 use crate::postgres::data::history::{self, Ancestor, HistoryFileError};
+use crate::postgres::data::wal_segments;
+use crate::postgres::data::wal_segments::OldestWal;
 use crate::postgres::instance::Instance;
 use crate::postgres::programs::wal_end::WalEndError;
 use crate::postgres::server::position::{self, PositionError, Timeline};
@@ -256,7 +257,7 @@ impl Observation {
 }
 
 async fn oldest_wal(access: &DataAccess) -> Option<String> {
-    match access.read(files::oldest_wal).await {
+    match access.read(wal_segments::oldest_wal).await {
         Ok(OldestWal::File(name)) => Some(name),
         Ok(OldestWal::NoneThere) => None,
         Ok(OldestWal::OtherSize { bytes }) => {

@@ -10,7 +10,7 @@ use tempfile::NamedTempFile;
 
 use crate::postgres::config::credentials::Login;
 use crate::postgres::data::file_error::FileError;
-use crate::postgres::data::files;
+use crate::postgres::data::whole_files;
 
 /// Address of an instance, as it is advertised.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,7 +78,7 @@ pub fn write_passfile(path: &Path, login: &Login) -> Result<(), FileError> {
     if is_private && fs::read(path).is_ok_and(|content| content == line.as_bytes()) {
         return Ok(());
     }
-    files::write_atomically(path, line.as_bytes())
+    whole_files::write_atomically(path, line.as_bytes())
 }
 
 /// Returns the connection string of a program that copies from `source`; its password goes into a
@@ -107,7 +107,7 @@ impl LibpqPasswordFile {
         let Some(password) = login.password() else {
             return Ok(None);
         };
-        let mut file = files::temporary(dir, "pgpass".as_ref())?;
+        let mut file = whole_files::temporary(dir, "pgpass".as_ref())?;
         let (host, port) = (escape_field(&source.host), escape_field(&source.port));
         file.write_all(passfile_line(&host, &port, &login.user, &password).as_bytes())?;
         Ok(Some(Self(file)))

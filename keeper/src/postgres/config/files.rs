@@ -11,6 +11,7 @@ use crate::postgres::config::instance::InstanceConfig;
 use crate::postgres::config::pinned;
 use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::files;
+use crate::postgres::data::whole_files;
 
 /// Contents of the generated files.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -37,12 +38,12 @@ impl ConfigFiles {
         match mode {
             StartMode::Normal => {
                 let text = conf::render(&parameters, &self.recovery);
-                files::write_atomically(&data.join(conf::FILE), text.as_bytes())?;
+                whole_files::write_atomically(&data.join(conf::FILE), text.as_bytes())?;
             }
             StartMode::Temporary => {
                 let has_file = data.join(conf::FILE).exists();
                 let text = conf::render_temporary(has_file, &parameters, &self.recovery);
-                files::write_atomically(&data.join(conf::TEMPORARY_FILE), text.as_bytes())?;
+                whole_files::write_atomically(&data.join(conf::TEMPORARY_FILE), text.as_bytes())?;
             }
         }
         write_hba(data, &self.hba)?;
@@ -62,5 +63,5 @@ impl ConfigFiles {
 
 /// Writes `pg_hba.conf` only.
 pub(crate) fn write_hba(data: &Path, lines: &[String]) -> Result<(), FileError> {
-    files::write_atomically(&data.join(hba::FILE), hba::render(lines).as_bytes())
+    whole_files::write_atomically(&data.join(hba::FILE), hba::render(lines).as_bytes())
 }

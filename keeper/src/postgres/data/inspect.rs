@@ -51,6 +51,14 @@ pub fn entries(dir: &Path) -> Result<Vec<PathBuf>, FileError> {
         .map_err(FileError::new("list", dir))
 }
 
+/// Returns the names in a directory that are valid UTF-8; none if it does not exist.
+pub fn file_names(dir: &Path) -> Result<Vec<String>, FileError> {
+    let names = entries(dir)?.into_iter();
+    Ok(names
+        .filter_map(|path| path.file_name()?.to_str().map(str::to_owned))
+        .collect())
+}
+
 /// Whether a directory can be renamed as a whole: it is not a link, and not a mount point as far as its device shows.
 pub fn is_movable(dir: &Path) -> bool {
     let parent = dir.parent().and_then(|parent| fs::metadata(parent).ok());

@@ -8,7 +8,6 @@ use base::Chain;
 
 use crate::external_dirs::{ExternalDir, ExternalDirFacts, ExternalDirKind};
 use crate::postgres::data::file_error::FileError;
-use crate::postgres::data::files;
 use crate::postgres::data::identity::DirIdentity;
 use crate::postgres::data::inspect;
 use crate::postgres::data::links::{self, locations, version_directory};
@@ -16,6 +15,7 @@ use crate::postgres::data::owned_dirs::{NEW_KIND, OwnedDirs};
 use crate::postgres::data::owned_record::TablespaceDir;
 use crate::postgres::data::trees;
 use crate::postgres::data::usage;
+use crate::postgres::data::whole_files;
 
 /// Returns the tablespace directories that PGDATA links to, without in-place ones.
 pub fn linked(data: &Path) -> Result<Vec<TablespaceDir>, FileError> {
@@ -334,7 +334,7 @@ pub(crate) fn unusable_facts(why: &FileError) -> ExternalDirFacts {
 fn probe(owned: &OwnedDirs, dir: &Path, known_as: &Path) -> Result<SharedDirProbe, FileError> {
     let name = owned.name(&format!("probe.{}", owned.random_name()));
     let path = dir.join(&name);
-    files::write_atomically(&path, b"")?;
+    whole_files::write_atomically(&path, b"")?;
     Ok(SharedDirProbe {
         path_on_source: known_as.join(name).to_string_lossy().into_owned(),
         path,

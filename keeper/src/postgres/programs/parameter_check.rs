@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use crate::postgres::config::conf::{self, Parameters, Recovery};
 use crate::postgres::config::pinned;
 use crate::postgres::data::file_error::FileError;
-use crate::postgres::data::files;
+use crate::postgres::data::whole_files;
 use crate::postgres::programs::command::{self, CommandError};
 use crate::postgres::programs::environment;
 use crate::postgres::programs::installation::Programs;
@@ -112,7 +112,7 @@ async fn write_scratch_file(
 ) -> Result<tempfile::NamedTempFile, ParameterCheckError> {
     let write = spawn_blocking(move || {
         let write = || {
-            let mut file = files::temporary(&dir, SCRATCH.as_ref())?;
+            let mut file = whole_files::temporary(&dir, SCRATCH.as_ref())?;
             file.write_all(text.as_bytes())?;
             Ok(file)
         };

@@ -7,7 +7,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::postgres::data::file_error::FileError;
-use crate::postgres::data::files::{self, SocketLock};
+use crate::postgres::data::lock_files;
+use crate::postgres::data::lock_files::SocketLock;
+use crate::postgres::data::whole_files;
 use crate::postgres::server::process;
 
 /// Why the port is not usable.
@@ -58,8 +60,8 @@ pub fn check(listen_addresses: &str, port: u16, socket_dir: &str) -> Result<(), 
 /// Fails if another server's socket for this port is in this directory.
 pub fn check_socket(dir: &str, port: u16) -> Result<(), PortError> {
     let lock = Path::new(dir).join(format!(".s.PGSQL.{port}.lock"));
-    match files::socket_lock(&lock) {
-        Ok(Some(held)) if is_stale(&held, &lock) => Ok(files::remove_if_there(&lock)?),
+    match lock_files::socket_lock(&lock) {
+        Ok(Some(held)) if is_stale(&held, &lock) => Ok(whole_files::remove_if_there(&lock)?),
         Ok(Some(held)) if process::exists(held.pid) => Err(PortError::SocketTaken {
             port,
             pid: Some(held.pid),

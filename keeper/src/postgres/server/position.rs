@@ -8,8 +8,8 @@ use model::Lsn;
 
 use crate::postgres::data::access::DataAccess;
 use crate::postgres::data::file_error::FileError;
-use crate::postgres::data::files;
 use crate::postgres::data::history::{self, Ancestor, HistoryFileError};
+use crate::postgres::data::inspect;
 use crate::postgres::data::wal_layout::{WalLayout, segment_name};
 use crate::postgres::programs::command::CommandError;
 use crate::postgres::programs::installation::Programs;
@@ -136,7 +136,7 @@ fn unless_timeout(found: Result<Option<Lsn>, WalEndError>) -> Result<Option<Opti
 
 /// Returns the timelines after `known` that descend from it and whose history files exist, latest first.
 fn later_timelines(data: &Path, known: u64) -> Result<Vec<Timeline>, PositionError> {
-    let names = files::file_names(&data.join("pg_wal"))?;
+    let names = inspect::file_names(&data.join("pg_wal"))?;
     let mut ids: Vec<u64> = names
         .iter()
         .filter_map(|name| name.strip_suffix(".history"))
@@ -169,7 +169,7 @@ const SEGMENTS_MAX: usize = 3;
 /// Returns the start positions of the most recently written segments of a timeline.
 fn newest_segments(data: &Path, timeline: u64, layout: WalLayout) -> Result<Vec<Lsn>, PositionError> {
     let dir = data.join("pg_wal");
-    let mut written: Vec<(SystemTime, Lsn)> = files::file_names(&dir)?
+    let mut written: Vec<(SystemTime, Lsn)> = inspect::file_names(&dir)?
         .iter()
         .filter_map(|name| {
             let start = segment_start(name, timeline, layout)?;

@@ -13,8 +13,8 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal, test_kill_process};
 
 use crate::postgres::data::file_error::FileError;
-use crate::postgres::data::files;
 use crate::postgres::data::identity::FileId;
+use crate::postgres::data::lock_files;
 
 /// A process, held by a pidfd so that a reused process id is not mistaken for it (pidfd_open(2), Linux 5.3; without it,
 /// by id).
@@ -129,7 +129,7 @@ pub enum LockHolder {
 /// name such as `postgres`, or the start time in line 3 of the file, then distinguishes it from a process with a reused
 /// id.
 pub fn lock_holder(data: &Path) -> Result<LockHolder, FileError> {
-    let Some(lock) = files::pid_file(data)? else {
+    let Some(lock) = lock_files::pid_file(data)? else {
         return Ok(LockHolder::Nobody);
     };
     // A single-user server writes its id negative.

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::postgres::data::files;
+use crate::postgres::data::inspect;
 use crate::postgres::data::walker::{self, Walker};
 use crate::postgres::programs::installation::Programs;
 use crate::postgres::programs::pg_control::{self, ControlState};
@@ -62,7 +62,7 @@ pub async fn progress(programs: &Programs, data: &Path, limit: Duration, walker:
 fn last_segment(data: &Path, title: &str) -> Option<String> {
     let segment = title.rsplit(' ').next().filter(|word| word.len() == 24)?;
     let timeline = segment.get(..8)?;
-    let names = files::file_names(&data.join("pg_wal")).ok()?;
+    let names = inspect::file_names(&data.join("pg_wal")).ok()?;
     let of_timeline = names
         .into_iter()
         .filter(|name| name.len() == 24 && name.starts_with(timeline));

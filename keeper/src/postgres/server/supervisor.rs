@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use crate::postgres::data::access::DataAccess;
 use crate::postgres::data::file_error::FileError;
-use crate::postgres::data::files;
+use crate::postgres::data::lock_files;
 use crate::postgres::data::walker::Walker;
 use crate::postgres::server::data_dir_users::{self, EndError};
 use crate::postgres::server::error::InstanceError;
@@ -153,7 +153,7 @@ impl Supervisor {
         let opened = async {
             // Line 8 of the lock file is written after the sockets are open: a port conflict shows before.
             loop {
-                let lock = self.access.read(files::pid_file).await?;
+                let lock = self.access.read(lock_files::pid_file).await?;
                 if lock.is_some_and(|lock| is_or_descends(lock.pid, pid) && lock.status.is_some()) {
                     return Ok(());
                 }
@@ -217,7 +217,7 @@ impl Supervisor {
             let leftover = self.access.read(process::postmaster).await?;
             return Ok(leftover.map(PostmasterProcess::Other));
         };
-        let lock = self.access.read(files::pid_file).await?;
+        let lock = self.access.read(lock_files::pid_file).await?;
         let below = lock.filter(|lock| lock.pid != pid && is_or_descends(lock.pid, pid));
         // It may have ended meanwhile; then its wrapper ends too.
         let below = below.and_then(|lock| Process::open(lock.pid).ok().flatten());
@@ -323,7 +323,7 @@ impl Supervisor {
             }),
             LockHolder::Unrelated => {
                 warn!("removing postmaster.pid, which names a process other than PostgreSQL");
-                Ok(self.access.write(files::remove_lock).await?)
+                Ok(self.access.write(lock_files::remove_lock).await?)
             }
         }
     }

@@ -5,7 +5,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::external_dirs::{Obstacle, check_may_empty};
-use crate::postgres::data::files::TABLESPACE_DIRECTORY as DIRECTORY;
+use crate::postgres::data::files::{self, TABLESPACE_DIRECTORY as DIRECTORY};
 
 /// A keeper's data directory beside a tablespace location, with a PGDATA that links to it when `linked`.
 fn site(linked: bool) -> (TempDir, OwnedDirs, PathBuf, PathBuf) {

@@ -1,0 +1,96 @@
+//! The segment files in `pg_wal`, and the oldest one, which is published. Positions in them are left to `wal_layout`.
+
+use std::fs;
+use std::path::Path;
+
+use crate::postgres::data::file_error::FileError;
+use crate::postgres::data::inspect;
+
+/// WAL segment size that the reference assumes, in bytes (keeper section 0).
+pub const SEGMENT_BYTES: u64 = 16 << 20;
+
+/// Whether this is the name of a WAL segment file: 24 characters `0`-`9`, `A`-`F` (keeper T4).
+pub fn is_segment_name(name: &str) -> bool {
+    name.len() == 24 && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'A'..=b'F'))
+}
+
+/// Oldest WAL segment in `pg_wal`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OldestWal {
+    /// Its name.
+    File(String),
+    /// There are no segments.
+    NoneThere,
+    /// Segments are not 16 MiB, as sentinels assume, so nothing is published (keeper W27).
+    OtherSize {
+        /// Segment size in bytes.
+        bytes: u64,
+    },
+}
+
+/// Returns the oldest segment in `pg_wal`: the first name in text order (keeper 3.5 step 8).
+pub fn oldest_wal(data: &Path) -> Result<OldestWal, FileError> {
+    let dir = data.join("pg_wal");
+    let names = inspect::entries(&dir)?
+        .into_iter()
+        .filter_map(|path| path.file_name()?.to_str().map(str::to_owned));
+    let Some(oldest) = names.filter(|name| is_segment_name(name)).min() else {
+        return Ok(OldestWal::NoneThere);
+    };
+    let path = dir.join(&oldest);
+    let bytes = fs::metadata(&path).map_err(FileError::new("look at", path))?.len();
+    Ok(if bytes == SEGMENT_BYTES {
+        OldestWal::File(oldest)
+    } else {
+        OldestWal::OtherSize { bytes }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    #[test]
+    fn segment_names_are_recognised() {
+        // keeper T4
+        assert!(is_segment_name("ABCDEF0123456789ABCDEF00"));
+        for other in [
+            "",
+            "ABCDEF0123456789ABCDEF0",
+            "$123",
+            "00000002.history",
+            "abcdef0123456789abcdef00",
+        ] {
+            assert!(!is_segment_name(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn the_oldest_segment_is_the_first_by_name_of_16_mib() {
+        let dir = tempfile::tempdir().unwrap();
+        let wal = dir.path().join("pg_wal");
+        fs::create_dir(&wal).unwrap();
+        assert_eq!(oldest_wal(dir.path()).unwrap(), OldestWal::NoneThere);
+        for (name, bytes) in [
+            ("000000020000000000000004", SEGMENT_BYTES),
+            ("000000010000000000000003", SEGMENT_BYTES),
+            ("00000002.history", 41),
+        ] {
+            File::create(wal.join(name)).unwrap().set_len(bytes).unwrap();
+        }
+        assert_eq!(
+            oldest_wal(dir.path()).unwrap(),
+            OldestWal::File("000000010000000000000003".into())
+        );
+        File::create(wal.join("000000010000000000000002"))
+            .unwrap()
+            .set_len(64 << 20)
+            .unwrap();
+        assert_eq!(
+            oldest_wal(dir.path()).unwrap(),
+            OldestWal::OtherSize { bytes: 64 << 20 }
+        );
+    }
+}
