@@ -1,27 +1,28 @@
-//! Publishes the keeper's info. Each publication is a put under a lease, conditional on the key's revision. Also
-//! requests the permit to become master, which is one of these publications.
+//! Publishes the keeper's info: what and when. Each publication is a put under a lease, conditional on the key's
+//! revision (`info_key`). The permit to become master is one of these publications (`permit`).
 
 use std::sync::Mutex as StdMutex;
 use std::time::Duration;
 
-use base::clock::Boottime;
 use base::{Clock, RandomBytes};
 use model::{
     BootUuid, ClusterUid, DbUid, InfoUid, KeeperInfo, KeeperUid, Lsn, PostgresBinaryVersion, PostgresState, Problem,
     SettingsInfo, Stopped, short_uid, to_compact,
 };
-use store::{Entry, KeyRange, Revision, Store, StoreError, Txn};
+use store::{Entry, Revision, Store, StoreError, Txn};
 use tokio::sync::{Mutex, Notify};
-use tracing::{debug, warn};
+use tracing::warn;
 
 use crate::publish::info_key::{InfoKey, InfoPut, PutOutcome};
+use crate::publish::permit::PermitRequest;
+
+pub use crate::publish::permit::PermitResponse;
 
 mod info_key;
+mod permit;
 
 /// Attempts of a publication that conflicts with another writer.
 const ATTEMPTS: usize = 4;
-/// Attempts of a permit while only times and positions in the cluster data change.
-const PERMIT_ATTEMPTS: usize = 8;
 /// On a slow store a due publication waits for this fraction of the latency, to include changes that follow closely;
 /// they would otherwise wait for the answer of the first one.
 const GATHER_PART: u32 = 8;
@@ -76,15 +77,6 @@ pub enum Published {
     NoCluster,
     /// Another process keeps writing under this uid.
     Contested,
-}
-
-/// Result of requesting the permit (extensions ).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PermitResponse {
-    /// The instance may become master, for half of failInterval from the sending of the granted request.
-    Granted(Boottime),
-    /// The cluster data have changed, or the keeper's orders key exists: read the cluster data again.
-    Refused,
 }
 
 /// Whether a change is published immediately or with the next publication.
@@ -212,52 +204,30 @@ impl Publisher {
         }
     }
 
-    /// Requests the permit to become master. It is granted if the cluster data still have this revision and the
-    /// keeper's orders key does not exist. The same transaction removes `stopped` from the info (extensions ).
-    ///
-    /// The leader writes times and positions at least once a sleepInterval. If the cluster data have changed,
-    /// `is_unchanged` returns whether the desired state is still the same; then the permit is requested on the new
-    /// revision.
+    /// Requests the permit to become master on this revision of the cluster data (extensions ). If they have changed,
+    /// `is_unchanged` returns whether the desired state is still the same.
     pub async fn permit(
         &self,
-        mut cluster_data: Revision,
+        cluster_data: Revision,
         is_unchanged: impl Fn(Option<&Entry>) -> bool,
     ) -> Result<PermitResponse, StoreError> {
-        let keys = self.store.keys();
-        let order = keys.order(self.identity.uid.as_str());
-        let mut key = self.key.lock().await;
-        let mut revision = key.revision(&self.store).await?;
-        for _ in 0..PERMIT_ATTEMPTS {
+        let request = PermitRequest {
+            store: &self.store,
+            keeper: &self.identity.uid,
+            interval: self.interval(),
+        };
+        // The transaction of the permit also removes `stopped` from the info.
+        let info = || {
             let mut report = self.report();
             report.stopped = None;
-            let put = InfoPut {
-                info: self.next_info(&report),
-                revision,
-                conditions: Txn::new()
-                    .if_unchanged(&keys.cluster_data(), cluster_data)
-                    .if_absent(&order),
-                read: vec![KeyRange::Key(keys.cluster_data()), KeyRange::Key(order.clone())],
-            };
-            match key.put(&self.store, put, self.interval()).await? {
-                PutOutcome::Put(sent) => {
-                    self.report.lock().expect(UNPOISONED).stopped = None;
-                    return Ok(PermitResponse::Granted(sent));
-                }
-                PutOutcome::Conflict { found, mut read } => {
-                    let data = read.take_one(0);
-                    let now = data.as_ref().map_or(Revision::ABSENT, |entry| entry.mod_revision);
-                    // The sentinel writes times and positions all the time: a new revision alone must not refuse the
-                    // permit.
-                    let has_changed = now != cluster_data && !is_unchanged(data.as_ref());
-                    if read.take_one(1).is_some() || has_changed {
-                        return Ok(PermitResponse::Refused);
-                    }
-                    debug!(revision = %now, "only times and positions have changed, asking for the permit again");
-                    (revision, cluster_data) = (found, now);
-                }
-            }
+            self.next_info(&report)
+        };
+        let mut key = self.key.lock().await;
+        let response = request.send(&mut key, cluster_data, info, is_unchanged).await?;
+        if matches!(response, PermitResponse::Granted(_)) {
+            self.report.lock().expect(UNPOISONED).stopped = None;
         }
-        Ok(PermitResponse::Refused)
+        Ok(response)
     }
 
     async fn publish(&self, store: &Store) -> Result<Published, StoreError> {
