@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use crate::connections::{self, ConnectionAttempts};
-use crate::health::Health;
+use crate::health::HealthReporter;
 use crate::local::state::LocalState;
 use crate::monitor::details::Details;
 use crate::monitor::published_state::{is_urgent_change, state};
@@ -200,7 +200,10 @@ impl Monitor {
 
     async fn observe_loop(&self) {
         let mut child_status = self.instance.child_status();
-        let mut memory = MonitorState::new(Health::new(Arc::clone(&self.instance), Arc::clone(&self.problems)));
+        let mut memory = MonitorState::new(HealthReporter::new(
+            Arc::clone(&self.instance),
+            Arc::clone(&self.problems),
+        ));
         loop {
             let pause = self.observe_once(&mut memory).await;
             tokio::select! {
@@ -237,12 +240,12 @@ impl Monitor {
         memory.log_failure(&observation, runs);
         self.check_data(&observation);
         let is_recovering = runs && (is_starting || observation.is_not_accepting());
-        memory.health.check_recovery(is_recovering, now).await;
+        memory.health.report_recovery(is_recovering, now).await;
         if self.local.db() != db {
             return Duration::ZERO; // the data now belong to another db: discard the observation
         }
         if observation.is_healthy {
-            memory.health.record_logins(&observation.logins, scope.logins, now);
+            memory.health.report_logins(&observation.logins, scope.logins, now);
         }
         memory.details.fill_in(&mut observation, scope, now);
         let is_silent = self.check_connections(runs, now);
@@ -344,7 +347,7 @@ fn next_unhealthy_pause(before: Option<Duration>, usual: Duration) -> Duration {
 /// State kept between observations.
 #[derive(Debug)]
 struct MonitorState {
-    health: Health,
+    health: HealthReporter,
     /// The failure that was last logged, until an observation succeeds.
     failing: Option<String>,
     /// The last pause, while the server runs and is not healthy.
@@ -362,7 +365,7 @@ struct MonitorState {
 }
 
 impl MonitorState {
-    fn new(health: Health) -> Self {
+    fn new(health: HealthReporter) -> Self {
         Self {
             health,
             failing: None,
