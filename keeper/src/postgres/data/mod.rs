@@ -4,6 +4,7 @@
 pub mod access;
 pub mod changes;
 pub mod data_build;
+pub mod external_dir_users;
 pub mod file_error;
 pub mod files;
 pub mod free_space;
@@ -20,7 +21,6 @@ pub mod pgdata;
 pub mod previous_data;
 pub mod survey;
 pub mod trees;
-pub mod usage;
 pub mod wal_layout;
 pub mod wal_segments;
 pub mod walker;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use base::Chain;
 
 use crate::external_dirs::{ExternalDir, ExternalDirFacts, ExternalDirKind};
+use crate::postgres::data::external_dir_users;
 use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::identity::DirIdentity;
 use crate::postgres::data::inspect;
@@ -14,7 +15,6 @@ use crate::postgres::data::links::{self, locations, version_directory};
 use crate::postgres::data::owned_dirs::{NEW_KIND, OwnedDirs};
 use crate::postgres::data::owned_record::TablespaceDir;
 use crate::postgres::data::trees;
-use crate::postgres::data::usage;
 use crate::postgres::data::whole_files;
 
 /// Returns the tablespace directories that PGDATA links to, without in-place ones.
@@ -144,7 +144,7 @@ pub fn survey_instance(data: &Path, owned: &OwnedDirs) -> TablespaceSurvey {
         let marked = owned.put_marker(&tablespace.location);
         survey.note_failure(&tablespace.location, marked);
     }
-    let servers = usage::servers_of(&survey.locations, data);
+    let servers = external_dir_users::servers_of(&survey.locations, data);
     for (location, server) in survey.locations.clone().iter().zip(servers) {
         let keeper = survey.note_failure(location, owned.other_keeper(location)).flatten();
         let keeper = keeper.map(|dir| format!("the keeper of {}", dir.display()));
@@ -251,7 +251,7 @@ pub fn survey_tablespace(
         Ok(probe) => probe,
         Err(why) => return Ok((unusable_facts(&why), None)),
     };
-    let user = usage::user_of(location, &path, data);
+    let user = external_dir_users::user_of(location, &path, data);
     let found = ExternalDirFacts {
         unusable: None,
         holds_data: DirIdentity::of(&path)?.is_some(),
@@ -313,7 +313,7 @@ pub fn survey_wal(
         Ok(probe) => probe,
         Err(why) => return Ok((unusable_facts(&why), None)),
     };
-    let user = usage::user_of(target, target, data);
+    let user = external_dir_users::user_of(target, target, data);
     let found = ExternalDirFacts {
         holds_data: holds_wal(target)?,
         user: user.map(|user| (user.program, user.pid)),
@@ -359,7 +359,7 @@ pub fn own_external_dirs(data: &Path, owned: &OwnedDirs) -> Result<Vec<ExternalD
     let mut external_dirs = Vec::new();
     for tablespace in tablespaces.clone() {
         let path = tablespace.path();
-        let user = usage::user_of(&tablespace.location, &path, data);
+        let user = external_dir_users::user_of(&tablespace.location, &path, data);
         external_dirs.push(ExternalDir {
             bytes: None,
             found: ExternalDirFacts {

@@ -15,7 +15,7 @@ use tokio::process::Command;
 /// a thread that lives as long as the process, such as the one of the keeper's loop.
 ///
 /// SIGKILL is used because initdb reacts to SIGTERM by removing the data directory, which may belong to its successor
-/// by then. Descendants of the program are not killed; see `data_dir_users`.
+/// by then. Descendants of the program are not killed; see `pgdata_users`.
 pub(crate) fn kill_with_parent(command: &mut Command) {
     let keeper = getpid();
     let set_up = move || -> io::Result<()> {

@@ -14,8 +14,8 @@ use crate::postgres::data::access::DataAccess;
 use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::lock_files;
 use crate::postgres::data::walker::Walker;
-use crate::postgres::server::data_dir_users::{self, EndError};
 use crate::postgres::server::error::InstanceError;
+use crate::postgres::server::pgdata_users::{self, EndError};
 use crate::postgres::server::postmaster::{ChildStatus, PostmasterChild};
 use crate::postgres::server::process::{self, LockHolder, Process};
 
@@ -294,8 +294,7 @@ impl Supervisor {
 
     /// Ends all other processes that use the data: leftovers of a killed server or keeper.
     pub(crate) async fn end_other_processes(&self) -> Result<(), InstanceError> {
-        let ended =
-            data_dir_users::end_users(self.access.data(), data_dir_users::EndLimits::default(), &self.walker).await;
+        let ended = pgdata_users::end_users(self.access.data(), pgdata_users::EndLimits::default(), &self.walker).await;
         ended.map_err(|failed| match failed {
             EndError::Remains(user) => InstanceError::DataDirInUse {
                 pid: user.process.pid(),

@@ -1,5 +1,5 @@
-//! How one process uses a data directory, read from `/proc`. In another mount namespace a path proves nothing. Finding all
-//! such processes and ending them is left to `data_dir_users`.
+//! How one process uses PGDATA, read from `/proc`. In another mount namespace a path proves nothing. Finding all
+//! such processes and ending them is left to `pgdata_users`.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -40,7 +40,7 @@ impl UseKind {
 }
 
 /// Returns the title of a process and how it uses the data, if it does. Other users' processes are skipped.
-pub(super) fn use_by(pid: i32, data_dir: &DataDirPath) -> Option<(String, UseKind)> {
+pub(super) fn use_by(pid: i32, data_dir: &PgDataPath) -> Option<(String, UseKind)> {
     let proc = PathBuf::from(format!("/proc/{pid}"));
     walker::progress_at(&proc);
     if fs::metadata(&proc).ok()?.uid() != geteuid().as_raw() {
@@ -77,12 +77,12 @@ pub(super) fn use_by(pid: i32, data_dir: &DataDirPath) -> Option<(String, UseKin
 
 /// A data directory, which may be missing.
 #[derive(Debug)]
-pub(super) struct DataDirPath {
+pub(super) struct PgDataPath {
     path: PathBuf,
     id: Option<FileId>,
 }
 
-impl DataDirPath {
+impl PgDataPath {
     pub(super) fn of(data: &Path) -> Self {
         // If it is missing, its parent may still be reached through a link.
         let real = fs::canonicalize(data).ok().or_else(|| {
@@ -130,7 +130,7 @@ impl MountView {
     }
 
     /// Whether a path of such a process is the data directory.
-    fn is(&self, data_dir: &DataDirPath, path: &Path, cwd: &Path) -> bool {
+    fn is(&self, data_dir: &PgDataPath, path: &Path, cwd: &Path) -> bool {
         match self {
             Self::Ours => data_dir.is(path, cwd),
             Self::Other(_) if path.as_os_str().is_empty() => false,
@@ -242,7 +242,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("postgres");
         fs::create_dir(&data).unwrap();
-        let data_dir = DataDirPath::of(&data);
+        let data_dir = PgDataPath::of(&data);
         // Another volume at the same path, as in another container.
         let root = dir.path().join("root");
         fs::create_dir_all(root.join(data.strip_prefix("/").unwrap())).unwrap();

@@ -1,4 +1,5 @@
-//! Finds other processes of this host that use a directory, before it is emptied. In doubt a process counts as a user.
+//! Finds processes of any user that use a directory outside PGDATA, before it is emptied. In doubt a process counts as a
+//! user; it prevents that and is left alone. Processes that use PGDATA are in `server::pgdata_users`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,9 +7,9 @@ use std::path::{Path, PathBuf};
 use crate::postgres::data::identity::FileId;
 use crate::postgres::data::walker;
 
-/// A process that uses a directory.
+/// A process that uses a directory outside PGDATA.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DirUser {
+pub struct ExternalDirUser {
     /// Its process id.
     pub pid: i32,
     /// Its name.
@@ -18,7 +19,7 @@ pub struct DirUser {
 /// Returns a process that has `dir` or something below it open, mapped or as its working directory, or a server whose
 /// tablespace or `pg_wal` is at `location`. Processes that work in `own`, this keeper's PGDATA, and this process do not
 /// count. What other users' processes use is visible only to root.
-pub fn user_of(location: &Path, dir: &Path, own: &Path) -> Option<DirUser> {
+pub fn user_of(location: &Path, dir: &Path, own: &Path) -> Option<ExternalDirUser> {
     let real = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
     let uses = |process: &PathBuf| {
         walker::progress_at(process);
@@ -35,7 +36,7 @@ pub fn user_of(location: &Path, dir: &Path, own: &Path) -> Option<DirUser> {
 
 /// Returns for each location a server other than ours whose tablespace or `pg_wal` is there, in one pass over the
 /// processes.
-pub fn servers_of(locations: &[PathBuf], own: &Path) -> Vec<Option<DirUser>> {
+pub fn servers_of(locations: &[PathBuf], own: &Path) -> Vec<Option<ExternalDirUser>> {
     let mut found = vec![None; locations.len()];
     for process in others(own) {
         for (location, server) in locations.iter().zip(&mut found) {
@@ -122,10 +123,10 @@ fn maps(process: &Path, dir: &Path) -> bool {
         .any(|path| path.starts_with(dir))
 }
 
-fn dir_user(process: &Path) -> DirUser {
+fn dir_user(process: &Path) -> ExternalDirUser {
     let pid = process.file_name().and_then(|name| name.to_str()?.parse().ok());
     let program = fs::read_to_string(process.join("comm")).unwrap_or_default();
-    DirUser {
+    ExternalDirUser {
         pid: pid.unwrap_or(0),
         program: program.trim_end().to_owned(),
     }

@@ -1,6 +1,6 @@
-//! Finds and ends processes that use a data directory besides a regular server: leftovers of a killed server or keeper,
-//! or programs started by hand. All of them end before the data are changed. How one process uses it is in
-//! `data_dir_use`.
+//! Finds and ends processes of the keeper's user that use PGDATA besides a regular server: leftovers of a killed server or
+//! keeper, or programs started by hand. All of them end before the data are changed. How one process uses it is in
+//! `pgdata_use`; users of other directories are in `data::external_dir_users`.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use crate::postgres::data::walker::{FileSystemHung, Walker};
-use crate::postgres::server::data_dir_use::{DataDirPath, UseKind, use_by};
+use crate::postgres::server::pgdata_use::{PgDataPath, UseKind, use_by};
 use crate::postgres::server::process::{self, Process};
 
 /// Time limits of the signals.
@@ -35,7 +35,7 @@ impl Default for EndLimits {
 
 /// A process that uses the data directory.
 #[derive(Debug)]
-pub struct DataDirUser {
+pub struct PgDataUser {
     pub process: Process,
     /// Its process title.
     pub program: String,
@@ -47,7 +47,7 @@ pub struct DataDirUser {
 #[derive(Debug)]
 pub enum EndError {
     /// This process does not end.
-    Remains(DataDirUser),
+    Remains(PgDataUser),
     /// Reading the processes makes no progress.
     NoAnswer(FileSystemHung),
 }
@@ -59,13 +59,13 @@ impl From<FileSystemHung> for EndError {
 }
 
 /// Returns all processes of this user that use the data directory, except this one and its ancestors.
-pub fn users_of(data: &Path) -> Vec<DataDirUser> {
+pub fn users_of(data: &Path) -> Vec<PgDataUser> {
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
     };
     let own = i32::try_from(std::process::id()).unwrap_or_default();
     let spared = process::ancestors(own);
-    let data_dir = DataDirPath::of(data);
+    let data_dir = PgDataPath::of(data);
     let pids = entries
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
@@ -73,7 +73,7 @@ pub fn users_of(data: &Path) -> Vec<DataDirUser> {
         .filter_map(|pid| {
             let (program, how) = use_by(pid, &data_dir)?;
             let process = Process::open(pid).ok()??;
-            Some(DataDirUser { process, program, how })
+            Some(PgDataUser { process, program, how })
         })
         .collect()
 }
@@ -99,7 +99,7 @@ pub async fn end_users(data: &Path, limits: EndLimits, walker: &Walker) -> Resul
                 "stopping a process that uses the data directory"
             );
         }
-        let first_signal = |user: &DataDirUser| match process::is_postgres(user.process.pid()) {
+        let first_signal = |user: &PgDataUser| match process::is_postgres(user.process.pid()) {
             true => Signal::QUIT,
             false => Signal::TERM,
         };
@@ -114,12 +114,12 @@ pub async fn end_users(data: &Path, limits: EndLimits, walker: &Walker) -> Resul
 
 /// The same as [`users_of`], on a blocking thread: a host may have very many processes and descriptors, and paths of
 /// processes may be on a file system that hangs.
-async fn find_users(data: &Path, walker: &Walker) -> Result<Vec<DataDirUser>, FileSystemHung> {
+async fn find_users(data: &Path, walker: &Walker) -> Result<Vec<PgDataUser>, FileSystemHung> {
     let data = data.to_owned();
     walker.run(move || users_of(&data)).await
 }
 
-async fn signal_all(users: &[DataDirUser], signal: impl Fn(&DataDirUser) -> Signal, limit: Duration) -> bool {
+async fn signal_all(users: &[PgDataUser], signal: impl Fn(&PgDataUser) -> Signal, limit: Duration) -> bool {
     for user in users {
         if let Err(refused) = user.process.signal(signal(user)) {
             warn!(pid = user.process.pid(), error = %Chain(&refused), "could not signal a process");
