@@ -101,7 +101,7 @@ impl PlanView<'_> {
             memory.healthy_since = Some((uid.clone(), self.now));
         }
         if self.is_reported_healthy(uid, db) {
-            memory.once_healthy = Some(uid.clone());
+            memory.found_healthy = Some(uid.clone());
         }
     }
 
@@ -111,7 +111,7 @@ impl PlanView<'_> {
     }
 
     /// Returns whether the first read indicates that the master's keeper is running and reports the db healthy.
-    pub(crate) fn seems_healthy(&self, uid: &DbUid, db: &Db) -> bool {
+    pub(crate) fn may_be_healthy(&self, uid: &DbUid, db: &Db) -> bool {
         self.report_of(db).is_some_and(|report| {
             // Without a liveness key the age of an info found at the start is unknown, so it counts as current.
             let may_be_current = report.is_fresh() || (report.key_exists && !report.info.liveness_key);

@@ -168,7 +168,7 @@ fn check_timing(transition: &Transition<'_>, change: Change<'_>, violations: &mu
     });
     let (spec, memory) = (transition.spec, transition.memory);
     if let Some(last) = memory.election.as_ref().filter(|last| last.master == *old_uid) {
-        let served = memory.once_healthy.as_ref() == Some(old_uid);
+        let served = memory.found_healthy.as_ref() == Some(old_uid);
         let since = transition.now.since(last.at);
         let early = !served && (since <= spec.convergence_timeout || since <= spec.fail_interval);
         violations.require(!early, "INV-31", || {

@@ -52,10 +52,10 @@ pub(crate) fn assess(view: &PlanView<'_>, master: &DbUid, db: &Db) -> MasterAsse
 fn reason_to_wait(view: &PlanView<'_>, master: &DbUid, db: &Db) -> Option<(Note, Option<Boottime>)> {
     let (db_uid, keeper) = (master.clone(), db.spec.keeper_uid.clone());
     // A first run uses the status that another sentinel recorded, perhaps long ago; the next round uses the reports.
-    if view.first_run && view.seems_healthy(master, db) {
+    if view.first_run && view.may_be_healthy(master, db) {
         return Some((Note::MasterSeemsWell { db: db_uid, keeper }, None));
     }
-    let served = view.memory.once_healthy.as_ref() == Some(master);
+    let served = view.memory.found_healthy.as_ref() == Some(master);
     let last = view.memory.election.as_ref();
     let last = last.filter(|election| election.master == *master)?;
     let end = last.backoff_end(view.spec, served);
@@ -84,7 +84,7 @@ fn assess_without_delays(view: &PlanView<'_>, master: &DbUid, db: &Db) -> Master
         let (db_uid, keeper) = (db_uid.clone(), keeper.clone());
         // A master that this sentinel has found serving is being reconfigured, not promoted, so it is only slow
         // (sentinel W-10).
-        let serves = db.status.healthy && view.memory.once_healthy.as_ref() == Some(master);
+        let serves = db.status.healthy && view.memory.found_healthy.as_ref() == Some(master);
         if serves {
             notes.push(Note::MasterSlow { db: db_uid, keeper });
         } else {
