@@ -121,7 +121,7 @@ pub(crate) async fn run(args: Args, clock: Clock, random: RandomBytes) -> ExitCo
         }
         return ExitCode::FAILURE;
     };
-    let store = Store::connect(common.store, clock.clone());
+    let store = Store::new(common.store, clock.clone());
     let outcome = match &command {
         Command::Init(args) => Box::pin(init::run(&store, &clock, &random, args)).await,
         Command::Status(args) => status::run(&store, args).await,

@@ -111,7 +111,7 @@ pub async fn run(config: Config, advertise_option: &str, clock: Clock, random: R
 
 impl StartedKeeper {
     async fn run(self, mut signals: SignalHandlers, sockets: &PrivateSocketDir) -> Result<(), ReplacedError> {
-        let store = Store::connect(self.config.common.store.clone(), self.clock.clone());
+        let store = Store::new(self.config.common.store.clone(), self.clock.clone());
         let (me, boot) = (&self.dir.me, self.dir.boot.clone());
         let mut liveness_key = LivenessKey::new(&store, me, boot, self.random.clone());
         let mut claim = LivenessClaim::default();

@@ -62,7 +62,7 @@ pub fn run(config: Config, clock: &Clock, random: RandomBytes) -> anyhow::Result
             clock.clone(),
         )?;
         let checkin = CheckInLoop::new(CheckInParts {
-            store: Store::connect(config.common.store, clock.clone()),
+            store: Store::new(config.common.store, clock.clone()),
             cluster_name: config.common.cluster_name,
             me,
             listener,

@@ -43,5 +43,5 @@ pub fn connect_with_timeout(endpoints: &str, cluster_name: &str, timeout: Durati
 pub fn connect_with(options: &StoreOptions) -> Store {
     let config = StoreConfig::validate(options);
     let config = config.unwrap_or_else(|faults| panic!("store options: {faults:?}"));
-    Store::connect(config, Clock::system())
+    Store::new(config, Clock::system())
 }

@@ -35,7 +35,7 @@ async fn run(config: Config) {
     let mut signals =
         SignalHandlers::install(&STOP).unwrap_or_else(|error| fatal_error("cannot listen for signals", &error));
     let parts = SentinelParts {
-        store: Store::connect(config.common.store, clock.clone()),
+        store: Store::new(config.common.store, clock.clone()),
         uid,
         initial_spec: config.initial_spec,
         metrics,

@@ -32,7 +32,7 @@ impl fmt::Debug for Store {
 impl Store {
     /// Returns a handle that connects at its first request; never fails because etcd is unreachable. The clock measures
     /// latencies and the validity of an election lease; timeouts are tokio's.
-    pub fn connect(config: StoreConfig, clock: Clock) -> Self {
+    pub fn new(config: StoreConfig, clock: Clock) -> Self {
         Self {
             requester: Requester::new(config, clock),
         }

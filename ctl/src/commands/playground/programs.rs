@@ -110,7 +110,7 @@ impl Playground {
             programs,
             etcd: None,
             ports,
-            store: Store::connect(config, clock.clone()),
+            store: Store::new(config, clock.clone()),
             password,
             screen: Screen::new(clock),
         })
