@@ -92,28 +92,29 @@ pub struct CommonConfig {
     pub metrics_listen_address: Option<String>,
 }
 
-/// All errors in the arguments, in the order of the checks, so that one run shows every mistake.
+/// All faults in the arguments, in the order of the checks, so that one run shows every mistake. A fault is a text for the
+/// user: what is wrong, and how to fix it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Faults(Vec<String>);
 
 impl Faults {
-    /// Adds an error and how to fix it.
+    /// Adds a fault.
     pub fn push(&mut self, fault: impl Into<String>) {
         self.0.push(fault.into());
     }
 
-    /// Returns whether there are no errors.
+    /// Returns whether there are none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Returns one line for each error.
+    /// Returns one line for each.
     pub fn lines(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(String::as_str)
     }
 }
 
-/// All errors on one line.
+/// All of them on one line.
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.join("; "))
