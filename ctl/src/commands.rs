@@ -73,7 +73,7 @@ enum Command {
     Switchover(UnsupportedArguments),
 }
 
-/// Positional arguments that a command accepts and ignores, as the reference does (cli O-25).
+/// Positional arguments that a command accepts and ignores, as Go stolon does (cli O-25).
 #[derive(Debug, clap::Args)]
 struct IgnoredArguments {
     #[arg(hide = true)]

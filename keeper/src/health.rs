@@ -46,7 +46,7 @@ impl HealthReporter {
         self.logins.are_due(now)
     }
 
-    /// Whether the last login of the replication user was rejected.
+    /// Whether the last login of the replication user was refused.
     pub fn is_replication_refused(&self) -> bool {
         self.logins.is_replication_refused()
     }
@@ -76,7 +76,7 @@ impl HealthReporter {
         });
     }
 
-    /// Sets the problem of a rejected login; one that was not tried changes nothing.
+    /// Sets the problem of a refused login; one that was not tried changes nothing.
     fn report_login(
         &self,
         source: &'static str,

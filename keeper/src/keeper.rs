@@ -123,7 +123,7 @@ impl KeeperLoop {
         }
     }
 
-    /// Handles SIGHUP: the next round writes the files that contain passwords, and rejected logins are tried again.
+    /// Handles SIGHUP: the next round writes the files that contain passwords, and refused logins are tried again.
     fn on_signal(&mut self, signal: ProcessSignal) {
         if signal != ProcessSignal::Hangup {
             return;

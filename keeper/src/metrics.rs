@@ -1,4 +1,4 @@
-//! The keeper's metrics (keeper 14), with the names of the reference.
+//! The keeper's metrics (keeper 14), with the names of Go stolon.
 
 use std::time::Duration;
 

@@ -57,7 +57,7 @@ pub struct Monitor {
 struct MonitorSettings {
     interval: Duration,
     fast_poll_until: Option<Boottime>,
-    /// A password may have changed: rejected logins are tried again.
+    /// A password may have changed: refused logins are tried again.
     try_logins_again: bool,
 }
 

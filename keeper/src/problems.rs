@@ -17,9 +17,9 @@ const PROBLEMS: &str = "stolon_keeper_problems";
 /// Kind of a problem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum KeeperProblemKind {
-    /// The server is running and rejects the keeper's logins or queries.
+    /// The server is running and refuses the keeper's logins or queries.
     Login,
-    /// The configuration, or a part of it, is rejected.
+    /// The configuration, or a part of it, is refused.
     Configuration,
     /// The server is recovering or starting slowly.
     Recovery,

@@ -272,7 +272,7 @@ impl Publisher {
 /// Returns the pause before an info that has not changed is published again (keeper 3.6.5).
 ///
 /// An unhealthy info is repeated late, to leave the leader time to elect another master on a slow store. With the
-/// answers to the next publication the pause stays below failInterval, after which sentinels of the reference count the
+/// answers to the next publication the pause stays below failInterval, after which sentinels of Go stolon count the
 /// keeper itself as failed, and below half of the life of the info's lease, after which a new lease would be needed each
 /// time.
 fn repeat_pause(report: &InfoReport, interval: Duration, fail_interval: Duration, latency: Duration) -> Duration {

@@ -1,4 +1,4 @@
-//! Log messages of a round, with the texts of the reference (keeper 15), and when they are written.
+//! Log messages of a round, with the texts of Go stolon (keeper 15), and when they are written.
 
 use base::redact::may_hold_password;
 use model::UNUSABLE_DATA_REMEDY;

@@ -303,7 +303,7 @@ async fn first_spec(store: &Store) -> Spec {
 /// Stops any server on the data directory at the start (keeper 3.1).
 async fn stop_leftover_instance(instance: &Instance) {
     match instance.running().await {
-        Ok(None) => info!("stopping database"), // the reference logs it in any case
+        Ok(None) => info!("stopping database"), // Go stolon logs it in any case
         Ok(Some(_)) => {
             if let Err(error) = instance.stop(StopLimits::default()).await {
                 warn!(error = %Chain(&error), "could not stop the instance that was left running");

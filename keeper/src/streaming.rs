@@ -1,4 +1,4 @@
-//! Whether a standby receives WAL from the db that it follows. A standby whose WAL receiver is rejected answers queries
+//! Whether a standby receives WAL from the db that it follows. A standby whose WAL receiver is refused answers queries
 //! and falls behind without another symptom. Observing the server is left to `monitor`.
 
 use std::time::Duration;

@@ -112,7 +112,7 @@ fn unconfirmed(reason: String) -> (UnconfirmedReason, MasterAddress) {
 /// Returns the address to use of those that a name resolves to.
 ///
 /// The preferred one if it is among them, so that their order ends no connection (proxy P-6). Otherwise the first IPv4
-/// address if there is one, as in the reference, whose keepers may listen on IPv4 alone.
+/// address if there is one, as in Go stolon, whose keepers may listen on IPv4 alone.
 fn choose_address(resolved: &[SocketAddr], preferred: Option<SocketAddr>) -> Option<SocketAddr> {
     preferred
         .filter(|preferred| resolved.contains(preferred))

@@ -22,7 +22,7 @@ const KEEPER_OPTIONS: [&str; 7] = [
 
 /// Each fault of a keeper's command line is reported before anything is created (keeper 1.3 and 1.4, cli 2 and 18.4).
 #[tokio::test]
-async fn a_keeper_rejects_each_invalid_option_and_creates_nothing() {
+async fn a_keeper_refuses_each_invalid_option_and_creates_nothing() {
     let test_dir = TestDir::create();
     let (empty, newline) = (test_dir.path().join("empty"), test_dir.path().join("newline"));
     fs::write(&empty, "").unwrap();
@@ -66,14 +66,14 @@ async fn a_keeper_rejects_each_invalid_option_and_creates_nothing() {
         options.retain(|option| !without.iter().any(|name| option.split('=').next() == Some(name)));
         options.push(&data_dir);
         options.extend(with);
-        assert_rejected(&test_dir, "stolon-keeper", &options, error).await;
+        assert_refused(&test_dir, "stolon-keeper", &options, error).await;
         assert!(!dir.exists(), "{with:?}: the data directory was made");
     }
 }
 
 /// PostgreSQL's programs must exist and have a supported version.
 #[tokio::test]
-async fn a_keeper_rejects_missing_and_unsupported_postgresql_programs() {
+async fn a_keeper_refuses_missing_and_unsupported_postgresql_programs() {
     let test_dir = TestDir::create();
     let old = test_dir.path().join("old");
     fs::create_dir(&old).unwrap();
@@ -91,7 +91,7 @@ async fn a_keeper_rejects_missing_and_unsupported_postgresql_programs() {
             .copied()
             .chain([data_dir.as_str(), bin_path])
             .collect();
-        assert_rejected(&test_dir, "stolon-keeper", &options, error).await;
+        assert_refused(&test_dir, "stolon-keeper", &options, error).await;
         assert!(!dir.exists(), "{bin_path}: the data directory was made");
     }
 }
@@ -126,7 +126,7 @@ async fn a_keeper_refuses_a_directory_that_is_not_its_own() {
         fs::write(dir.join(content), "15\n").unwrap();
         let data_dir = format!("--data-dir={}", dir.display());
         let options: Vec<&str> = KEEPER_OPTIONS.iter().copied().chain([data_dir.as_str()]).collect();
-        assert_rejected(&test_dir, "stolon-keeper", &options, &dir.display().to_string()).await;
+        assert_refused(&test_dir, "stolon-keeper", &options, &dir.display().to_string()).await;
         let names: Vec<_> = fs::read_dir(&dir)
             .unwrap()
             .map(|entry| entry.unwrap().file_name())
@@ -139,7 +139,7 @@ async fn a_keeper_refuses_a_directory_that_is_not_its_own() {
         .copied()
         .chain(["--data-dir=/proc/stolon"])
         .collect();
-    assert_rejected(&test_dir, "stolon-keeper", &options, "/proc/stolon").await;
+    assert_refused(&test_dir, "stolon-keeper", &options, "/proc/stolon").await;
 }
 
 /// Mounts a file system of a few pages on `$0`, fills it, runs the remaining arguments as an unprivileged user, and
@@ -182,7 +182,7 @@ async fn a_keeper_on_a_full_disk_names_the_file_and_leaves_no_partial_file() {
 
 /// Each fault of the other daemons' command lines is an error (cli 4, 5 and 18).
 #[tokio::test]
-async fn sentinel_and_proxy_reject_each_invalid_option() {
+async fn sentinel_and_proxy_refuse_each_invalid_option() {
     let test_dir = TestDir::create();
     let broken = test_dir.path().join("broken.json");
     fs::write(&broken, "{\n  \"initMode\": \"new\",\n  oops\n}").unwrap();
@@ -195,7 +195,7 @@ async fn sentinel_and_proxy_reject_each_invalid_option() {
     let common = ["--cluster-name=test", "--store-backend=etcdv3"];
     for program in ["stolon-sentinel", "stolon-proxy"] {
         let endpoint = [&common[..], &["--store-endpoints=http://127.0.0.1:65536"]].concat();
-        assert_rejected(&test_dir, program, &endpoint, "http://127.0.0.1:65536").await;
+        assert_refused(&test_dir, program, &endpoint, "http://127.0.0.1:65536").await;
     }
     for (program, options, error) in [
         (
@@ -245,7 +245,7 @@ async fn sentinel_and_proxy_reject_each_invalid_option() {
             "scheme",
         ),
     ] {
-        assert_rejected(&test_dir, program, &options, error).await;
+        assert_refused(&test_dir, program, &options, error).await;
     }
 }
 
@@ -258,14 +258,14 @@ async fn a_metrics_address_in_use_makes_each_daemon_exit_with_status_1() {
     let metrics = format!("--metrics-listen-address={address}");
     let data_dir = format!("--data-dir={}", test_dir.data_dir("one").display());
     let common = ["--cluster-name=test", "--store-backend=etcdv3", metrics.as_str()];
-    assert_rejected(&test_dir, "stolon-sentinel", &common, &address).await;
-    assert_rejected(&test_dir, "stolon-proxy", &common, &address).await;
+    assert_refused(&test_dir, "stolon-sentinel", &common, &address).await;
+    assert_refused(&test_dir, "stolon-proxy", &common, &address).await;
     let keeper: Vec<&str> = KEEPER_OPTIONS
         .iter()
         .copied()
         .chain([metrics.as_str(), data_dir.as_str()])
         .collect();
-    assert_rejected(&test_dir, "stolon-keeper", &keeper, &address).await;
+    assert_refused(&test_dir, "stolon-keeper", &keeper, &address).await;
 }
 
 /// Daemons wait for a store that cannot be reached at their start, log that once, and continue when it is there (store
@@ -365,7 +365,7 @@ async fn daemons_exit_with_status_0_at_sigterm_and_sigint() {
 }
 
 /// Runs a program as the user that PostgreSQL runs as, and checks that it exits with status 1 and logs `error`.
-async fn assert_rejected(test_dir: &TestDir, program: &str, options: &[&str], error: &str) {
+async fn assert_refused(test_dir: &TestDir, program: &str, options: &[&str], error: &str) {
     let log = test_dir.log(program);
     // Each case reads its own log only.
     let _ = fs::remove_file(&log);

@@ -136,7 +136,7 @@ async fn sigkill_of_keeper_and_postgres_fails_over_and_the_old_master_comes_back
     );
 }
 
-/// Of two standbys the one that has received more WAL is elected, whatever its uid: the reference elects the one that
+/// Of two standbys the one that has received more WAL is elected, whatever its uid: Go stolon elects the one that
 /// has received less.
 #[tokio::test]
 async fn the_most_advanced_of_two_standbys_is_elected() {

@@ -156,7 +156,7 @@ async fn keepers_that_start_with_an_empty_store_count_too_and_init_starts_a_new_
     assert_eq!(tables, "0", "a new cluster");
 }
 
-/// What a sentinel or stolonctl of the reference would write: new cluster data, and no record of discarded databases.
+/// What a sentinel or stolonctl of Go stolon would write: new cluster data, and no record of discarded databases.
 #[tokio::test]
 async fn new_cluster_data_of_a_reference_program_cost_no_database() {
     let (mut cluster, uid) = cluster().await;

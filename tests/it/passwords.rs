@@ -90,7 +90,7 @@ async fn no_log_contains_a_password_after_a_failover() {
     );
 }
 
-/// A keeper of the reference has left a standby running, with the password in its configuration.
+/// A keeper of Go stolon has left a standby running, with the password in its configuration.
 #[tokio::test]
 async fn a_password_that_a_reference_keeper_wrote_into_the_configuration_is_removed() {
     let mut cluster = Cluster::builder(Profile::Fast)
@@ -166,7 +166,7 @@ impl Drop for FakeServer {
     }
 }
 
-/// Another program listens where the reference has its socket: the keeper does not connect there, whether its server
+/// Another program listens where Go stolon has its socket: the keeper does not connect there, whether its server
 /// runs or not, and the server starts.
 #[tokio::test]
 async fn the_keeper_never_connects_to_a_socket_in_tmp() {
@@ -205,7 +205,7 @@ async fn the_keeper_never_connects_to_a_socket_in_tmp() {
     assert_eq!(fake_server.received(), "");
 }
 
-/// A master stores its passwords as md5, like a cluster of the reference.
+/// A master stores its passwords as md5, like a cluster of Go stolon.
 #[tokio::test]
 async fn passwords_stored_as_md5_still_work() {
     let mut cluster = Cluster::builder(Profile::Fast).start().await;

@@ -33,7 +33,7 @@ impl Certificates {
     ///
     /// # Panics
     ///
-    /// There is no such authority, or `openssl` rejects the extension.
+    /// There is no such authority, or `openssl` refuses the extension.
     pub fn sign(&self, name: &str, authority: &str, extension: &str) {
         fs::write(self.path("extension"), extension).expect("the directory is ours");
         self.openssl(&format!(

@@ -11,7 +11,7 @@ use crate::wait::eventually;
 ///
 /// # Panics
 ///
-/// It is rejected.
+/// It is refused.
 pub async fn update(cluster: &Cluster, patch: &Value) {
     let (status, output) = cluster.stolonctl(&["update", "--patch", &patch.to_string()]).await;
     assert_eq!((status, output.as_str()), (0, ""), "stolonctl update --patch {patch}");

@@ -35,7 +35,7 @@ pub enum LogFormat {
     Text,
     /// One JSON object per line.
     Json,
-    /// The reference's tab-separated form.
+    /// Go stolon's tab-separated form.
     Tab,
 }
 

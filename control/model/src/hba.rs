@@ -1,4 +1,4 @@
-//! Checks of `pg_hba.conf` lines in a cluster spec that need no server, and how strict a line is that a server rejects.
+//! Checks of `pg_hba.conf` lines in a cluster spec that need no server, and how strict a line is that a server refuses.
 
 use base::redact::{mask_value, redacted};
 

@@ -23,7 +23,7 @@ pub enum Json {
     Bool(bool),
     /// An integer.
     Int(i128),
-    /// Any other number, including integers out of range: rejected where an integer is expected (J-10).
+    /// Any other number, including integers out of range: refused where an integer is expected (J-10).
     Float(f64),
     /// A string.
     String(String),

@@ -52,7 +52,7 @@ pub use keeper::{Keeper, KeeperSpec, KeeperStatus, PostgresBinaryVersion};
 pub use limits::Clamped;
 pub use liveness::{LIVENESS_PERIOD, LIVENESS_TTL};
 pub use lsn::Lsn;
-pub use parameters::{RejectedParameter, check_parameter, is_never_reported, repeated_names};
+pub use parameters::{UnusableParameter, check_parameter, is_never_reported, repeated_names};
 pub use patch::{PatchError, patch_spec};
 pub use problem::Problem;
 pub use proxy::{ProxySection, ProxySpec, ProxyStatus};

@@ -1,4 +1,4 @@
-//! Limits of the spec's durations. A value outside of them is rejected in a new spec. In a stored spec, which Go stolon
+//! Limits of the spec's durations. A value outside of them is refused in a new spec. In a stored spec, which Go stolon
 //! may have accepted, the nearest allowed value is used instead.
 
 use std::fmt;
@@ -16,13 +16,13 @@ struct Limit {
     field_mut: fn(&mut ClusterSpec) -> &mut Option<GoDuration>,
     /// Nanoseconds.
     min: i64,
-    /// Why smaller values are rejected, or why they count as `min`.
+    /// Why smaller values are refused, or why they count as `min`.
     too_short: &'static str,
     /// What happens to a new value below `min`.
     below_min: BelowMin,
     /// Nanoseconds.
     max: i64,
-    /// Why larger values are rejected.
+    /// Why larger values are refused.
     too_long: &'static str,
     /// What zero means.
     zero: ZeroMeaning,
@@ -30,7 +30,7 @@ struct Limit {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum BelowMin {
-    Rejected,
+    Refused,
     /// It is stored and counts as the minimum, with a warning: Go stolon accepts it, and does the same.
     Accepted,
 }
@@ -59,7 +59,7 @@ const LIMITS: [Limit; 9] = [
         field_mut: |spec| &mut spec.request_timeout,
         min: SECOND / 2,
         too_short: "PostgreSQL would never answer in time",
-        below_min: BelowMin::Rejected,
+        below_min: BelowMin::Refused,
         max: HOUR,
         too_long: "a PostgreSQL that hangs would not be noticed",
         zero: ZeroMeaning::ZeroDuration,
@@ -69,7 +69,7 @@ const LIMITS: [Limit; 9] = [
         field_mut: |spec| &mut spec.convergence_timeout,
         min: 2 * SECOND,
         too_short: "no standby would be promoted in time, and masters would be elected without end",
-        below_min: BelowMin::Rejected,
+        below_min: BelowMin::Refused,
         max: YEAR,
         too_long: NO_TIMEOUT,
         zero: ZeroMeaning::Unlimited,
@@ -79,7 +79,7 @@ const LIMITS: [Limit; 9] = [
         field_mut: |spec| &mut spec.init_timeout,
         min: 5 * SECOND,
         too_short: "no database would be initialised in time, and each would be given up for another",
-        below_min: BelowMin::Rejected,
+        below_min: BelowMin::Refused,
         max: YEAR,
         too_long: NO_TIMEOUT,
         zero: ZeroMeaning::Unlimited,
@@ -89,7 +89,7 @@ const LIMITS: [Limit; 9] = [
         field_mut: |spec| &mut spec.sync_timeout,
         min: 5 * SECOND,
         too_short: "no standby would be copied in time, and each would be given up for another",
-        below_min: BelowMin::Rejected,
+        below_min: BelowMin::Refused,
         max: YEAR,
         too_long: NO_TIMEOUT,
         zero: ZeroMeaning::Unlimited,
@@ -99,7 +99,7 @@ const LIMITS: [Limit; 9] = [
         field_mut: |spec| &mut spec.db_wait_ready_timeout,
         min: SECOND,
         too_short: "no PostgreSQL would take connections in time",
-        below_min: BelowMin::Rejected,
+        below_min: BelowMin::Refused,
         max: YEAR,
         too_long: NO_TIMEOUT,
         zero: ZeroMeaning::Unlimited,
@@ -109,7 +109,7 @@ const LIMITS: [Limit; 9] = [
         field_mut: |spec| &mut spec.fail_interval,
         min: 2 * SECOND,
         too_short: "a keeper has only half of it to start a master, so that no master would ever start",
-        below_min: BelowMin::Rejected,
+        below_min: BelowMin::Refused,
         max: YEAR,
         too_long: "a failed master would never be replaced",
         zero: ZeroMeaning::ZeroDuration,
@@ -129,7 +129,7 @@ const LIMITS: [Limit; 9] = [
         field_mut: |spec| &mut spec.proxy_timeout,
         min: SECOND,
         too_short: "no proxy would renew its lease in time, and all would stay closed",
-        below_min: BelowMin::Rejected,
+        below_min: BelowMin::Refused,
         max: HOUR,
         too_long: "after a proxy has died no new master would be published for that long",
         zero: ZeroMeaning::ZeroDuration,
@@ -161,7 +161,7 @@ impl fmt::Display for Clamped {
 }
 
 impl Limit {
-    /// Returns the nearest allowed value and why this one is rejected; none when it is allowed.
+    /// Returns the nearest allowed value and why this one is refused; none when it is allowed.
     fn nearest(&self, value: GoDuration) -> Option<(GoDuration, &'static str)> {
         let nanos = value.as_nanos();
         if nanos == 0 && self.zero == ZeroMeaning::Unlimited {
@@ -187,7 +187,7 @@ impl Limit {
 }
 
 impl ClusterSpec {
-    /// Rejects durations out of range, except those that `before` already holds, and those that are only too short and
+    /// Refuses durations out of range, except those that `before` already holds, and those that are only too short and
     /// count as the minimum.
     ///
     /// # Errors

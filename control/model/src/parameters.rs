@@ -10,7 +10,7 @@ const VALUE_BYTES_MAX: usize = 64 << 10;
 
 /// Why a parameter of the spec is not passed to the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RejectedParameter {
+pub enum UnusableParameter {
     /// It would make the configuration file invalid, or add lines to it.
     Invalid(String),
     /// It would change something that only the keeper may set.
@@ -19,7 +19,7 @@ pub enum RejectedParameter {
     Managed(&'static str),
 }
 
-impl fmt::Display for RejectedParameter {
+impl fmt::Display for UnusableParameter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Invalid(why) => f.write_str(why),
@@ -30,11 +30,11 @@ impl fmt::Display for RejectedParameter {
 
 /// Returns why this parameter is not passed to the server; none when it is. Names match case-insensitively, as in the
 /// server.
-pub fn check_parameter(name: &str, value: &str) -> Option<RejectedParameter> {
+pub fn check_parameter(name: &str, value: &str) -> Option<UnusableParameter> {
     invalid(name, value)
-        .map(RejectedParameter::Invalid)
-        .or_else(|| reserved(name).map(RejectedParameter::Reserved))
-        .or_else(|| managed(name, value).map(RejectedParameter::Managed))
+        .map(UnusableParameter::Invalid)
+        .or_else(|| reserved(name).map(UnusableParameter::Reserved))
+        .or_else(|| managed(name, value).map(UnusableParameter::Managed))
 }
 
 /// Returns whether keepers leave this parameter out of their reports because they may set it (keeper 3.5 step 3).
@@ -147,7 +147,7 @@ fn managed(name: &str, value: &str) -> Option<&'static str> {
 }
 
 /// Returns whether the owner can connect to a socket with this mode, which needs write permission (unix(7)). A value
-/// that is not a number is left to the server to reject.
+/// that is not a number is left to the server to refuse.
 fn allows_owner(mode: &str) -> bool {
     let mode = mode.trim();
     let number = match mode.strip_prefix('0') {
@@ -164,9 +164,9 @@ mod tests {
     fn fault(name: &str, value: &str) -> &'static str {
         match check_parameter(name, value) {
             None => "none",
-            Some(RejectedParameter::Invalid(_)) => "unreadable",
-            Some(RejectedParameter::Reserved(_)) => "owned",
-            Some(RejectedParameter::Managed(_)) => "set",
+            Some(UnusableParameter::Invalid(_)) => "unreadable",
+            Some(UnusableParameter::Reserved(_)) => "owned",
+            Some(UnusableParameter::Managed(_)) => "set",
         }
     }
 
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn reserved_and_managed_parameters_are_rejected_in_any_case() {
+    fn reserved_and_managed_parameters_are_refused_in_any_case() {
         for name in [
             "data_directory",
             "config_file",

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use crate::hba::shortened;
-use crate::parameters::{RejectedParameter, check_parameter, repeated_names};
+use crate::parameters::{UnusableParameter, check_parameter, repeated_names};
 use crate::{ClusterSpec, check_hba_line, hba_excerpt, redacted_hba_reason, stolon_name};
 use base::redact::redacted;
 
@@ -37,12 +37,12 @@ impl ClusterSpec {
                 Some(why) if !is_new => {
                     warnings.push(format!("keepers leave out the stored parameter {shown:?}: {why}"))
                 }
-                Some(RejectedParameter::Invalid(why)) => faults.push(format!("invalid parameter {shown:?}: {why}")),
-                Some(RejectedParameter::Reserved(why)) => {
+                Some(UnusableParameter::Invalid(why)) => faults.push(format!("invalid parameter {shown:?}: {why}")),
+                Some(UnusableParameter::Reserved(why)) => {
                     owned.push(format!("parameter {name:?} cannot be set: {why}"));
                     out.push((name.clone(), why));
                 }
-                Some(RejectedParameter::Managed(why)) => out.push((name.clone(), why)),
+                Some(UnusableParameter::Managed(why)) => out.push((name.clone(), why)),
             }
         }
         // Among others they come from a whole postgresql.conf and can be dropped. Alone they are what the operator

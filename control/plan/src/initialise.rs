@@ -119,7 +119,7 @@ fn finish(draft: &mut Draft, view: &PlanView, master: &DbUid, db: &Db) {
 
 /// Replaces the user's parameters by those that the instance reports, which are the user's and those of its
 /// configuration file (sentinel I-4). A parameter that is not reported stays in the spec if a server may be given it: a
-/// value that the server rejected, which the user can then correct, or one that keepers never report, such as
+/// value that the server refused, which the user can then correct, or one that keepers never report, such as
 /// `wal_keep_size`.
 fn merge_parameters(user: &mut BTreeMap<String, String>, reported: &BTreeMap<String, String>) {
     let is_reported = |name: &String| reported.keys().any(|reported| reported.eq_ignore_ascii_case(name));

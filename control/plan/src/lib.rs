@@ -2,7 +2,7 @@
 //! remembered and the time; reading, writing and logging are left to the loop.
 //!
 //! Not supported yet: synchronous replication (sentinel 8, N-18, N-9.5), standby clusters (N-26 to N-31) and the init
-//! modes `existing` and `pitr`. Cluster data that uses them is rejected as a whole and left unchanged. Switchover
+//! modes `existing` and `pitr`. Cluster data that uses them is refused as a whole and left unchanged. Switchover
 //! (extensions X-2) will be another result of `elect`.
 
 #![forbid(unsafe_code)]

@@ -57,7 +57,7 @@ fn check(spec: &ClusterSpec) -> Result<(), InvalidInitialSpec> {
     support::spec(&effective).map_err(InvalidInitialSpec::NotSupported)
 }
 
-/// Why an initial spec is rejected.
+/// Why an initial spec is refused.
 #[derive(Debug, thiserror::Error)]
 enum InvalidInitialSpec {
     /// It breaks a rule.

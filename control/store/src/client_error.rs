@@ -12,7 +12,7 @@ use crate::error::Cause;
 pub(crate) enum ErrorClass {
     /// It was not sent.
     Unsent,
-    /// The server rejected it before processing it, and may accept it later.
+    /// The server refused it before processing it, and may accept it later.
     NotServed,
     /// It may or may not have been executed.
     Unknown,

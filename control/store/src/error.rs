@@ -1,5 +1,5 @@
 //! The errors of store requests, as callers distinguish them: nothing was sent, the outcome is unknown, or the store
-//! rejected it.
+//! refused it.
 
 use std::{error::Error, fmt, time::Duration};
 

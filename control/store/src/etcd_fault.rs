@@ -26,7 +26,7 @@ pub enum EtcdFault {
     NotServing,
     /// Authentication is enabled, and no user was given.
     NoUser,
-    /// The user or its token was rejected.
+    /// The user or its token was refused.
     NotAuthenticated,
     /// The user lacks the permission.
     NotPermitted,

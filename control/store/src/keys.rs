@@ -35,7 +35,7 @@ pub enum KeysError {
 impl Keys {
     /// Returns the keys of the cluster of this name under this prefix.
     ///
-    /// Rejects a name that is empty, holds control characters, or whose base is empty or not below the prefix.
+    /// Refuses a name that is empty, holds control characters, or whose base is empty or not below the prefix.
     pub fn new(prefix: &str, cluster_name: &str) -> Result<Self, KeysError> {
         if cluster_name.is_empty() {
             return Err(KeysError::NoClusterName);

@@ -11,7 +11,7 @@ use crate::requester::{Requester, RetryPolicy};
 /// Minimum TTL of an info (store S-20, S-21).
 pub const INFO_TTL_MIN: Duration = Duration::from_secs(20);
 
-/// Maximum TTL that etcd grants, in seconds (its `lease/lessor.go`); it rejects more.
+/// Maximum TTL that etcd grants, in seconds (its `lease/lessor.go`); it refuses more.
 const TTL_MAX: i64 = 9_000_000_000;
 
 /// The error of etcd-client when a keepalive is answered with a TTL of zero (its `rpc/lease.rs`).

@@ -247,7 +247,7 @@ enum RequestFailure {
     Unknown(Cause),
 }
 
-/// Rejects requests that are too large to be sent.
+/// Refuses requests that are too large to be sent.
 pub(crate) fn check_size(attempt: &str, bytes: usize) -> Result<(), StoreError> {
     if bytes <= REQUEST_BYTES_MAX {
         return Ok(());

@@ -244,7 +244,7 @@ impl ElectionSession {
     /// Moves the candidate's key to another lease. Its creation revision stays, and with it the candidate's position
     /// and the condition of a leader's writes.
     ///
-    /// If it is unknown whether the key was moved, the new lease is revoked: a put that arrives later is then rejected,
+    /// If it is unknown whether the key was moved, the new lease is revoked: a put that arrives later is then refused,
     /// and a key that was moved already is deleted, which ends the leadership (`election`).
     async fn change_lease(
         &self,

@@ -66,7 +66,7 @@ pub enum TlsError {
         /// The label of the block.
         kind: String,
     },
-    /// A certificate or key that the TLS library rejects.
+    /// A certificate or key that the TLS library refuses.
     #[error("use {}", .path.display())]
     Unusable {
         /// The file.

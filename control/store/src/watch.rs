@@ -257,7 +257,7 @@ fn apply_response(
     let index = usize::try_from(message.watch_id() - 1).ok();
     let Some(target) = index.and_then(|index| watched.get_mut(index)) else {
         if message.canceled() {
-            // one of the watches was rejected before it had an id
+            // one of the watches was refused before it had an id
             return Err(format!("watch cancelled: {}", message.cancel_reason()));
         }
         return Ok(()); // the response to a progress request is not about one range

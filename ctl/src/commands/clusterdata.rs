@@ -110,7 +110,7 @@ async fn write(store: &Store, args: &WriteArgs) -> anyhow::Result<CommandOutcome
     };
     input::print_warnings(&Vec::from_iter(repeated_members_warning(&text)));
     input::print_warnings(&spec_warnings(&data));
-    // Scripts match this text of the reference, which has no colon before the cause (cli 13.2).
+    // Scripts match this text of Go stolon, which has no colon before the cause (cli 13.2).
     match store.commit(write.put(&key, to_compact(&data))).await {
         Ok(TxnOutcome::Committed(_)) => {}
         Ok(TxnOutcome::Conflict) => {
@@ -160,7 +160,7 @@ fn ensure_no_less_usable(data: &ClusterData, before: &ClusterData) -> anyhow::Re
     Ok(())
 }
 
-/// Warns of a document that cannot be used. The reference stores such data as well, and there may be no other backup.
+/// Warns of a document that cannot be used. Go stolon stores such data as well, and there may be no other backup.
 fn print_unusable(data: &ClusterData) {
     let (usability, why) = assess(data);
     if usability != Usability::Usable {
@@ -178,8 +178,8 @@ fn spec_warnings(data: &ClusterData) -> Vec<String> {
     warnings
 }
 
-/// Decodes any JSON object, and `null` as an empty one (cli 13.2). Errors have the texts that scripts know from the
-/// reference.
+/// Decodes any JSON object, and `null` as an empty one (cli 13.2). Errors have the texts that scripts know from Go
+/// stolon.
 fn decode(text: &[u8]) -> Result<ClusterData, String> {
     match ClusterData::parse(text) {
         Ok(data) => Ok(data.unwrap_or_default()),

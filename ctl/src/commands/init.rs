@@ -44,7 +44,7 @@ pub(super) async fn run(
         print("WARNING: The current cluster data will be removed")?;
     }
     let former = former_cluster::read(store).await?;
-    // With cluster data in the store, the two lines of the reference already warn of this.
+    // With cluster data in the store, the two lines of Go stolon already warn of this.
     if let Some(warning) = former.discard_warning().filter(|_| before.is_none()) {
         print(&warning)?;
     }

@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_patch_can_remove_what_is_not_supported() {
-        // A cluster of the reference whose spec asks for more than we support can still be changed.
+        // A cluster of Go stolon whose spec asks for more than we support can still be changed.
         let current = r#"{"initMode":"new","synchronousReplication":true}"#;
         assert_eq!(
             updated(current, r#"{"synchronousReplication":null}"#, SpecInput::Patch).unwrap(),

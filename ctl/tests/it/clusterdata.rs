@@ -203,7 +203,7 @@ async fn write_replaces_usable_data_by_unusable_data_only_with_force() {
     }
 }
 
-/// A cluster of the reference that uses more than this version does can be restored, and is not lost to an empty file.
+/// A cluster of Go stolon that uses more than this version does can be restored, and is not lost to an empty file.
 #[tokio::test]
 async fn write_replaces_unsupported_data_by_unsupported_data_but_not_by_broken_data() {
     let unsupported = CLUSTER.replacen(r#""spec":{"#, r#""spec":{"synchronousReplication":true,"#, 1);

@@ -1,4 +1,4 @@
-//! Replays recorded commands of the reference against the same values in the store: the output must be the same, and
+//! Replays recorded commands of Go stolon against the same values in the store: the output must be the same, and
 //! what changes write must be the same byte for byte.
 
 use std::fs;

@@ -1,4 +1,4 @@
-//! Finds the parts of the desired configuration that PostgreSQL rejects: before they are used where PostgreSQL can be
+//! Finds the parts of the desired configuration that PostgreSQL refuses: before they are used where PostgreSQL can be
 //! queried, otherwise by a failed start. What is used instead is decided by `settings`.
 
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ use crate::problems::{KeeperProblemKind, Problems};
 use crate::reconcile::{DataState, ServerConfig, ServerProbe, ServerState, TargetDb};
 use crate::settings::{FailedStart, LastGoodConfFile, Refusals, RefusedLine, Settings, StartDiagnosis};
 
-/// Checks of one configuration; each rejection leads to another check.
+/// Checks of one configuration; each refusal leads to another check.
 const CHECKS_MAX: usize = 3;
 /// Time limit until a reload is visible in the keeper's session.
 pub const RELOAD_LIMIT: Duration = Duration::from_secs(5);
@@ -34,7 +34,7 @@ const RELOAD_POLL: Duration = Duration::from_millis(20);
 const REFUSED_REMEDY: &str =
     "change it with stolonctl update; if the cause lies on the host, fix it and restart this keeper";
 
-/// The desired configuration without the parts that PostgreSQL rejects, and the results of its checks.
+/// The desired configuration without the parts that PostgreSQL refuses, and the results of its checks.
 #[derive(Debug)]
 pub struct ConfigCheck {
     generator: ConfigGenerator,
@@ -116,7 +116,7 @@ impl ConfigCheck {
         }
     }
 
-    /// Returns the desired configuration (keeper 8, 9) without the parts that PostgreSQL rejects.
+    /// Returns the desired configuration (keeper 8, 9) without the parts that PostgreSQL refuses.
     pub fn server_config(&mut self, target: &TargetDb) -> ServerConfig {
         let (wanted, left_out) = self.generator.wanted(target);
         let left_out = left_out.iter().map(|(name, why)| {
@@ -299,7 +299,7 @@ impl ConfigCheck {
         }
     }
 
-    /// Finds the hba lines that the server rejects. It parses `pg_hba.conf` on disk in `pg_hba_file_rules` without
+    /// Finds the hba lines that the server refuses. It parses `pg_hba.conf` on disk in `pg_hba_file_rules` without
     /// using it; it uses the file after a reload.
     async fn check_hba(&mut self, target: &TargetDb, wanted: &Settings, current: Option<&ServerConfig>) {
         let last = self.last_accepted();
@@ -381,12 +381,12 @@ impl ConfigCheck {
         }
     }
 
-    /// Returns the hba lines without rejected ones.
+    /// Returns the hba lines without refused ones.
     fn accepted_hba(&self, target: &TargetDb, users: &OtherUsers) -> Vec<String> {
         self.without_refused(self.generator.hba(target, users))
     }
 
-    /// Removes rejected lines: a single unreadable one, such as one with a malformed peer address, would prevent the
+    /// Removes refused lines: a single unreadable one, such as one with a malformed peer address, would prevent the
     /// server from reading all others.
     fn without_refused(&self, mut lines: Vec<String>) -> Vec<String> {
         lines.retain(|line| !self.refusals.refuses_line(line));

@@ -1,4 +1,4 @@
-//! Contents of the generated files for a desired state (keeper 7 to 9). What PostgreSQL rejects of them is left to
+//! Contents of the generated files for a desired state (keeper 7 to 9). What PostgreSQL refuses of them is left to
 //! `check`.
 
 use std::collections::BTreeMap;

@@ -40,7 +40,7 @@ pub enum StepError {
     /// The instance with its old data does not stream.
     #[error("the instance does not stream from the followed db within {0:?}")]
     DoesNotStream(Duration),
-    /// The server rejects the query whether it streams.
+    /// The server refuses the query whether it streams.
     #[error("cannot find out whether the kept data stream: {0}")]
     StreamUnknown(ServerRefusal),
 }

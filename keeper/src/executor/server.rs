@@ -79,7 +79,7 @@ impl ServerSteps {
         let ready = self.instance.wait_ready(limit).await;
         let current = process.current.as_ref();
         match current.filter(|_| self.configuration.is_start_unconfirmed()) {
-            // The startup process may reject settings after the sockets are open.
+            // The startup process may refuse settings after the sockets are open.
             Some(config) => {
                 let files = self.configuration.files(&target.db, config);
                 self.check_started(target, &files, ready)?;

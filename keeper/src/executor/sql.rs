@@ -24,7 +24,7 @@ use crate::reconcile::{ProcessState, ReconcilePlan, SlotChange, Step};
 const STREAM_LIMIT: Duration = Duration::from_secs(10);
 /// Interval of checking the WAL receiver.
 const STREAM_POLL: Duration = Duration::from_millis(20);
-/// The same while the login is rejected.
+/// The same while the login is refused.
 const STREAM_POLL_REFUSED: Duration = Duration::from_secs(1);
 
 /// Queries the server of one instance.
@@ -63,7 +63,7 @@ impl SqlSteps {
     /// Sets up superuser and replication role.
     pub(super) async fn set_up_roles(&self) -> Result<(), StepError> {
         roles::set_up(self.instance.sql(), &self.config.superuser, &self.config.replication).await?;
-        // A login rejected before its role existed is no longer a problem.
+        // A login refused before its role existed is no longer a problem.
         self.monitor.try_logins();
         Ok(())
     }
@@ -149,7 +149,7 @@ impl SqlSteps {
     }
 }
 
-/// Whether the failure proves that the old data cannot be used. A rejected login proves nothing about them.
+/// Whether the failure proves that the old data cannot be used. A refused login proves nothing about them.
 fn proves_rejoin_impossible(failed: &StepError) -> bool {
     matches!(failed, StepError::DoesNotStream(_))
 }
@@ -160,7 +160,7 @@ mod tests {
     use crate::postgres::client::refusal::ServerRefusal;
 
     #[test]
-    fn a_rejected_login_does_not_prove_that_old_data_are_unusable() {
+    fn a_refused_login_does_not_prove_that_old_data_are_unusable() {
         assert!(proves_rejoin_impossible(&StepError::DoesNotStream(STREAM_LIMIT)));
         let refusal = ServerRefusal::new("28P01", "password authentication failed").unwrap();
         assert!(!proves_rejoin_impossible(&StepError::StreamUnknown(refusal)));

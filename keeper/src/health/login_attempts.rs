@@ -8,7 +8,7 @@ use crate::postgres::observe::LoginResults;
 
 /// Interval of trying logins that no query needs.
 const INTERVAL: Duration = Duration::from_secs(15);
-/// The same while one is rejected. Short, because an operator may be fixing it; limited, because each attempt is a line
+/// The same while one is refused. Short, because an operator may be fixing it; limited, because each attempt is a line
 /// in the server's log.
 const REFUSED_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -29,7 +29,7 @@ impl LoginAttempts {
         self.at.is_none_or(|at| now.since(at) >= interval)
     }
 
-    /// Whether the last login of the replication user was rejected.
+    /// Whether the last login of the replication user was refused.
     pub(super) fn is_replication_refused(&self) -> bool {
         matches!(self.last.replication, Some(Err(_)))
     }
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rejected_login_is_tried_again_sooner_than_an_accepted_one() {
+    fn a_refused_login_is_tried_again_sooner_than_an_accepted_one() {
         let mut logins = LoginAttempts::default();
         assert!(logins.are_due(at(0)));
         let accepted = LoginResults {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, fcntl_lock};
 use rustix::io::Errno;
 
-/// Why the lock was not taken. The first words are those of the reference (keeper 15.1).
+/// Why the lock was not taken. The first words are those of Go stolon (keeper 15.1).
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// Another process holds it.
@@ -32,7 +32,7 @@ pub enum LockError {
 
 /// The lock, held until the process ends or this is dropped.
 ///
-/// A POSIX record lock over the whole file `lock` (keeper 2.4), as in the reference, so that both exclude each other;
+/// A POSIX record lock over the whole file `lock` (keeper 2.4), as in Go stolon, so that both exclude each other;
 /// children do not inherit it. It is lost as soon as the process closes *any* descriptor of that file: nothing else may
 /// open it.
 #[derive(Debug)]

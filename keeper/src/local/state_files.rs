@@ -1,4 +1,4 @@
-//! State files of a keeper: `keeperstate` and `dbstate`, in the reference's format, so that either keeper can replace
+//! State files of a keeper: `keeperstate` and `dbstate`, in Go stolon's format, so that either keeper can replace
 //! the other (keeper 2.2, 2.3). Which state they hold is left to `state`.
 
 use std::collections::BTreeMap;

@@ -70,7 +70,7 @@ mod tests {
         read.fill_in(&mut first, ObserveScope::ALL, now);
         assert!(!first.is_healthy && read.are_due(now));
 
-        // A rejected login proves that the server is alive, and must not cause a failover.
+        // A refused login proves that the server is alive, and must not cause a failover.
         let mut refused = unanswered();
         refused.failed = None;
         refused.logins.superuser = Some(Err(ServerRefusal::new("28P01", "no").unwrap()));

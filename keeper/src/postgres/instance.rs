@@ -214,7 +214,7 @@ impl Instance {
         Ok(lock.and_then(|lock| lock.status).as_deref() == Some("ready"))
     }
 
-    /// Waits until the server answers a query, even with a rejection. Fails when the server ends, or when it accepts
+    /// Waits until the server answers a query, even with a refusal. Fails when the server ends, or when it accepts
     /// connections and does not answer within the limit (`None`: waits forever).
     ///
     /// A server that starts or recovers is waited for as long as it runs: a restart would begin the recovery again.
@@ -254,7 +254,7 @@ impl Instance {
         self.supervisor.stop(limits).await
     }
 
-    /// Writes the files and reloads the server. [`SqlClient::refused_parameters`] returns what it rejected.
+    /// Writes the files and reloads the server. [`SqlClient::refused_parameters`] returns what it refused.
     pub async fn reload(&self, files: &ConfigFiles) -> Result<(), InstanceError> {
         info!("reloading database configuration");
         self.write_files(files, StartMode::Normal).await?;

@@ -25,7 +25,7 @@ const HISTORY_ENTRIES: usize = 2;
 /// Observed state of the instance; what could not be determined is `None`.
 #[derive(Debug, Default)]
 pub struct Observation {
-    /// The server answered during this observation, even with a rejected login (keeper I11).
+    /// The server answered during this observation, even with a refused login (keeper I11).
     pub is_healthy: bool,
     /// The configured parameters without managed ones; `None` when they could not be queried.
     pub parameters: Option<Parameters>,
@@ -67,7 +67,7 @@ pub struct ObserveScope {
     pub details: bool,
     /// Try to log in: queries use an open session and do not show it.
     pub logins: bool,
-    /// Try the replication user when the superuser is rejected, unless it was rejected recently.
+    /// Try the replication user when the superuser is refused, unless it was refused recently.
     pub replication: bool,
 }
 
@@ -99,7 +99,7 @@ pub enum ObserveError {
 
 /// Observes the instance. Calls must not overlap.
 ///
-/// The superuser's open session is used for all queries. A server that rejects it is alive: the rest is read over a
+/// The superuser's open session is used for all queries. A server that refuses it is alive: the rest is read over a
 /// replication connection and from its files.
 pub async fn observe(instance: &Instance, scope: ObserveScope) -> Observation {
     let mut observation = Observation::default();
@@ -241,7 +241,7 @@ impl Observation {
         matches!(&self.failed, Some(ObserveError::Sql(failed)) if failed.is_not_accepting())
     }
 
-    /// Whether the server rejected a login or a query.
+    /// Whether the server refused a login or a query.
     pub fn is_refused(&self) -> bool {
         let is_refusal = |failed: &ObserveError| match failed {
             ObserveError::Parameters(failed) | ObserveError::Sql(failed) => failed.refusal().is_some(),

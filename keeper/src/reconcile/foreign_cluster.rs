@@ -119,7 +119,7 @@ mod tests {
         };
         let operator =
             |present: &str, given_up: &str| CreationRecord::by_operator(present.into(), vec![given_up.into()], None);
-        assert!(held(None), "a sentinel or a stolonctl of the reference");
+        assert!(held(None), "a sentinel or a stolonctl of Go stolon");
         assert!(held(Some(CreationRecord::by_sentinel("c2".into()))));
         assert!(held(Some(operator("c2", "c0"))), "another cluster was given up");
         assert!(held(Some(operator("c0", "c1"))), "that was another creation");

@@ -83,7 +83,7 @@ pub enum ServerProbe {
     NotProbed,
     /// It does not accept connections, or does not answer.
     NoAnswer,
-    /// It is running and rejects the keeper's login. Its facts are unknown; files and signals still reach it.
+    /// It is running and refuses the keeper's login. Its facts are unknown; files and signals still reach it.
     Refused,
     /// It answered.
     Answered(ServerFacts),

@@ -81,7 +81,7 @@ fn reconcile_standby(observed: &ObservedState<'_>, target: &TargetDb, upstream: 
         ServerState::Up(ServerProbe::NotProbed) => NextAction::ProbeServer,
         ServerState::Up(probe) => {
             steps.push(Step::Log(LogMessage::AlreadyStandby));
-            // A standby in recovery may reject or not answer queries for long; its configuration is kept current all
+            // A standby in recovery may refuse or not answer queries for long; its configuration is kept current all
             // the same, so that a moved upstream reaches it.
             let facts = answered_facts(probe);
             if let Some(facts) = facts {

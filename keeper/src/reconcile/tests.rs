@@ -570,7 +570,7 @@ fn a_running_standby_is_promoted() {
 }
 
 #[test]
-fn a_server_that_rejects_logins_is_left_running_configured_and_promoted() {
+fn a_server_that_refuses_logins_is_left_running_configured_and_promoted() {
     let mut fake = fake();
     fake.refuses = true;
     fake.facts.slots.clear(); // the missing slot is unknown

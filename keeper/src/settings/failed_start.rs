@@ -72,7 +72,7 @@ pub(super) struct Suspects {
 }
 
 /// Finds the settings that prevented a start: those that the server named, otherwise all that it has not started with
-/// before. `before` are the earlier rejections.
+/// before. `before` are the earlier refusals.
 pub(super) fn find_cause(attempt: &FailedStart<'_>, before: &Refusals) -> StartEvidence {
     let (of_user, own) = named_lines(attempt, before);
     if !(of_user.is_empty() && own.is_empty()) {
@@ -112,7 +112,7 @@ pub(super) fn find_cause(attempt: &FailedStart<'_>, before: &Refusals) -> StartE
 }
 
 /// Returns the lines that the server named by number (hba.c: `line %d of configuration file "%s"`) and that were not
-/// rejected before: the user's, and the keeper's own.
+/// refused before: the user's, and the keeper's own.
 fn named_lines(attempt: &FailedStart<'_>, before: &Refusals) -> (Vec<RefusedLine>, Vec<RefusedLine>) {
     let mut message = String::new();
     let (mut of_user, mut own) = (Vec::new(), Vec::new());

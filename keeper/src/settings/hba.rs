@@ -1,14 +1,14 @@
-//! Chooses the user's hba lines to use when some are rejected. The first line that matches a client decides (PostgreSQL
+//! Chooses the user's hba lines to use when some are refused. The first line that matches a client decides (PostgreSQL
 //! manual 21.1): without a line that rejects clients or requires more of them, a later line could admit them.
 
 use std::collections::BTreeMap;
 
 use model::{HbaStrictness, check_hba_line, hba_excerpt, hba_fields, hba_strictness, redacted_hba_reason};
 
-/// Returns the lines to write, and a text for each rejected one.
+/// Returns the lines to write, and a text for each refused one.
 ///
-/// A rejected line is left out if every later line that admits clients requires the same method with the same options.
-/// Otherwise all lines stay as a server last accepted them. If none were ever accepted, the lines above the rejected
+/// A refused line is left out if every later line that admits clients requires the same method with the same options.
+/// Otherwise all lines stay as a server last accepted them. If none were ever accepted, the lines above the refused
 /// one are used, and of those below it only `reject` lines.
 pub fn choose_lines(
     wanted: Option<&[String]>,
@@ -19,7 +19,7 @@ pub fn choose_lines(
     let fault = |line: &String| check_hba_line(line).or_else(|| refused.get(line).cloned());
     let faults: Vec<Option<String>> = lines.iter().map(fault).collect();
     let is_good = |at: usize| faults[at].is_none();
-    // The first rejected line whose omission would admit more clients decides for all lines.
+    // The first refused line whose omission would admit more clients decides for all lines.
     let decisive = (0..lines.len()).find(|at| !is_good(*at) && admits_more_without(lines, *at, is_good));
     let outcome = match (decisive, last) {
         (None, _) => "it is left out",
@@ -102,7 +102,7 @@ mod tests {
     const DENY: &str = "host all all 10.0.0.9/32 reject";
 
     #[test]
-    fn a_rejected_line_that_only_admits_does_not_affect_the_others() {
+    fn a_refused_line_that_only_admits_does_not_affect_the_others() {
         check(&["hosst all all 10.0.0.1/32 md5", A, DENY], &[], Some(&[B]), &[A, DENY]);
         check(
             &[A, "host all all nowhere/99 md5", B],

@@ -1,4 +1,4 @@
-//! Computes the usable part of the desired configuration: rejected settings keep their last good value. Pure; querying
+//! Computes the usable part of the desired configuration: refused settings keep their last good value. Pure; querying
 //! the server is left to `configuration::check`.
 
 mod failed_start;
@@ -32,7 +32,7 @@ pub struct Settings {
     pub hba: Option<Vec<String>>,
 }
 
-/// A parameter that a server rejected.
+/// A parameter that a server refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefusedParameter {
     /// The desired value; `None`: not set.
@@ -45,7 +45,7 @@ pub struct RefusedParameter {
     pub is_suspect: bool,
 }
 
-/// A line of `pg_hba.conf` that a server rejected.
+/// A line of `pg_hba.conf` that a server refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefusedLine {
     pub line: String,
@@ -53,7 +53,7 @@ pub struct RefusedLine {
     pub why: String,
 }
 
-/// Rejected settings. A rejection applies to one value; it is forgotten when the value changes.
+/// Refused settings. A refusal applies to one value; it is forgotten when the value changes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Refusals {
     parameters: BTreeMap<String, RefusedParameter>,
@@ -82,17 +82,17 @@ struct HeldBackHba {
     instead: Option<Vec<String>>,
 }
 
-/// The usable part of a desired configuration, and the rejected rest.
+/// The usable part of a desired configuration, and the refused rest.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct UsableSettings {
     /// The configuration to write.
     pub settings: Settings,
-    /// One text per rejected setting.
+    /// One text per refused setting.
     pub refused: Vec<String>,
 }
 
 impl Refusals {
-    /// Forgets rejections of settings that are no longer desired; [`Self::forget_own_lines`] does the same for
+    /// Forgets refusals of settings that are no longer desired; [`Self::forget_own_lines`] does the same for
     /// generated lines.
     pub fn forget_unwanted(&mut self, wanted: &Settings) {
         let is_wanted =
@@ -115,7 +115,7 @@ impl Refusals {
         }
     }
 
-    /// Forgets rejections of generated lines that are not among `generated`.
+    /// Forgets refusals of generated lines that are not among `generated`.
     pub fn forget_own_lines(&mut self, generated: &[String]) {
         self.own_lines.retain(|line, _| generated.contains(line));
     }
@@ -137,7 +137,7 @@ impl Refusals {
             }
             refused.push(held.describe());
         }
-        // Individually rejected parameters override the held-back set: the server named them.
+        // Individually refused parameters override the held-back set: the server named them.
         for (name, one) in &self.parameters {
             replace(&mut settings, name, &one.instead);
             refused.push(one.describe(name));
@@ -150,11 +150,11 @@ impl Refusals {
         UsableSettings { settings, refused }
     }
 
-    /// Records rejected parameters; they keep the values that a server last accepted.
+    /// Records refused parameters; they keep the values that a server last accepted.
     pub fn refuse_parameters(&mut self, named: &BTreeMap<String, String>, wanted: &Settings, last: Option<&Settings>) {
         for (name, why) in named {
             let value = wanted.parameters.get(name).cloned();
-            // Rejected again: the last accepted value is rejected, too.
+            // Refused again: the last accepted value is refused, too.
             let last = last.filter(|_| !self.parameters.contains_key(name));
             let before = last.and_then(|last| last.parameters.get(name)).cloned();
             let refused = RefusedParameter {
@@ -220,13 +220,13 @@ impl Refusals {
         self.held_back.as_ref().is_some_and(|held| held.hba.is_some())
     }
 
-    /// Records rejected lines of the user.
+    /// Records refused lines of the user.
     pub fn refuse_lines(&mut self, lines: impl IntoIterator<Item = RefusedLine>) {
         self.lines
             .extend(lines.into_iter().map(|refused| (refused.line, refused.why)));
     }
 
-    /// Records rejected generated lines.
+    /// Records refused generated lines.
     pub fn refuse_own_lines(&mut self, lines: impl IntoIterator<Item = RefusedLine>) {
         self.own_lines
             .extend(lines.into_iter().map(|refused| (refused.line, refused.why)));
@@ -238,7 +238,7 @@ impl Refusals {
         held.cloned().collect()
     }
 
-    /// Whether this line is rejected.
+    /// Whether this line is refused.
     pub fn refuses_line(&self, line: &str) -> bool {
         self.lines.contains_key(line) || self.own_lines.contains_key(line)
     }

@@ -277,7 +277,7 @@ fn a_failed_start_never_reverts_lines_that_a_reload_accepted() {
 }
 
 #[test]
-fn a_rejected_generated_line_stays_rejected_while_it_is_generated() {
+fn a_refused_generated_line_stays_refused_while_it_is_generated() {
     const OWN: &str = "host all su fe80::1%eth0 md5";
     let wanted = settings(&[], &[MD5]);
     let output = lines(&[

@@ -154,7 +154,7 @@ impl Node {
         execute(&self.instance, statement).await
     }
 
-    /// Runs a statement that the server rejects; returns the message.
+    /// Runs a statement that the server refuses; returns the message.
     pub(crate) async fn execute_refused(&self, statement: &str) -> String {
         let refused = query(&self.instance, statement).await.unwrap_err();
         refused.as_db_error().expect("the server refuses").message().to_owned()

@@ -1,4 +1,4 @@
-//! Health of an instance: queries in the superuser's session, the files when logins are rejected, and independence of
+//! Health of an instance: queries in the superuser's session, the files when logins are refused, and independence of
 //! users' settings.
 
 use std::sync::Arc;
@@ -111,7 +111,7 @@ async fn with_admin() -> Node {
     node
 }
 
-/// Drops sessions and rejections, as after a start of the keeper.
+/// Drops sessions and refusals, as after a start of the keeper.
 async fn forget(node: &Node) {
     for sql in [node.instance.sql(), node.instance.observer()] {
         sql.close().await;
@@ -143,9 +143,9 @@ async fn is_fresh(node: &Node, why: &str) -> Observation {
 }
 
 #[test]
-fn a_server_that_rejects_logins_is_healthy_with_a_current_position() {
+fn a_server_that_refuses_logins_is_healthy_with_a_current_position() {
     bench::run(
-        "health::a_server_that_rejects_logins_is_healthy_with_a_current_position",
+        "health::a_server_that_refuses_logins_is_healthy_with_a_current_position",
         || async {
             let node = with_admin().await;
             let before = is_fresh(&node, "before").await;
@@ -173,7 +173,7 @@ fn a_server_that_rejects_logins_is_healthy_with_a_current_position() {
                 (r#"alter role "super user" nosuperuser"#, ["42501", "ok", "-"]),
             ] {
                 admin(&node.instance, &[breaks]).await;
-                // the open session continues, and a rejected login is detected beside it
+                // the open session continues, and a refused login is detected beside it
                 let kept = is_fresh(&node, breaks).await;
                 assert_eq!(refused(&kept)[0], expected[0], "{breaks}");
                 forget(&node).await;

@@ -184,8 +184,8 @@ fn a_server_that_an_earlier_keeper_left_is_found_and_stopped() {
 }
 
 #[test]
-fn a_reload_takes_effect_and_reports_rejected_settings() {
-    bench::run("life::a_reload_takes_effect_and_reports_rejected_settings", || async {
+fn a_reload_takes_effect_and_reports_refused_settings() {
+    bench::run("life::a_reload_takes_effect_and_reports_refused_settings", || async {
         let node = Node::initialised().await;
         node.start(&files(&node.instance, &[])).await;
         let value = "it's a 'test'\nof 100%";

@@ -209,7 +209,7 @@ impl InfoPublisher {
 
     /// Returns one request that publishes, to be sent.
     ///
-    /// The store rejects it once the info is attached to a later lease. Otherwise a delayed request could attach the
+    /// The store refuses it once the info is attached to a later lease. Otherwise a delayed request could attach the
     /// info to its older lease, whose end would remove it while later answers still let us forward.
     fn request(
         &self,
@@ -246,7 +246,7 @@ impl InfoPublisher {
 fn later_lease(last: Option<LeaseId>, random: &RandomBytes) -> LeaseId {
     let random = LeaseId::from_random(random.bytes()).0;
     let later = last.and_then(|last| last.0.checked_add(1 + (random >> LEASE_ID_STEP_SHIFT)));
-    // Halved, which leaves room for millions of later ids. After the greatest one, the store rejects the info until the
+    // Halved, which leaves room for millions of later ids. After the greatest one, the store refuses the info until the
     // former one has expired.
     LeaseId(later.unwrap_or(random >> 1 | 1))
 }

@@ -41,7 +41,7 @@ impl ClientSession {
         // The future of the connect is larger than that of the relay. Boxed, it is freed before relaying begins.
         let (client, server, took) = match Box::pin(self.prepare(client)).await {
             Ok(connected) => connected,
-            Err(err) => return self.reject(&err),
+            Err(err) => return self.refuse(&err),
         };
         let open = self.context.metrics.connections.opened(took);
         let ended = relay::forward(
@@ -85,7 +85,7 @@ impl ClientSession {
         Ok(connected)
     }
 
-    fn reject(&self, err: &ConnectError) {
+    fn refuse(&self, err: &ConnectError) {
         let reason = match err {
             ConnectError::Descriptors(_) => RefusalReason::Descriptors,
             ConnectError::Refused(_) => RefusalReason::Master,

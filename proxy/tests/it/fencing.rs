@@ -186,7 +186,7 @@ fn answers_slower_than_half_of_the_timeout_keep_the_route_open_and_slower_ones_t
     });
 }
 
-// fencing F-2: the store rejects a request once the info is attached to a later lease, so the proxy takes one later still
+// fencing F-2: the store refuses a request once the info is attached to a later lease, so the proxy takes one later still
 #[test]
 fn an_info_that_another_program_attached_to_a_later_lease_is_published_under_one_later_still() {
     run_test(async {

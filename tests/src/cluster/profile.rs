@@ -13,7 +13,7 @@ pub enum Profile {
     Fast,
     /// failInterval 5 s, sleepInterval 1 s; default proxy intervals.
     Short,
-    /// As in the reference's integration suite (sentinel 16): failInterval 5 s.
+    /// As in Go stolon's integration suite (sentinel 16): failInterval 5 s.
     Suite,
 }
 

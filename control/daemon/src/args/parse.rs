@@ -49,7 +49,7 @@ pub const CTL: Program = Program {
 /// Deprecated options with the hint of their notice (cli 3). They are hidden from the help.
 const DEPRECATED: [(&str, &str); 2] = [("debug", "use --log-level=debug instead"), ("id", "use --uid instead")];
 
-/// Help of the options of daemons that `stolonctl` accepts, because the reference does (cli 2).
+/// Help of the options of daemons that `stolonctl` accepts, because Go stolon does (cli 2).
 const NO_EFFECT: &str = "Accepted for compatibility, no effect";
 
 /// The positional arguments that daemons ignore, see `DaemonArgs::ignored`.

@@ -139,7 +139,7 @@ fn initialised(merge: bool, healthy: bool) -> Setup {
 }
 
 #[test]
-fn a_parameter_that_the_first_server_rejected_stays_in_the_spec() {
+fn a_parameter_that_the_first_server_refused_stays_in_the_spec() {
     let mut setup = initialised(true, true);
     let user = [
         ("shared_preload_libraries", "none"),

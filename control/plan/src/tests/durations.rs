@@ -65,7 +65,7 @@ proptest! {
             *field = Some(value);
         }
         if spec.validate().is_err() {
-            return Ok(()); // rejected, which is fine, too
+            return Ok(()); // refused, which is fine, too
         }
         if is_new {
             setup.keeper("keeper1");

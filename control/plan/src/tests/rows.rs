@@ -191,7 +191,7 @@ fn a_changed_spec_reaches_every_db() {
 }
 
 #[test]
-fn synchronous_replication_is_rejected_and_never_turned_off() {
+fn synchronous_replication_is_refused_and_never_turned_off() {
     let mut setup = base(2);
     setup.spec().synchronous_replication = Some(true);
     assert!(matches!(

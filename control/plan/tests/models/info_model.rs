@@ -19,7 +19,7 @@ const LEASES: u8 = 2;
 /// When a proxy moves its info to another lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Change {
-    /// At any time; the store rejects a put under an older lease than the info has.
+    /// At any time; the store refuses a put under an older lease than the info has.
     Ordered,
     /// At any time, unconditionally.
     AnyTime,
@@ -98,7 +98,7 @@ impl World {
         for (_, world) in &mut next {
             // A copy that has arrived and whose response is ignored has no further effect.
             world.sent.retain(|sent| !(sent.given_up && sent.done.is_some()));
-            // Nor does one whose lease has expired: it is rejected, and its response opens nothing.
+            // Nor does one whose lease has expired: it is refused, and its response opens nothing.
             let left = world.left;
             world
                 .sent

@@ -280,7 +280,7 @@ async fn an_undecodable_info_is_reported_once_and_stops_nothing() {
 }
 
 #[tokio::test]
-async fn the_write_of_a_deposed_leader_is_rejected() {
+async fn the_write_of_a_deposed_leader_is_refused() {
     // fencing F-7 and its test 4.4: delayed between its read and its write for longer than the election lease
     let mut scene = Scene::new().await;
     scene.put_data(&a_cluster(SPEC)).await;

@@ -20,7 +20,7 @@ use super::monitor::ConnectionMonitor;
 use crate::config::StoreConfig;
 use crate::error::Cause;
 
-/// HTTP/2 keepalive interval. etcd rejects clients that ping more often than every 5 s (store 3.3).
+/// HTTP/2 keepalive interval. etcd refuses clients that ping more often than every 5 s (store 3.3).
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// Maximum wait for each step of a handshake, however long the store timeout is (store 3.3).
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);

@@ -247,7 +247,7 @@ async fn one_leads_after_a_store_outage_longer_than_any_lease() {
 }
 
 #[tokio::test]
-async fn the_write_of_a_deposed_leader_is_rejected() {
+async fn the_write_of_a_deposed_leader_is_refused() {
     // fencing F-7, store C-9: the leader is held between its read and its write
     let etcd = Etcd::start().await;
     let relay = TcpRelay::to(&etcd.address()).await;

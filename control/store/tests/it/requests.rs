@@ -116,7 +116,7 @@ async fn of_two_first_writers_exactly_one_wins() {
 }
 
 #[tokio::test]
-async fn a_write_is_rejected_without_the_key_that_it_depends_on() {
+async fn a_write_is_refused_without_the_key_that_it_depends_on() {
     // fencing F-7: the leader's own key, with its creation revision
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
@@ -182,7 +182,7 @@ async fn a_lease_longer_than_the_maximum_gets_the_maximum() {
 }
 
 #[tokio::test]
-async fn a_rejected_put_leaves_the_old_value() {
+async fn a_refused_put_leaves_the_old_value() {
     // corner case 20: the server's limit is 1.5 MiB
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
@@ -205,7 +205,7 @@ fn a_timeout_of_zero_is_refused() {
 
 /// fencing F-2
 #[tokio::test]
-async fn a_late_put_under_a_former_lease_is_rejected() {
+async fn a_late_put_under_a_former_lease_is_refused() {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     let (former, present) = (LeaseId(1 << 40), LeaseId(1 << 41));

@@ -92,7 +92,7 @@ fn push_master(out: &mut String, status: &Status) {
     }
 }
 
-/// Appends the problems that an operator has to fix. Without any there is no such section, as in the reference, which
+/// Appends the problems that an operator has to fix. Without any there is no such section, as in Go stolon, which
 /// never has one.
 fn push_problems(out: &mut String, status: &Status) {
     if status.problems.is_empty() {
@@ -113,7 +113,7 @@ fn push_problems(out: &mut String, status: &Status) {
     }
 }
 
-/// Aligns the header with the first row, and every later row by itself: the reference flushes its table writer after
+/// Aligns the header with the first row, and every later row by itself: Go stolon flushes its table writer after
 /// each row, and scripts expect its output.
 fn push_table(out: &mut String, header: &[&str], rows: impl Iterator<Item = Vec<String>>, ending: RowEnd) {
     let mut rows = rows;

@@ -1,4 +1,4 @@
-//! Error responses of a server that rejects a login or a query. Such a response proves that the server is alive. What
+//! Error responses of a server that refuses a login or a query. Such a response proves that the server is alive. What
 //! follows for its health is left to `observe`.
 
 use std::fmt;
@@ -20,7 +20,7 @@ impl fmt::Display for ServerRefusal {
     }
 }
 
-/// The rejected role, for the remedy.
+/// The refused role, for the remedy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LoginRole {
     /// The superuser.
@@ -47,15 +47,15 @@ impl LoginRole {
 }
 
 impl ServerRefusal {
-    /// Returns the rejection in an error response; `None` for one that reports that the server is starting, stopping,
+    /// Returns the refusal in an error response; `None` for one that reports that the server is starting, stopping,
     /// recovering or damaged.
     pub fn new(code: &str, message: &str) -> Option<Self> {
         // 57P01 to 57P03: it is shutting down, has crashed, or does not accept connections now. 58 and XX: a system
         // error, or damaged data.
-        let is_rejection = !["57P01", "57P02", "57P03", "58", "XX"]
+        let is_refusal = !["57P01", "57P02", "57P03", "58", "XX"]
             .iter()
             .any(|prefix| code.starts_with(prefix));
-        is_rejection.then(|| Self {
+        is_refusal.then(|| Self {
             code: code.to_owned(),
             message: message.to_owned(),
         })
@@ -70,7 +70,7 @@ impl ServerRefusal {
         matches!(self.code.as_str(), "3D000" | "55000" | "42501")
     }
 
-    /// Returns the remedy for the rejected role.
+    /// Returns the remedy for the refused role.
     pub fn remedy(&self, role: LoginRole, user: &str) -> String {
         let option = role.option();
         match self.code.as_str() {

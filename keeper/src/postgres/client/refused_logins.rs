@@ -1,4 +1,4 @@
-//! Recent rejections of logins, which are not retried immediately: each attempt is a line in the server's log. Logging
+//! Recent refusals of logins, which are not retried immediately: each attempt is a line in the server's log. Logging
 //! in is left to `sql_connection`.
 
 use std::time::Duration;
@@ -8,10 +8,10 @@ use base::clock::Boottime;
 use crate::postgres::client::refusal::ServerRefusal;
 use crate::postgres::config::credentials::Secret;
 
-/// Time after a rejection in which no login is tried.
+/// Time after a refusal in which no login is tried.
 const LOGIN_RETRY_DELAY: Duration = Duration::from_secs(10);
 
-/// The last rejections of one connection.
+/// The last refusals of one connection.
 #[derive(Debug, Default)]
 pub(crate) struct RefusedLogins {
     login: Option<RefusedLogin>,
@@ -23,12 +23,12 @@ pub(crate) struct RefusedLogins {
 struct RefusedLogin {
     refusal: ServerRefusal,
     at: Boottime,
-    /// The rejected password; a changed one is tried immediately.
+    /// The refused password; a changed one is tried immediately.
     password: Option<Secret>,
 }
 
 impl RefusedLogins {
-    /// Returns the rejection of a login with this password that is not retried yet.
+    /// Returns the refusal of a login with this password that is not retried yet.
     pub(crate) fn login(&self, password: Option<&str>, now: Boottime) -> Option<ServerRefusal> {
         let login = self.login.as_ref()?;
         let is_same = login.password.as_ref().map(Secret::reveal).as_deref() == password;
@@ -41,7 +41,7 @@ impl RefusedLogins {
         (now.since(*at) < LOGIN_RETRY_DELAY).then(|| refusal.clone())
     }
 
-    /// Records the result of a login; `None` if it was not rejected.
+    /// Records the result of a login; `None` if it was not refused.
     pub(crate) fn note_login(&mut self, refusal: Option<ServerRefusal>, password: Option<Secret>, now: Boottime) {
         self.login = refusal.map(|refusal| RefusedLogin {
             refusal,
@@ -50,7 +50,7 @@ impl RefusedLogins {
         });
     }
 
-    /// Records that the usual database rejected a login that another one accepted.
+    /// Records that the usual database refused a login that another one accepted.
     pub(crate) fn note_database(&mut self, refusal: ServerRefusal, now: Boottime) {
         self.database = Some((refusal, now));
     }

@@ -35,7 +35,7 @@ pub enum ReplicationError {
         /// Why not.
         source: io::Error,
     },
-    /// The server rejected the login or the command.
+    /// The server refused the login or the command.
     #[error("{action}: {at} responds: {message}")]
     Refused {
         action: &'static str,
@@ -43,7 +43,7 @@ pub enum ReplicationError {
         at: String,
         /// The server's message with its SQLSTATE.
         message: String,
-        /// The rejection, if it proves that the server is alive.
+        /// The refusal, if it proves that the server is alive.
         refusal: Option<ServerRefusal>,
     },
     /// The server violates the protocol.
@@ -70,7 +70,7 @@ pub enum ReplicationError {
 }
 
 impl ReplicationError {
-    /// Returns the rejection if the server's answer proves that it is alive.
+    /// Returns the refusal if the server's answer proves that it is alive.
     pub fn refusal(&self) -> Option<&ServerRefusal> {
         match self {
             Self::Refused { refusal, .. } => refusal.as_ref(),

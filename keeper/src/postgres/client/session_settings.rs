@@ -20,7 +20,7 @@ pub enum SessionUser {
 struct SessionSetting {
     name: &'static str,
     value: &'static str,
-    /// First major that has it: a server rejects a session with an unknown setting.
+    /// First major that has it: a server refuses a session with an unknown setting.
     since: u32,
     /// Only a superuser may set it.
     superuser_only: bool,
@@ -57,7 +57,7 @@ const SETTINGS: &[SessionSetting] = &[
     everybody("idle_in_transaction_session_timeout", "0"),
     since(14, everybody("idle_session_timeout", "0")),
     since(17, everybody("transaction_timeout", "0")),
-    // A standby rejects serializable transactions, and a read-only transaction cannot create a role.
+    // A standby refuses serializable transactions, and a read-only transaction cannot create a role.
     everybody("default_transaction_isolation", "read committed"),
     everybody("default_transaction_read_only", "off"),
     everybody("default_transaction_deferrable", "off"),

@@ -56,7 +56,7 @@ impl SqlClient {
         self.connection.database_refusal()
     }
 
-    /// Clears the recorded rejections, so that the next query tries to log in.
+    /// Clears the recorded refusals, so that the next query tries to log in.
     pub fn forget_refusals(&self) {
         self.connection.forget_refusals();
     }
@@ -97,7 +97,7 @@ impl SqlClient {
         first_row(action, &rows).map(|row| field(row, 0))
     }
 
-    /// Returns the parameters of the configuration files that the server rejects, by name with the reason (keeper W19).
+    /// Returns the parameters of the configuration files that the server refuses, by name with the reason (keeper W19).
     /// Parameters pending restart do not count, nor do those without a file, which were removed from the files.
     pub async fn refused_parameters(&self) -> Result<BTreeMap<String, String>, SqlError> {
         let statement = "select lower(f.name), coalesce(f.name || ': ', '') || f.error from pg_file_settings f \

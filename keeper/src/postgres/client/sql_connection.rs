@@ -1,5 +1,5 @@
 //! One SQL connection that stays open between queries and is reopened when it broke. Every query has a time limit. The
-//! queries are in `sql`; recent rejections of logins in `refused_logins`.
+//! queries are in `sql`; recent refusals of logins in `refused_logins`.
 
 use std::sync::{Arc, Mutex as StdMutex, MutexGuard};
 use std::time::Duration;
@@ -67,7 +67,7 @@ impl SqlConnection {
     /// Connects to the usual database, or while that one is unavailable to the other one. That session is closed after
     /// each query, because a database in use cannot be a template for `create database`.
     async fn connect(&self) -> Result<SqlSession, SqlError> {
-        // A recorded rejection only avoids a line in the server's log; it does not prove that the server is alive now
+        // A recorded refusal only avoids a line in the server's log; it does not prove that the server is alive now
         // (keeper I11).
         if let Some(refusal) = self.refused_lately()
             && self.answers_login_request().await
@@ -136,7 +136,7 @@ impl SqlConnection {
             .expect("no thread panics while holding the refusals")
     }
 
-    /// Returns the rejection of a login that is not retried yet.
+    /// Returns the refusal of a login that is not retried yet.
     fn refused_lately(&self) -> Option<ServerRefusal> {
         self.refused().login(self.login.password().as_deref(), self.clock.now())
     }
@@ -146,7 +146,7 @@ impl SqlConnection {
         self.refused().database(self.clock.now())
     }
 
-    /// Clears the recorded rejections, so that the next query tries to log in.
+    /// Clears the recorded refusals, so that the next query tries to log in.
     pub(crate) fn forget_refusals(&self) {
         *self.refused() = RefusedLogins::default();
     }
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_remembered_rejection_counts_only_while_the_server_answers() {
+    async fn a_remembered_refusal_counts_only_while_the_server_answers() {
         let (listener, target) = server().await;
         let (refusal, recovering) = (error("28P01"), error("57P03"));
         let mut sql = sql(target, LONG);

@@ -27,14 +27,14 @@ pub enum SqlError {
         /// Why not.
         source: tokio_postgres::Error,
     },
-    /// The login was rejected recently and is not retried yet.
+    /// The login was refused recently and is not retried yet.
     #[error("connect to PostgreSQL at {at}: refused recently, not retried yet: {refusal}")]
     Refused {
         /// Address.
         at: String,
         refusal: ServerRefusal,
     },
-    /// The server rejected the query, or the connection broke.
+    /// The server refused the query, or the connection broke.
     #[error("{action}")]
     Query {
         action: &'static str,
@@ -58,7 +58,7 @@ pub enum SqlError {
 }
 
 impl SqlError {
-    /// Returns the rejection if the server's answer proves that it is alive.
+    /// Returns the refusal if the server's answer proves that it is alive.
     pub fn refusal(&self) -> Option<ServerRefusal> {
         match self {
             Self::Refused { refusal, .. } => Some(refusal.clone()),

@@ -18,7 +18,7 @@ use crate::postgres::client::session_settings::DATABASE;
 pub(crate) enum FirstResponse {
     /// It continues the login.
     Login,
-    /// An error; the rejection, if it proves that the server is alive and working.
+    /// An error; the refusal, if it proves that the server is alive and working.
     Error(Option<ServerRefusal>),
 }
 
@@ -26,7 +26,7 @@ pub(crate) enum FirstResponse {
 pub(crate) enum WireError {
     /// The connection failed or broke.
     Io(io::Error),
-    /// The server rejected the login or the command, with this SQLSTATE.
+    /// The server refused the login or the command, with this SQLSTATE.
     Refused { code: String, message: String },
     /// The server violates the protocol, or sends what is not supported.
     Protocol(String),

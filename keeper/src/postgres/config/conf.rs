@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use model::{RejectedParameter, check_parameter, is_never_reported};
+use model::{UnusableParameter, check_parameter, is_never_reported};
 
 /// Parameters by name.
 pub type Parameters = BTreeMap<String, String>;
@@ -71,7 +71,7 @@ impl SlotNeeds {
 pub struct GeneratedParameters {
     /// The parameters, with names in lower case (the server ignores case).
     pub parameters: Parameters,
-    /// Omitted parameters of the user, with reasons. `stolonctl` rejects them; a spec written by another program may
+    /// Omitted parameters of the user, with reasons. `stolonctl` refuses them; a spec written by another program may
     /// contain them.
     pub dropped: BTreeMap<String, String>,
 }
@@ -91,10 +91,10 @@ pub fn parameters(sources: &ParameterSources<'_>) -> GeneratedParameters {
             None => {
                 parameters.insert(name.to_ascii_lowercase(), value.clone());
             }
-            Some(RejectedParameter::Invalid(why)) => {
+            Some(UnusableParameter::Invalid(why)) => {
                 dropped.insert(name.clone(), why);
             }
-            Some(RejectedParameter::Reserved(why) | RejectedParameter::Managed(why)) => {
+            Some(UnusableParameter::Reserved(why) | UnusableParameter::Managed(why)) => {
                 dropped.insert(name.clone(), why.to_owned());
             }
         }
@@ -199,7 +199,7 @@ pub fn raise_to_minimums(parameters: &mut Parameters, minimums: &StandbyMinimums
     for (name, minimum, default) in rows {
         let old = parameters.get(name).cloned();
         let wanted = match &old {
-            // The server rejects a value that is not a number.
+            // The server refuses a value that is not a number.
             Some(text) => match text.trim().parse() {
                 Ok(number) => number,
                 Err(_) => continue,
@@ -289,8 +289,8 @@ fn push_line(text: &mut String, name: &str, quoted: &str) {
     text.push_str("'\n");
 }
 
-/// Quotes an ordinary value: single quotes are doubled, backslashes are left for the server to interpret, as in the
-/// reference (keeper 8.5, rule 2). What would end the string early or break the line is fixed: an escaped quote, a
+/// Quotes an ordinary value: single quotes are doubled, backslashes are left for the server to interpret, as in Go
+/// stolon (keeper 8.5, rule 2). What would end the string early or break the line is fixed: an escaped quote, a
 /// trailing backslash, a newline.
 fn quote_ordinary(value: &str) -> String {
     let mut quoted = String::with_capacity(value.len());

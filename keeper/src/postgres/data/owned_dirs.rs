@@ -3,7 +3,7 @@
 //!
 //! Two records must agree. The file `directories` in the keeper's data directory lists each directory with its inode
 //! and creation time. A marker file in the tablespace's location names the keeper's data directory, so that other
-//! keepers detect it even while this one is not running. The reference has neither.
+//! keepers detect it even while this one is not running. Go stolon has neither.
 
 use std::fs;
 use std::io::{self, ErrorKind};

@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::inspect;
 
-/// WAL segment size that the reference assumes, in bytes (keeper section 0).
+/// WAL segment size that Go stolon assumes, in bytes (keeper section 0).
 pub const SEGMENT_BYTES: u64 = 16 << 20;
 
 /// Whether this is the name of a WAL segment file: 24 characters `0`-`9`, `A`-`F` (keeper T4).

@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn a_given_directory_is_used_unchanged_or_rejected() {
+    fn a_given_directory_is_used_unchanged_or_refused() {
         let root = tempfile::tempdir().unwrap();
         programs(root.path(), &["postgres"]);
         let refused = Programs::find_in(Some(root.path()), None, None, &[]);

@@ -37,12 +37,12 @@ pub enum ParameterCheckError {
     /// It took too long.
     #[error("check the parameters with postgres -C: not finished within {0:?}")]
     Timeout(Duration),
-    /// It rejects the parameters without naming one.
+    /// It refuses the parameters without naming one.
     #[error("postgres -C refuses the parameters without naming one: {0}")]
     Unclear(String),
 }
 
-/// Returns the parameters that `postgres` rejects, with reasons. `dir` is a directory for the scratch file.
+/// Returns the parameters that `postgres` refuses, with reasons. `dir` is a directory for the scratch file.
 pub async fn refused_parameters(
     programs: &Programs,
     dir: &Path,
@@ -65,7 +65,7 @@ pub async fn refused_parameters(
     Ok(refused)
 }
 
-/// Returns the output if the program rejected the parameters.
+/// Returns the output if the program refused the parameters.
 async fn run(
     programs: &Programs,
     dir: &Path,

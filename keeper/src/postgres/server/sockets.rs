@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use crate::postgres::data::file_error::FileError;
 
-/// The reference's only socket directory (keeper 0); psql's default in its packages.
+/// Go stolon's only socket directory (keeper 0); psql's default in its packages.
 pub const PUBLIC: &str = "/tmp";
 /// Maximum length of a socket's path in bytes: `sun_path` without the final zero (unix(7)).
 const PATH_BYTES_MAX: usize = 107;

@@ -16,7 +16,7 @@ use super::*;
 /// Damaged documents of a run; `PROPTEST_CASES` asks for more.
 const CASES: u32 = 4096;
 
-/// Documents that the reference wrote, and one of our own.
+/// Documents that Go stolon wrote, and one of our own.
 const RECORDED: [&str; 3] = [
     include_str!("../../../../tests/golden/async-failover.store.jsonl"),
     include_str!("../../../../tests/golden/sync.store.jsonl"),

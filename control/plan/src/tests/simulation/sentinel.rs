@@ -82,7 +82,7 @@ impl SimSentinel {
     pub(super) fn replace(&mut self) {
         self.leadership += 1;
         self.memory = Memory::default();
-        // rejected when it arrives later: the election key has changed
+        // refused when it arrives later: the election key has changed
         self.writing = None;
     }
 

@@ -45,7 +45,7 @@ pub(super) enum Step {
         data: Version,
         age: u8,
     },
-    /// It was executed or rejected; the response has not arrived.
+    /// It was executed or refused; the response has not arrived.
     Answered {
         data: Version,
         done: bool,
@@ -53,7 +53,7 @@ pub(super) enum Step {
     },
 }
 
-/// An announcement in flight; `done` once it was executed or rejected and the response has not arrived.
+/// An announcement in flight; `done` once it was executed or refused and the response has not arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Announcement {
     pub(super) data: Version,

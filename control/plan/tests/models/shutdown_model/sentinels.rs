@@ -236,7 +236,7 @@ impl<const KEEPERS: usize> ModelState<KEEPERS> {
         rules: Rules,
         next: &mut Next<KEEPERS>,
     ) {
-        // With the guard, an earlier plan of another leader is rejected.
+        // With the guard, an earlier plan of another leader is refused.
         let guarded = rules.has(Rule::LeaderGuard);
         let free = self.plans.iter().position(|plan| guarded || plan.is_none());
         let Some(slot) = free else { return };
