@@ -6,7 +6,7 @@ use std::io;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use base::{Chain, Clock, RandomBytes};
+use base::{Chain, Clock, RandomBytes, printable};
 use daemon::args::{self, CTL, CommonArgs, Faults, VERSION};
 use daemon::telemetry::{self, ignore_broken_pipe, print_stderr};
 use store::{Store, StoreError, UNREACHABLE_HINT};
@@ -117,7 +117,7 @@ pub(crate) async fn run(args: Args, clock: Clock, random: RandomBytes) -> ExitCo
     args.common.log_level(&mut faults);
     let Some(common) = args.common.check(&mut faults).filter(|_| faults.is_empty()) else {
         for fault in faults.lines() {
-            print_stderr(fault);
+            print_stderr(printable(fault));
         }
         return ExitCode::FAILURE;
     };
@@ -136,7 +136,7 @@ pub(crate) async fn run(args: Args, clock: Clock, random: RandomBytes) -> ExitCo
         Ok(CommandOutcome::Success) => ExitCode::SUCCESS,
         Ok(CommandOutcome::Reported) => ExitCode::FAILURE,
         Err(error) => {
-            print_stderr(error_line(&error)); // an error is one line on standard error (cli O-23)
+            print_stderr(printable(&error_line(&error))); // an error is one line on standard error (cli O-23)
             ExitCode::FAILURE
         }
     }

@@ -11,8 +11,12 @@ use crate::args::logins::LoginArgs;
 use crate::local::uid::is_valid_uid;
 use crate::postgres::config::credentials::{Login, Secret};
 
+mod addresses;
 mod data_dir;
 mod logins;
+
+/// Longest keeper uid that may be given: that of a file name, since it stands in keys, labels and logs.
+const UID_BYTES_MAX: usize = 255;
 
 /// Run one PostgreSQL instance as a member of the cluster.
 ///
@@ -163,16 +167,26 @@ impl Args {
         }
         let common = self.daemon.common.check(&mut faults);
         let listen_address = given(&self.pg_listen_address).to_owned();
-        if listen_address.is_empty() {
-            faults.push("--pg-listen-address is required");
-        }
+        addresses::check_listen(&listen_address, &mut faults);
+        addresses::check_advertised(
+            given(&self.pg_advertise_address),
+            given(&self.pg_advertise_port),
+            &mut faults,
+        );
         let (port_text, port) = self.port(&mut faults);
         let logins = self.logins(&su_name, &mut faults, &mut warnings);
         let uid = self.uid.clone().filter(|uid| !uid.is_empty());
-        if let Some(uid) = uid.as_ref().filter(|uid| !is_valid_uid(uid)) {
-            faults.push(format!(
+        match &uid {
+            Some(uid) if uid.len() > UID_BYTES_MAX => {
+                let start: String = uid.chars().take(20).collect();
+                faults.push(format!(
+                    "keeper uid {start:?}… is not valid: it is longer than {UID_BYTES_MAX} bytes"
+                ));
+            }
+            Some(uid) if !is_valid_uid(uid) => faults.push(format!(
                 "keeper uid {uid:?} is not valid: use letters a-z, digits and '_'"
-            ));
+            )),
+            _ => {}
         }
         let or = |option: &Option<String>, default: &str| match given(option) {
             "" => default.to_owned(),

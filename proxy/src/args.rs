@@ -61,13 +61,15 @@ pub struct Args {
     /// Relay threads [default: 1 for every 4 CPUs]
     #[arg(long, value_name = "THREADS")]
     pub relay_threads: Option<GoInt>,
-    /// Batch the wake-ups of long streams, such as COPY; delays their end by a few ms [default: true]
+    /// Read long streams, such as COPY, in larger pieces, which takes fewer wake-ups; delays their end by a few ms
+    /// [default: true]
     #[arg(long)]
     pub batch_streams: Option<Switch>,
-    /// How long new clients are held for the next master during a change of master; 0s: not at all [default: 10s]
+    /// How long a new client is held, connected and waiting, for the next master during a change of master; 0s: not at
+    /// all [default: 10s]
     #[arg(long, value_name = "DURATION")]
     pub hold: Option<GoDuration>,
-    /// Maximum clients held at once [default: 1024]
+    /// Maximum clients that are held at once, see --hold; more are closed [default: 1024]
     #[arg(long, value_name = "CLIENTS")]
     pub hold_max: Option<GoInt>,
     /// How long a shutdown waits for connections to end by themselves [default: 0s]

@@ -6,10 +6,12 @@
 mod chain;
 pub mod clock;
 pub mod host;
+mod printable;
 mod random;
 pub mod redact;
 pub mod user_file;
 
 pub use chain::Chain;
 pub use clock::Clock;
+pub use printable::{is_printable, printable};
 pub use random::RandomBytes;

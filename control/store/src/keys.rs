@@ -5,6 +5,9 @@ use crate::entry::LeaseId;
 /// The default of `--store-prefix` (store S-1).
 pub const DEFAULT_PREFIX: &str = "stolon/cluster";
 
+/// Longest cluster name, in bytes: that of a file name, since names stand in keys, labels and logs.
+const NAME_BYTES_MAX: usize = 255;
+
 /// Every key of one cluster, below its base path. Prefixes to list end with a slash (store S-10).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Keys {
@@ -20,6 +23,9 @@ pub enum KeysError {
     /// A control character, which cannot be typed or read in a log.
     #[error("invalid cluster name {0:?}: it holds a control character; use letters, digits, '-', '_' and '.'")]
     ControlCharacter(String),
+    /// Longer than any name.
+    #[error("invalid cluster name {0:?}…: it is longer than {NAME_BYTES_MAX} bytes; choose another name")]
+    TooLong(String),
     /// The normalised base path would be empty, the prefix itself or outside of it, as with `.` and `..`.
     #[error(
         "invalid cluster name {name:?}: its keys would not be below the store prefix {prefix:?}; choose another name"
@@ -35,10 +41,13 @@ pub enum KeysError {
 impl Keys {
     /// Returns the keys of the cluster of this name under this prefix.
     ///
-    /// Refuses a name that is empty, holds control characters, or whose base is empty or not below the prefix.
+    /// Refuses a name that is empty, too long, holds control characters, or whose base is empty or not below the prefix.
     pub fn new(prefix: &str, cluster_name: &str) -> Result<Self, KeysError> {
         if cluster_name.is_empty() {
             return Err(KeysError::NoClusterName);
+        }
+        if cluster_name.len() > NAME_BYTES_MAX {
+            return Err(KeysError::TooLong(cluster_name.chars().take(20).collect()));
         }
         if cluster_name.chars().any(char::is_control) {
             return Err(KeysError::ControlCharacter(cluster_name.to_owned()));
@@ -219,6 +228,9 @@ mod tests {
             assert!(Keys::new("", name).is_err(), "{name:?} accepted without a prefix");
         }
         assert_eq!(Keys::new("p", "").unwrap_err(), KeysError::NoClusterName);
+        assert!(Keys::new("p", &"x".repeat(255)).is_ok());
+        let why = Keys::new("p", &"x".repeat(300)).unwrap_err().to_string();
+        assert!(why.contains("longer than 255 bytes") && why.len() < 120, "{why}");
         assert!(matches!(Keys::new("p", "a\nb"), Err(KeysError::ControlCharacter(_))));
         assert_eq!(Keys::new("p", "teams/blue").unwrap().base(), "p/teams/blue");
         assert_eq!(Keys::new("/", "c").unwrap().base(), "/c");

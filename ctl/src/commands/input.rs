@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use base::printable;
 use base::user_file::{ReadLimits, read_stdin, read_user_file};
 use daemon::telemetry::print_stderr;
 use model::{ClusterSpec, from_slice};
@@ -50,7 +51,7 @@ pub(super) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
 /// Prints warnings on standard error, one a line.
 pub(super) fn print_warnings(warnings: &[String]) {
     for warning in warnings {
-        print_stderr(format_args!("WARNING: {warning}"));
+        print_stderr(format_args!("WARNING: {}", printable(warning)));
     }
 }
 

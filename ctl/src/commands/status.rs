@@ -5,7 +5,7 @@ mod text;
 mod view;
 
 use anyhow::{Context as _, bail};
-use base::Chain;
+use base::{Chain, printable};
 use daemon::telemetry::print_stderr;
 use model::{Json, KeeperInfo, ProxyInfo, SentinelInfo, from_slice, to_pretty};
 use serde::de::DeserializeOwned;
@@ -14,7 +14,7 @@ use store::{Entry, KeyRange, Keys, Snapshot, Store};
 
 use super::former_cluster::FormerCluster;
 use super::{CommandOutcome, cluster_data, error_line, print};
-use view::{Status, build};
+use view::{KeeperProblem, Status, build};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -28,22 +28,45 @@ pub(super) struct Args {
 pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<CommandOutcome> {
     let status = read_status(store).await;
     match (args.format.as_deref().unwrap_or_default(), status) {
-        ("" | "text", status) => print(&text::render(&status?))?,
-        ("json", Ok(status)) => print(&to_pretty(&status))?,
-        ("json", Err(error)) => {
-            // Readers of the JSON output find the error there (cli 14.2).
-            let reason = Json::String(error_line(&error));
-            print(&to_pretty(&Json::Object(vec![("error".to_owned(), reason)])))?;
+        ("" | "text", Ok(status)) => print(&text::render(&status))?,
+        ("" | "text", Err(failure)) => {
+            print_stderr(printable(&error_line(&failure.error)));
+            if let Some(problems) = text::problems_section(&failure.problems) {
+                print_stderr(problems.trim_end());
+            }
             return Ok(CommandOutcome::Reported);
         }
-        (_, Err(error)) => return Err(error),
+        ("json", Ok(status)) => print(&to_pretty(&status))?,
+        ("json", Err(failure)) => {
+            // Readers of the JSON output find the error there (cli 14.2).
+            let mut members = vec![("error".to_owned(), Json::String(error_line(&failure.error)))];
+            if !failure.problems.is_empty() {
+                members.push(("problems".to_owned(), Json::of(&failure.problems)));
+            }
+            print(&to_pretty(&Json::Object(members)))?;
+            return Ok(CommandOutcome::Reported);
+        }
+        (_, Err(failure)) => return Err(failure.error),
         (other, Ok(_)) => bail!("unrecognised output format {other:?}: use text or json"),
     }
     Ok(CommandOutcome::Success)
 }
 
+/// Why there is no status, and what keepers report all the same.
+struct StatusFailure {
+    error: anyhow::Error,
+    problems: Vec<KeeperProblem>,
+}
+
+impl From<anyhow::Error> for StatusFailure {
+    fn from(error: anyhow::Error) -> Self {
+        let problems = Vec::new();
+        Self { error, problems }
+    }
+}
+
 /// Reads everything in one request, so that the parts belong to one moment.
-async fn read_status(store: &Store) -> anyhow::Result<Status> {
+async fn read_status(store: &Store) -> Result<Status, StatusFailure> {
     let keys = store.keys();
     let targets = [
         KeyRange::Prefix(keys.election()),
@@ -57,16 +80,20 @@ async fn read_status(store: &Store) -> anyhow::Result<Status> {
     decode_status(snapshot, keys)
 }
 
-fn decode_status(mut snapshot: Snapshot, keys: &Keys) -> anyhow::Result<Status> {
+fn decode_status(mut snapshot: Snapshot, keys: &Keys) -> Result<Status, StatusFailure> {
     let leader = elected_sentinel(snapshot.take(0)).map(|leader| leader.uid);
     let sentinels: Vec<SentinelInfo> = decode_all(&snapshot.take(1));
     let proxies: Vec<ProxyInfo> = decode_all(&snapshot.take(2));
     let infos = snapshot.take(4);
     let former = FormerCluster::of(keys, &infos, snapshot.take_one(5).as_ref());
-    let checked = cluster_data::check(snapshot.take_one(3).as_ref(), &former)?;
     let keepers: Vec<KeeperInfo> = decode_all(&infos);
+    // Without usable cluster data it is unknown which keepers belong to the cluster.
+    let checked = cluster_data::check(snapshot.take_one(3).as_ref(), &former).map_err(|error| StatusFailure {
+        error,
+        problems: view::problems(&keepers, None),
+    })?;
     let mut status = build(leader.as_deref(), sentinels, proxies, &checked.data);
-    status.problems = view::problems(&keepers, &checked.data);
+    status.problems = view::problems(&keepers, Some(&checked.data));
     Ok(status)
 }
 

@@ -36,6 +36,8 @@ async fn wrong_arguments_and_unknown_keepers_change_nothing() {
             .await
             .assert_failed_with("too many arguments");
         harness.run(&[command, "nosuch"]).await.assert_failed_with("nosuch");
+        let hostile = harness.run(&[command, "kä\u{1b}[2J"]).await;
+        hostile.assert_failed_with("keeper doesn't exist: kä\\u{1b}[2J\n");
     }
     assert_eq!(harness.get().await.as_deref(), Some(CLUSTER));
 }

@@ -138,6 +138,37 @@ async fn no_initialisation_is_proposed_after_a_cluster_was_created() {
 }
 
 #[tokio::test]
+async fn status_without_cluster_data_shows_what_keepers_report() {
+    // cli 14.3
+    let harness = CtlHarness::start().await;
+    let info = r#"{"uid":"k1","clusterUID":"c1","problems":[{"kind":"data","text":"lost","remedy":"restore it"}]}"#;
+    harness
+        .store
+        .put(&harness.store.keys().keeper_info("k1"), info)
+        .await
+        .unwrap();
+    for data in [None, Some("garbage"), Some("{}")] {
+        if let Some(data) = data {
+            harness.put(data).await;
+        }
+        let text = harness.run(&["status"]).await;
+        assert_eq!((text.stdout.as_str(), text.status), ("", 1), "{text:?}");
+        let lines: Vec<&str> = text.stderr.lines().skip(1).collect();
+        assert_eq!(
+            lines,
+            ["=== Problems ===", "", "k1: data: lost", "    restore it"],
+            "{data:?}"
+        );
+        let json = harness.run(&["status", "-fjson"]).await;
+        assert_eq!((json.stderr.as_str(), json.status), ("", 1), "{json:?}");
+        assert!(
+            json.stdout.contains("\"error\": ") && json.stdout.contains("\"text\": \"lost\""),
+            "{json:?}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn every_command_ends_while_the_store_is_unreachable() {
     // cli 18.20, store 10.18
     let nobody = ports::free();

@@ -7,6 +7,9 @@ use daemon::args::{ArgsWarning, Faults};
 
 use crate::postgres::config::credentials::{AuthMethod, Login, Secret, read_password_file};
 
+/// Longest name of a role (`NAMEDATALEN` less one); PostgreSQL would cut a longer one.
+const ROLE_BYTES_MAX: usize = 63;
+
 /// Options of one of the two roles.
 pub(super) struct LoginArgs<'a> {
     /// The role in messages.
@@ -88,6 +91,12 @@ impl LoginArgs<'_> {
     fn check_name(&self, faults: &mut Faults) {
         if self.user.is_empty() {
             faults.push(format!("{} is required", self.flag("username")));
+        } else if self.user.len() > ROLE_BYTES_MAX || self.user.contains(char::is_control) {
+            let start: String = self.user.chars().take(20).collect();
+            faults.push(format!(
+                "{} {start:?}… is not valid: a role's name has at most {ROLE_BYTES_MAX} bytes and no control character",
+                self.flag("username")
+            ));
         }
     }
 

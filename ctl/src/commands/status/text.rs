@@ -2,7 +2,7 @@
 
 use model::Problem;
 
-use super::view::{KeeperRow, Status};
+use super::view::{KeeperProblem, KeeperRow, Status};
 
 /// Columns between two tab stops.
 const TAB: usize = 8;
@@ -49,7 +49,10 @@ pub(super) fn render(status: &Status) -> String {
         );
     }
     push_master(&mut out, status);
-    push_problems(&mut out, status);
+    if let Some(problems) = problems_section(&status.problems) {
+        out.push('\n');
+        out.push_str(&problems);
+    }
     out.push('\n');
     out
 }
@@ -92,14 +95,14 @@ fn push_master(out: &mut String, status: &Status) {
     }
 }
 
-/// Appends the problems that an operator has to fix. Without any there is no such section, as in Go stolon, which
+/// Returns the section of the problems that an operator has to fix. Without any there is none, as in Go stolon, which
 /// never has one.
-fn push_problems(out: &mut String, status: &Status) {
-    if status.problems.is_empty() {
-        return;
+pub(super) fn problems_section(problems: &[KeeperProblem]) -> Option<String> {
+    if problems.is_empty() {
+        return None;
     }
-    out.push_str("\n=== Problems ===\n\n");
-    for reported in &status.problems {
+    let mut out = "=== Problems ===\n\n".to_owned();
+    for reported in problems {
         let Problem { kind, text, remedy } = &reported.problem;
         let when = if reported.is_old {
             " (last report of an unhealthy keeper)"
@@ -111,6 +114,7 @@ fn push_problems(out: &mut String, status: &Status) {
             out.push_str(&format!("    {remedy}\n"));
         }
     }
+    Some(out)
 }
 
 /// Aligns the header with the first row, and every later row by itself: Go stolon flushes its table writer after

@@ -109,10 +109,16 @@ pub(super) fn build(
     }
 }
 
-/// Returns the problems that keepers of this cluster report, sorted by keeper.
-pub(super) fn problems(infos: &[KeeperInfo], data: &ClusterData) -> Vec<KeeperProblem> {
-    let cluster = data.cluster.as_ref().map(|cluster| &cluster.uid);
-    let of_cluster = infos.iter().filter(|info| Some(&info.cluster_uid) == cluster);
+/// Returns the problems that keepers of this cluster report, sorted by keeper; those of all keepers without cluster data.
+pub(super) fn problems(infos: &[KeeperInfo], data: Option<&ClusterData>) -> Vec<KeeperProblem> {
+    let cluster = data.and_then(|data| data.cluster.as_ref()).map(|cluster| &cluster.uid);
+    let of_cluster = infos
+        .iter()
+        .filter(|info| data.is_none() || Some(&info.cluster_uid) == cluster);
+    let is_unhealthy = |uid| {
+        let keeper = data.and_then(|data| data.keepers().get(uid));
+        keeper.is_some_and(|keeper| !keeper.status.healthy)
+    };
     let mut problems: Vec<KeeperProblem> = of_cluster
         .flat_map(|info| {
             info.problems
@@ -122,7 +128,7 @@ pub(super) fn problems(infos: &[KeeperInfo], data: &ClusterData) -> Vec<KeeperPr
         })
         .map(|(uid, problem)| KeeperProblem {
             keeper: uid.to_string(),
-            is_old: data.keepers().get(uid).is_some_and(|keeper| !keeper.status.healthy),
+            is_old: is_unhealthy(uid),
             problem: problem.printable(),
         })
         .collect();

@@ -39,6 +39,15 @@ pub enum PortError {
         /// The socket's lock file.
         lock: PathBuf,
     },
+    /// The host has none of the addresses to listen at.
+    #[error(
+        "cannot listen at {address}: this host does not have the address; give --pg-listen-address one that it has, or * \
+         for all"
+    )]
+    NotLocal {
+        /// The first of the addresses.
+        address: IpAddr,
+    },
     /// It cannot be determined.
     #[error(transparent)]
     File(#[from] FileError),
@@ -46,13 +55,20 @@ pub enum PortError {
 
 /// Fails if another program uses the addresses or the socket. No own server may be running.
 pub fn check(listen_addresses: &str, port: u16, socket_dir: &str) -> Result<(), PortError> {
+    let mut missing = Vec::new();
     for address in literal_addresses(listen_addresses) {
         // The standard library sets SO_REUSEADDR, as the server does: only a listener conflicts.
-        if let Err(refused) = TcpListener::bind(SocketAddr::new(address, port))
-            && refused.kind() == ErrorKind::AddrInUse
-        {
-            return Err(PortError::Taken { address, port });
+        match TcpListener::bind(SocketAddr::new(address, port)).map_err(|refused| refused.kind()) {
+            Err(ErrorKind::AddrInUse) => return Err(PortError::Taken { address, port }),
+            Err(ErrorKind::AddrNotAvailable) => missing.push(address),
+            Ok(_) | Err(_) => {}
         }
+    }
+    // The server starts with a warning as long as one of its addresses is there.
+    if let [address, ..] = missing[..]
+        && missing.len() == listen_addresses.split(',').count()
+    {
+        return Err(PortError::NotLocal { address });
     }
     check_socket(socket_dir, port)
 }
@@ -117,6 +133,31 @@ mod tests {
         );
         assert_eq!(literal_addresses("::"), [] as [IpAddr; 0]);
         assert_eq!(literal_addresses(""), [] as [IpAddr; 0]);
+    }
+
+    #[test]
+    fn addresses_that_the_host_does_not_have_are_reported_if_there_is_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket_dir = dir.path().to_str().unwrap();
+        let free = TcpListener::bind(("127.0.0.1", 0))
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        // Addresses for documentation (RFC 5737, RFC 3849).
+        for addresses in ["192.0.2.1", "192.0.2.1,2001:db8::1"] {
+            let refused = check(addresses, free, socket_dir).unwrap_err().to_string();
+            assert!(
+                refused.starts_with("cannot listen at 192.0.2.1: this host does not have"),
+                "{refused}"
+            );
+        }
+        for addresses in ["192.0.2.1,db.example", "192.0.2.1,::"] {
+            assert!(!matches!(
+                check(addresses, free, socket_dir),
+                Err(PortError::NotLocal { .. })
+            ));
+        }
     }
 
     #[test]

@@ -163,7 +163,7 @@ fn problems_are_printed_last_and_only_if_there_are_some() {
     let mut status = build(None, Vec::new(), Vec::new(), &data);
     let without = render(&status);
     assert!(!without.contains("Problems"));
-    status.problems = problems(&infos, &data);
+    status.problems = problems(&infos, Some(&data));
     let expected = "\n=== Problems ===\n\nb: login: refused [2J next\n    set it\nb: x: y\n\n";
     assert_eq!(
         render(&status),
@@ -184,7 +184,7 @@ fn what_a_keeper_reported_before_it_was_lost_is_marked() {
     )
     .unwrap();
     let mut status = build(None, Vec::new(), Vec::new(), &data);
-    status.problems = problems(&infos, &data);
+    status.problems = problems(&infos, Some(&data));
     let text = render(&status);
     assert!(
         text.contains("\na: x: z\nb (last report of an unhealthy keeper): x: y\n"),
