@@ -165,7 +165,7 @@ impl Args {
             None => faults.push("data dir required: use --data-dir"),
             Some(dir) => data_dir::check(dir, host.uid, &mut faults),
         }
-        let common = self.daemon.common.check(&mut faults);
+        let common = self.daemon.check(&mut faults);
         let listen_address = given(&self.pg_listen_address).to_owned();
         addresses::check_listen(&listen_address, &mut faults);
         addresses::check_advertised(

@@ -118,7 +118,7 @@ impl Args {
     pub fn check(&self, machine: MachineLimits) -> CheckedArgs<Config> {
         let mut faults = Faults::default();
         let log = self.daemon.log(&mut faults);
-        let common = self.daemon.common.check(&mut faults);
+        let common = self.daemon.check(&mut faults);
         let keepalive = self.keepalive(&mut faults);
         let listen = self.listen(&mut faults);
         let connect_timeout = self.connect_timeout.map_or(Duration::from_secs(5), GoDuration::to_std);

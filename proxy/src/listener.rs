@@ -22,7 +22,7 @@ pub use self::accept::Listener;
 pub use self::backend::Backend;
 pub use self::disconnect::Disconnector;
 pub use self::handle::{DesiredListener, ListenState, ListenerHandle};
-pub use self::socket::{BoundSocket, bind, is_local_address};
+pub use self::socket::{BoundSocket, bind, inherit, is_local_address};
 use crate::relay::{Keepalive, RelayConfig};
 
 /// Configuration of the listener and its connections.

@@ -1,6 +1,7 @@
 //! The program: starts relay threads, listener and check-ins, and stops them in order when a signal arrives (proxy
 //! P-9). What each of them does is left to its module.
 
+use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,9 +10,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use base::{Clock, RandomBytes};
+use daemon::health::{BEAT_INTERVAL, Heartbeat, ProgramHealth};
 use daemon::signals::{ProcessSignal, STOP, SignalHandlers};
-use daemon::telemetry::{self, Component};
-use daemon::{program, runtime};
+use daemon::telemetry::{self, Component, MetricsServer};
+use daemon::{program, runtime, systemd};
 use model::{ProxyUid, short_uid};
 use rustix::process::{Resource, Rlimit};
 use store::Store;
@@ -44,7 +46,8 @@ pub fn raise_limits() -> MachineLimits {
 /// # Errors
 /// It cannot start, or the listener ended by itself.
 pub fn run(config: Config, clock: &Clock, random: RandomBytes) -> anyhow::Result<()> {
-    if let Some(server) = program::serve_metrics(&config.common, Component::Proxy)? {
+    let server = program::serve_metrics(&config.common, Component::Proxy, clock)?;
+    if let Some(server) = &server {
         info!(address = %server.address, "serving metrics");
     }
     let metrics = Arc::new(Metrics::register(config.relay_threads));
@@ -53,6 +56,7 @@ pub fn run(config: Config, clock: &Clock, random: RandomBytes) -> anyhow::Result
     let me = ProxyUid::from(short_uid(random.bytes()));
     info!(id = %me, "proxy id");
     let (listening, listener) = start_listener(&config, &metrics, clock)?;
+    let heartbeat = report_health(server.as_ref(), &status, &listener, clock)?;
     let control = runtime::current_thread().context("start the control loop")?;
     program::run_main_task(control, async {
         log_summaries(
@@ -71,7 +75,7 @@ pub fn run(config: Config, clock: &Clock, random: RandomBytes) -> anyhow::Result
             clock: clock.clone(),
             random,
         });
-        check_in_until_stopped(checkin, listening, config.drain).await
+        check_in_until_stopped(checkin, listening, config.drain, heartbeat).await
     })
 }
 
@@ -80,6 +84,7 @@ async fn check_in_until_stopped(
     mut checkin: CheckInLoop,
     listening: JoinHandle<io::Result<()>>,
     drain: Duration,
+    heartbeat: Heartbeat,
 ) -> anyhow::Result<()> {
     let mut signals = SignalHandlers::install(&STOP)?;
     let stopped_by = tokio::select! {
@@ -89,7 +94,9 @@ async fn check_in_until_stopped(
             anyhow::bail!("the listener ended by itself");
         }
         signal = signals.next() => signal,
+        never = beat(heartbeat) => match never {},
     };
+    systemd::report_stopping();
     if !drain.is_zero() {
         info!(signal = %stopped_by, limit = ?drain, "stopping, letting connections end");
         tokio::select! {
@@ -102,6 +109,30 @@ async fn check_in_until_stopped(
     Ok(())
 }
 
+/// Beats as long as the control loop's thread runs its tasks.
+async fn beat(heartbeat: Heartbeat) -> Infallible {
+    loop {
+        heartbeat.beat();
+        tokio::time::sleep(BEAT_INTERVAL).await;
+    }
+}
+
+/// Reports what the proxy does from now on. Returns the heartbeat of its control loop.
+fn report_health(
+    server: Option<&MetricsServer>,
+    status: &Arc<CheckInStatus>,
+    listener: &ListenerHandle,
+    clock: &Clock,
+) -> anyhow::Result<Heartbeat> {
+    let heartbeat = Heartbeat::new(clock.clone());
+    let (status, clients, clock) = (Arc::clone(status), listener.client_counter(), clock.clone());
+    let health = ProgramHealth::new(heartbeat.clone(), move || {
+        status.service_status(clients.load(Ordering::Relaxed), clock.now())
+    });
+    program::report_health(server, health).context("report to systemd")?;
+    Ok(heartbeat)
+}
+
 /// Binds the address for clients, starts the relay threads, and the listener on the first of them. It listens once it
 /// is commanded to.
 fn start_listener(
@@ -110,10 +141,17 @@ fn start_listener(
     clock: &Clock,
 ) -> anyhow::Result<(JoinHandle<io::Result<()>>, ListenerHandle)> {
     let address = config.listener.listen;
-    let bound = listener::bind(&config.listener, address).map_err(|err| {
-        let attempt = format!("listen for clients on {address}: {}", bind_error_remedy(&err));
-        anyhow::Error::new(err).context(attempt)
-    })?;
+    let bound = match systemd::inherited_listener().context("take the socket that systemd passed")? {
+        Some(inherited) => {
+            let bound = listener::inherit(&config.listener, inherited).context("use the socket that systemd passed")?;
+            info!(address = %bound.address, "clients connect to the socket that systemd passed");
+            bound
+        }
+        None => listener::bind(&config.listener, address).map_err(|err| {
+            let attempt = format!("listen for clients on {address}: {}", bind_error_remedy(&err));
+            anyhow::Error::new(err).context(attempt)
+        })?,
+    };
     let threads = (0..config.relay_threads)
         .map(|number| RelayThread::start(number, metrics.relay.thread_counters(number)))
         .collect::<io::Result<Vec<_>>>()
@@ -125,7 +163,8 @@ fn start_listener(
         threads,
         Arc::clone(metrics),
         clock.clone(),
-    );
+    )
+    .context("use the socket that systemd passed")?;
     Ok((first.spawn(listener.run()), handle))
 }
 

@@ -22,5 +22,6 @@ mod playground;
 mod problems;
 mod rejoin;
 mod sentinels;
+mod services;
 mod store_outages;
 mod walkthrough;

@@ -11,6 +11,7 @@ pub mod conf;
 pub mod deadlines;
 pub mod etcd;
 pub mod fake_sentinel;
+pub mod http;
 pub mod pg_programs;
 pub mod ports;
 pub mod process;

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::http::AccessOptions;
 use crate::telemetry::{LogConfig, LogFormat};
 use base::Chain;
 use base::host::check_host;
@@ -73,6 +74,15 @@ pub struct DaemonArgs {
     /// Log format: text, json or tab [default: text]
     #[arg(long, help_heading = COMMON, value_name = "FORMAT")]
     pub log_format: Option<String>,
+    /// Certificate for metrics over HTTPS [default: none, plain HTTP]
+    #[arg(long, help_heading = COMMON, value_name = "FILE")]
+    pub metrics_cert_file: Option<PathBuf>,
+    /// Key of that certificate
+    #[arg(long, help_heading = COMMON, value_name = "FILE")]
+    pub metrics_key_file: Option<PathBuf>,
+    /// File with the bearer token that requests for metrics must have [default: none]
+    #[arg(long, help_heading = COMMON, value_name = "FILE")]
+    pub metrics_token_file: Option<PathBuf>,
     /// The same as --log-level=debug
     #[arg(long, hide = true)]
     pub debug: Option<Switch>,
@@ -90,6 +100,8 @@ pub struct CommonConfig {
     pub store: StoreConfig,
     /// The address of the metrics server, if configured.
     pub metrics_listen_address: Option<String>,
+    /// Who may ask it.
+    pub metrics_access: AccessOptions,
 }
 
 /// All faults in the arguments, in the order of the checks, so that one run shows every mistake. A fault is a text for the
@@ -192,6 +204,7 @@ impl CommonArgs {
             cluster_name: cluster_name.to_owned(),
             store: store?,
             metrics_listen_address: metrics_listen_address.map(str::to_owned),
+            metrics_access: AccessOptions::default(),
         })
     }
 
@@ -230,6 +243,32 @@ fn listen_address_fault(address: &str) -> Option<String> {
 }
 
 impl DaemonArgs {
+    /// Validates the options that all daemons share. Returns none when there are errors, which are added to `faults`.
+    pub fn check(&self, faults: &mut Faults) -> Option<CommonConfig> {
+        let common = self.common.check(faults);
+        let metrics_access = self.metrics_access(faults);
+        common.map(|common| CommonConfig {
+            metrics_access,
+            ..common
+        })
+    }
+
+    fn metrics_access(&self, faults: &mut Faults) -> AccessOptions {
+        let certificate = given_path(&self.metrics_cert_file);
+        let key = given_path(&self.metrics_key_file);
+        if certificate.is_some() != key.is_some() {
+            faults.push("--metrics-cert-file and --metrics-key-file must be given together");
+        }
+        let options = AccessOptions {
+            tls: certificate.zip(key),
+            token: given_path(&self.metrics_token_file),
+        };
+        if options != AccessOptions::default() && given(&self.common.metrics_listen_address).is_empty() {
+            faults.push("--metrics-cert-file and --metrics-token-file need --metrics-listen-address");
+        }
+        options
+    }
+
     /// Returns the log configuration (cli 2, 17.2). It is usable for the fatal message even when there are errors.
     pub fn log(&self, faults: &mut Faults) -> LogConfig {
         let level = self.common.log_level(faults);

@@ -5,8 +5,10 @@
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod args;
+pub mod health;
 pub mod http;
 pub mod program;
 pub mod runtime;
 pub mod signals;
+pub mod systemd;
 pub mod telemetry;

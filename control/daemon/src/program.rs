@@ -2,12 +2,16 @@
 //! task run, log written out. Their order, and what a program runs, are left to its `main`.
 
 use std::future::Future;
+use std::io;
 
+use base::Clock;
 use tokio::runtime::Runtime;
 use tracing::field::display;
 use tracing::warn;
 
 use crate::args::{CheckedArgs, CommonConfig, Faults};
+use crate::health::ProgramHealth;
+use crate::systemd;
 use crate::telemetry::{self, Component, MetricsError, MetricsServer};
 
 /// Starts the log and writes the warnings about the arguments to it. Returns the configuration.
@@ -27,10 +31,28 @@ pub fn start_logging<C>(checked: CheckedArgs<C>) -> Result<C, Faults> {
 /// handles record nothing.
 ///
 /// # Errors
-/// The address is not available, or the server cannot start.
-pub fn serve_metrics(common: &CommonConfig, component: Component) -> Result<Option<MetricsServer>, MetricsError> {
-    let serve = |address: &String| telemetry::serve_metrics(address, component, &common.cluster_name);
+/// The address is not available, a file that restricts access cannot be used, or the server cannot start.
+pub fn serve_metrics(
+    common: &CommonConfig,
+    component: Component,
+    clock: &Clock,
+) -> Result<Option<MetricsServer>, MetricsError> {
+    let serve = |address: &String| {
+        let access = common.metrics_access.clone();
+        telemetry::serve_metrics(address, access, component, &common.cluster_name, clock.clone())
+    };
     common.metrics_listen_address.as_ref().map(serve).transpose()
+}
+
+/// Reports the program's health from now on: at `/healthz` and `/readyz` of its server, if it has one, and to systemd.
+///
+/// # Errors
+/// The thread for systemd cannot be created.
+pub fn report_health(server: Option<&MetricsServer>, health: ProgramHealth) -> io::Result<()> {
+    if let Some(server) = server {
+        health.add_pages(server);
+    }
+    systemd::report(health)
 }
 
 /// Runs a program's main task to its end, then writes out the log.

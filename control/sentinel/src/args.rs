@@ -33,7 +33,7 @@ impl Args {
     pub fn check(&self) -> CheckedArgs<Config> {
         let (mut faults, mut warnings) = (Faults::default(), Vec::new());
         let log = self.daemon.log(&mut faults);
-        let common = self.daemon.common.check(&mut faults);
+        let common = self.daemon.check(&mut faults);
         let initial_spec = self
             .initial_cluster_spec
             .as_deref()

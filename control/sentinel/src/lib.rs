@@ -14,6 +14,7 @@ pub mod metrics;
 mod missing_data;
 mod sentinel;
 mod stale_reads;
+mod status;
 mod throttle;
 mod timing;
 mod watch_arrivals;

@@ -28,9 +28,8 @@ async fn run(config: Config) {
     let (clock, random) = (Clock::system(), RandomBytes::system());
     let uid = SentinelUid::from(short_uid(random.bytes()));
     info!(id = %uid, "sentinel id");
-    if let Err(error) = program::serve_metrics(&config.common, Component::Sentinel) {
-        fatal_error("cannot serve metrics", &error);
-    }
+    let server = program::serve_metrics(&config.common, Component::Sentinel, &clock)
+        .unwrap_or_else(|error| fatal_error("cannot serve metrics", &error));
     let metrics = Metrics::register();
     let mut signals =
         SignalHandlers::install(&STOP).unwrap_or_else(|error| fatal_error("cannot listen for signals", &error));
@@ -39,6 +38,7 @@ async fn run(config: Config) {
         uid,
         initial_spec: config.initial_spec,
         metrics,
+        server,
         clock,
         random,
     };

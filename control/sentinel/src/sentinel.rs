@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use base::clock::Boottime;
 use base::{Chain, Clock, RandomBytes};
+use daemon::health::{BEAT_INTERVAL, Heartbeat, ProgramHealth};
+use daemon::telemetry::MetricsServer;
+use daemon::{program, systemd};
 use model::{CheckedClusterData, ClusterSpec, ClusterUid, SentinelUid, Stored, Timestamp, short_uid};
 use plan::{Entropy, Memory, Plan, PlanError, PlanInput, Urgency, memory_after_failed_round, plan};
 use store::election::{Election, Leader, Leadership};
@@ -20,6 +23,7 @@ use crate::info_publisher::SentinelInfoPublisher;
 use crate::log_state::LogState;
 use crate::metrics::{Metrics, count_leaderships};
 use crate::missing_data::{MissingData, MissingDataDecision};
+use crate::status::RoundStatus;
 use crate::throttle::RoundThrottle;
 use crate::timing::{
     FAILURE_RETRY_DELAY, SLEEP_INTERVAL_ABSENT_MIN, SLEEP_INTERVAL_MIN, SLEEP_INTERVAL_UNKNOWN,
@@ -39,6 +43,8 @@ pub struct SentinelParts {
     pub initial_spec: Option<ClusterSpec>,
     /// Its metrics, already registered.
     pub metrics: Metrics,
+    /// The server that shows them, if any.
+    pub server: Option<MetricsServer>,
     /// Ages, deadlines and the times in the cluster data.
     pub clock: Clock,
     /// New uids, and the choice between equal candidates.
@@ -46,15 +52,18 @@ pub struct SentinelParts {
 }
 
 /// Runs until `stop` completes, then resigns from the election, so that another sentinel leads at once (sentinel L-8).
-pub async fn run(parts: SentinelParts, stop: impl Future) {
+pub async fn run(mut parts: SentinelParts, stop: impl Future) {
+    let server = parts.server.take();
     let election = Election::start(parts.store.clone(), parts.uid.as_str());
     let counting = tokio::spawn(count_leaderships(election.state(), parts.metrics.clone()));
     let mut sentinel = Sentinel::new(parts, election.state());
+    sentinel.report_health(server.as_ref());
     tokio::select! {
         _ = stop => {}
         () = sentinel.run_rounds() => {}
     }
     info!("stopping stolon sentinel");
+    systemd::report_stopping();
     sentinel.info_publisher.stop();
     counting.abort();
     election.stop().await;
@@ -81,6 +90,8 @@ struct Sentinel {
     /// Duration of the sentinel's own requests since the last read.
     own_requests: Duration,
     log_state: LogState,
+    heartbeat: Heartbeat,
+    status: RoundStatus,
 }
 
 /// What a round has read.
@@ -116,6 +127,7 @@ impl Sentinel {
             uid,
             initial_spec,
             metrics,
+            server: _,
             clock,
             random,
         } = parts;
@@ -126,6 +138,7 @@ impl Sentinel {
             initial_spec,
             election,
             metrics,
+            heartbeat: Heartbeat::new(clock.clone()),
             clock,
             random,
             memory: Memory::default(),
@@ -135,6 +148,16 @@ impl Sentinel {
             arrivals: WatchArrivals::default(),
             own_requests: Duration::ZERO,
             log_state: LogState::default(),
+            status: RoundStatus::default(),
+        }
+    }
+
+    /// Reports what this sentinel does from now on. Without the thread for systemd, systemd reports that it waits.
+    fn report_health(&self, server: Option<&MetricsServer>) {
+        let (status, election) = (self.status.clone(), self.election.clone());
+        let health = ProgramHealth::new(self.heartbeat.clone(), move || status.service_status(&election));
+        if let Err(error) = program::report_health(server, health) {
+            error!(%error, "cannot report to systemd");
         }
     }
 
@@ -143,6 +166,7 @@ impl Sentinel {
         let mut election = self.election.clone();
         loop {
             self.throttle.start_round(self.clock.now());
+            self.heartbeat.beat();
             let next = self.round().await;
             let earliest = self.throttle.earliest_next();
             let due = match next {
@@ -150,8 +174,12 @@ impl Sentinel {
                 NextRound::Soon => earliest,
             };
             loop {
+                self.heartbeat.beat();
+                let remaining = due.since(self.clock.now());
                 tokio::select! {
-                    () = sleep(due.since(self.clock.now())) => break,
+                    () = sleep(remaining.min(BEAT_INTERVAL)) => if remaining <= BEAT_INTERVAL {
+                        break;
+                    },
                     changes = watch.changed() => {
                         self.arrivals.record(&changes, self.store.keys());
                         if self.has_other_changes(&changes) {
@@ -212,6 +240,7 @@ impl Sentinel {
             Err(error) => {
                 self.had_outage = true;
                 self.log_state.log_store_error(&error, "error retrieving cluster data");
+                self.status.set_no_store(Chain(&error).to_string());
                 self.missing_data.restart_wait();
                 return None;
             }
@@ -228,6 +257,7 @@ impl Sentinel {
     /// Records that there is usable cluster data. Returns the interval of rounds that it sets.
     fn record_usable_data(&mut self, data: &CheckedClusterData) -> Duration {
         self.missing_data.reset();
+        self.status.set_cluster(data);
         self.log_state.warn_of_clamped_durations(data);
         let interval = data.spec.sleep_interval.max(SLEEP_INTERVAL_MIN);
         self.info_publisher.set_interval(Some(interval));
@@ -345,6 +375,7 @@ impl Sentinel {
 
     fn handle_unusable_data(&mut self, input: &RoundInput) -> NextRound {
         self.info_publisher.set_interval(None);
+        self.status.set_no_data("the cluster data cannot be used");
         let key = self.store.keys().cluster_data();
         self.log_state.log_unusable_data(&input.snapshot, &key, input.now);
         NextRound::At(self.clock.now() + SLEEP_INTERVAL_UNKNOWN)
@@ -354,6 +385,7 @@ impl Sentinel {
     /// the cluster data was lost.
     async fn handle_missing_data(&mut self, input: &RoundInput) -> NextRound {
         self.info_publisher.set_interval(None);
+        self.status.set_no_data("there are no cluster data");
         let spec = self.initial_spec.as_ref().and_then(|spec| spec.resolve().ok());
         let interval = spec.map_or(SLEEP_INTERVAL_UNKNOWN, |spec| spec.sleep_interval);
         let decision = self

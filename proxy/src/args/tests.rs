@@ -193,7 +193,13 @@ const BAD: &[(&str, &str, &str)] = &[
 ];
 
 /// Options that take any text.
-const ANY_TEXT: [&str; 2] = ["store-prefix", "kube-resource-kind"];
+const ANY_TEXT: [&str; 5] = [
+    "metrics-cert-file",
+    "metrics-key-file",
+    "metrics-token-file",
+    "store-prefix",
+    "kube-resource-kind",
+];
 
 /// Returns the error for an option, from the parser or from the validation.
 fn errors_for(option: &str, value: &str) -> Vec<String> {

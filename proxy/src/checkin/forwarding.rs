@@ -225,7 +225,7 @@ impl Forwarding {
 
     fn report_opened(&self) {
         let Some(open) = &self.open else { return };
-        self.status.route_opened(format!("db {} at {}", open.db, open.address));
+        self.status.route_opened(&open.db, open.address.to_string());
         self.set_metrics(None, Some(&open.db));
         // The listener, on another thread, may have seen its lease end before the metric was set.
         if open.gate.is_closed() {

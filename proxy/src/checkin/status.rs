@@ -1,9 +1,12 @@
 //! The state of the check-in for metrics and for the summary. It is updated by the check-in.
 
+use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use base::clock::Boottime;
+use daemon::health::ServiceStatus;
+use serde_json::json;
 use tracing::info;
 
 use crate::metrics::Metrics;
@@ -20,11 +23,24 @@ struct StatusState {
     last_good: Option<Boottime>,
     lease_end: Option<Boottime>,
     /// The open route; `None` while it is closed.
-    route: Option<String>,
+    route: Option<ReportedRoute>,
     /// Why it was last closed.
     close_reason: String,
     /// Why the last check-in failed, if it did.
     failure: Option<String>,
+}
+
+/// An open route.
+#[derive(Debug)]
+struct ReportedRoute {
+    db: String,
+    address: String,
+}
+
+impl fmt::Display for ReportedRoute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "db {} at {}", self.db, self.address)
+    }
 }
 
 impl StatusState {
@@ -61,8 +77,9 @@ impl CheckInStatus {
     }
 
     /// Records that the route is open.
-    pub(super) fn route_opened(&self, route: String) {
-        self.state().route = Some(route);
+    pub(super) fn route_opened(&self, db: &str, address: String) {
+        let db = db.to_owned();
+        self.state().route = Some(ReportedRoute { db, address });
     }
 
     /// Records that the route is closed.
@@ -91,13 +108,35 @@ impl CheckInStatus {
         );
     }
 
+    /// Returns what the proxy reports about itself.
+    pub fn service_status(&self, clients: usize, now: Boottime) -> ServiceStatus {
+        let state = self.state();
+        let reason = state.closed_reason(now).map(str::to_owned);
+        let route = state.route.as_ref().filter(|_| reason.is_none());
+        let clients_text = match clients {
+            1 => "1 client".to_owned(),
+            clients => format!("{clients} clients"),
+        };
+        ServiceStatus {
+            // It listens, or it knows why it has no master to send clients to.
+            is_started: state.last_good.is_some(),
+            summary: match route {
+                Some(route) => format!("proxying to {}, {clients_text}", route.address),
+                None => format!("route closed, {clients_text}"),
+            },
+            not_ready: reason,
+            details: json!({ "clients": clients }),
+        }
+    }
+
     /// Logs the summary (proxy section 3).
     pub fn log_summary(&self, metrics: &Metrics, clients: usize, now: Boottime) {
         let state = self.state();
         let relayed = metrics.relay.relayed_bytes();
         let reason = state.closed_reason(now);
+        let route = state.route.as_ref().filter(|_| reason.is_none());
         info!(
-            route = state.route.as_deref().filter(|_| reason.is_none()).unwrap_or("closed"),
+            route = route.map_or_else(|| "closed".to_owned(), ToString::to_string),
             why = reason,
             lease_left = ?to_millis(state.lease_end.map_or(Duration::ZERO, |end| end.since(now))),
             up = ?to_millis(now.since(self.started)),
@@ -129,7 +168,7 @@ mod tests {
         let status = CheckInStatus::new(at(1));
         let reason = |now| status.state().closed_reason(now).map(str::to_owned);
         assert_eq!(reason(at(1)).as_deref(), Some("no check-in yet"));
-        status.route_opened("db a at 10.0.0.1:5432".to_owned());
+        status.route_opened("a", "10.0.0.1:5432".to_owned());
         status.check_in_succeeded(at(2), at(17));
         assert_eq!(reason(at(16)), None);
         status.set_failure(Some("store silent: no answer".to_owned()));
@@ -139,6 +178,26 @@ mod tests {
         status.route_closed("not enabled".to_owned());
         status.check_in_succeeded(at(18), at(33));
         assert_eq!(reason(at(19)).as_deref(), Some("not enabled"));
+    }
+
+    #[test]
+    fn the_status_names_the_master_or_why_there_is_none() {
+        let at = |seconds: u64| Boottime::from_nanos(seconds * 1_000_000_000);
+        let status = CheckInStatus::new(at(1));
+        let starting = status.service_status(0, at(1));
+        assert!(!starting.is_started);
+        assert_eq!(starting.not_ready.as_deref(), Some("no check-in yet"));
+        status.route_opened("a", "10.0.0.1:5432".to_owned());
+        status.check_in_succeeded(at(2), at(17));
+        let open = status.service_status(132, at(3));
+        assert!(open.is_started);
+        assert_eq!(
+            (open.summary.as_str(), open.not_ready),
+            ("proxying to 10.0.0.1:5432, 132 clients", None)
+        );
+        let ended = status.service_status(1, at(17));
+        assert_eq!(ended.summary, "route closed, 1 client");
+        assert_eq!(ended.not_ready.as_deref(), Some("the lease has ended"));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use base::Clock;
+use base::clock::Boottime;
 use rustix::net::SocketFlags;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
@@ -40,6 +41,10 @@ pub struct Listener {
     desired: watch::Receiver<DesiredListener>,
     state: watch::Sender<ListenState>,
     bound: Option<BoundSocket>,
+    /// A socket that systemd passed. It stays open: clients wait in its queue while nobody accepts.
+    inherited: Option<BoundSocket>,
+    /// Until when clients of an inherited socket wait for the first route.
+    first_route_limit: Option<Boottime>,
     admission: Admission,
     accept_errors: AcceptErrors,
     disconnector: Disconnector,
@@ -49,15 +54,25 @@ pub struct Listener {
 
 impl Listener {
     /// Returns a listener that does not listen yet. Its `run` must be spawned on one of `threads`.
+    ///
+    /// # Errors
+    /// An inherited socket cannot be duplicated: no descriptor is left.
     pub fn new(
         config: Config,
         bound: BoundSocket,
         threads: Vec<RelayThread>,
         metrics: Arc<Metrics>,
         clock: Clock,
-    ) -> (Self, ListenerHandle) {
+    ) -> io::Result<(Self, ListenerHandle)> {
+        let inherited = bound.duplicate_inherited()?;
         let (desired_tx, desired) = watch::channel(DesiredListener::default());
-        let (state, state_rx) = watch::channel(ListenState::Waiting);
+        // The kernel's queue of an inherited socket takes clients already.
+        let first_state = match &inherited {
+            Some(_) => ListenState::Listening,
+            None => ListenState::Waiting,
+        };
+        let (state, state_rx) = watch::channel(first_state);
+        let hold = config.hold;
         let clients = Arc::new(AtomicUsize::new(0));
         let address = bound.address;
         let handles = threads.iter().map(|thread| thread.handle().clone()).collect();
@@ -77,13 +92,15 @@ impl Listener {
             desired,
             state,
             bound: Some(bound),
+            first_route_limit: inherited.as_ref().map(|_| clock.now() + hold),
+            inherited,
             admission,
             accept_errors: AcceptErrors::new(Arc::clone(&metrics), clock.clone()),
             disconnector,
             metrics,
             clock,
         };
-        (listener, handle)
+        Ok((listener, handle))
     }
 
     /// Follows the desired state until `stop` is set in it. Returns an error only if the system has no timer for it.
@@ -107,7 +124,9 @@ impl Listener {
             let leased = desired.lease_end.is_some_and(|end| now < end);
             if was_leased && !leased {
                 warn!(timeout = ?desired.proxy_timeout, connections, "check timeout timer fired");
-                if self.config.stop_listening && listening.take().is_some() {
+                // Clients of an inherited socket would wait instead of being refused: they are accepted and closed.
+                let stops_listening = self.config.stop_listening && self.inherited.is_none();
+                if stops_listening && listening.take().is_some() {
                     self.set_state(ListenState::Stopped);
                     info!("Stopping listening");
                     // Bound but not listening: clients are refused, and no other process can take the port.
@@ -120,7 +139,8 @@ impl Listener {
                 self.set_state(ListenState::Stopped);
                 info!("Stopping listening");
             }
-            let should_listen = leased && !desired.drain;
+            let first_route_limit = self.first_route_limit(&desired, now);
+            let should_listen = leased && !desired.drain && first_route_limit.is_none();
             if should_listen && listening.is_none() {
                 listening = self.listen();
             }
@@ -137,6 +157,7 @@ impl Listener {
                 changed = self.desired.changed() => if changed.is_err() { return Ok(()) },
                 fired = lease_timer.wait_until(next_deadline.unwrap_or_default()), if next_deadline.is_some() => fired?,
                 () = tokio::time::sleep(LISTEN_RETRY_PAUSE), if retry_listen => {}
+                () = tokio::time::sleep(first_route_limit.unwrap_or(now).since(now)), if first_route_limit.is_some() => {}
                 () = tokio::time::sleep(first_hold_end.unwrap_or(now).since(now)), if first_hold_end.is_some() => {}
                 () = accept_batch(&self.admission, &self.accept_errors, listening.as_ref(), &desired), if listening.is_some() => {}
             }
@@ -146,7 +167,7 @@ impl Listener {
     /// Starts to listen, on the socket that is bound already or on a new one.
     fn listen(&mut self) -> Option<AsyncFd<OwnedFd>> {
         let address = self.address;
-        let bound = self.bound.take().map_or_else(|| bind(&self.config, address), Ok);
+        let bound = self.bound.take().map_or_else(|| self.bind_again(), Ok);
         let listening = bound.and_then(|bound| {
             bound.socket.listen(BACKLOG)?;
             sys::readable(bound.socket.into())
@@ -165,6 +186,22 @@ impl Listener {
                 }
                 None
             }
+        }
+    }
+
+    /// Returns until when clients of an inherited socket wait for the first route, while they do: a proxy that was
+    /// restarted is enabled a moment after its first check-in.
+    fn first_route_limit(&mut self, desired: &DesiredListener, now: Boottime) -> Option<Boottime> {
+        let is_over = |limit: &Boottime| desired.backend.is_some() || *limit <= now;
+        self.first_route_limit = self.first_route_limit.filter(|limit| !is_over(limit));
+        self.first_route_limit
+    }
+
+    fn bind_again(&self) -> io::Result<BoundSocket> {
+        let inherited = self.inherited.as_ref().map(BoundSocket::duplicate_inherited);
+        match inherited.transpose()?.flatten() {
+            Some(inherited) => Ok(inherited),
+            None => bind(&self.config, self.address),
         }
     }
 

@@ -2,7 +2,7 @@
 //! to `accept`, the options of sockets to the relay.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
@@ -15,6 +15,21 @@ pub struct BoundSocket {
     pub(super) socket: Socket,
     /// The address, with the port that was bound.
     pub address: SocketAddr,
+    /// Another process has it too and keeps it open: systemd.
+    pub(super) is_inherited: bool,
+}
+
+impl BoundSocket {
+    /// Returns a second descriptor of an inherited socket: once the first is closed, the address cannot be bound again.
+    pub(super) fn duplicate_inherited(&self) -> io::Result<Option<Self>> {
+        if !self.is_inherited {
+            return Ok(None);
+        }
+        Ok(Some(Self {
+            socket: self.socket.try_clone()?,
+            ..*self
+        }))
+    }
 }
 
 /// Binds the address for clients. Listening starts later, but a port in use is reported at start.
@@ -29,14 +44,37 @@ pub fn bind(config: &Config, address: SocketAddr) -> io::Result<BoundSocket> {
         // Without support for IPv4-mapped addresses it serves IPv6 alone.
         let _ = socket.set_only_v6(false);
     }
-    // Accepted sockets inherit all of these options (proxy P-10).
-    set_options(SockRef::from(&socket), config.keepalive)?;
-    if uses_pacing(SockRef::from(&socket)) {
-        disable_pacing(SockRef::from(&socket), address.ip());
-    }
+    set_client_options(&socket, address, config)?;
     socket.bind(&address.into())?;
     let address = socket.local_addr()?.as_socket().unwrap_or(address);
-    Ok(BoundSocket { socket, address })
+    Ok(BoundSocket {
+        socket,
+        address,
+        is_inherited: false,
+    })
+}
+
+/// Takes a socket for clients that was passed by systemd. Clients that connect before it is used, or after, wait in its
+/// accept queue.
+pub fn inherit(config: &Config, listener: TcpListener) -> io::Result<BoundSocket> {
+    listener.set_nonblocking(true)?;
+    let address = listener.local_addr()?;
+    let socket = Socket::from(listener);
+    set_client_options(&socket, address, config)?;
+    Ok(BoundSocket {
+        socket,
+        address,
+        is_inherited: true,
+    })
+}
+
+/// Sets the options that accepted sockets inherit (proxy P-10).
+fn set_client_options(socket: &Socket, address: SocketAddr, config: &Config) -> io::Result<()> {
+    set_options(SockRef::from(socket), config.keepalive)?;
+    if uses_pacing(SockRef::from(socket)) {
+        disable_pacing(SockRef::from(socket), address.ip());
+    }
+    Ok(())
 }
 
 /// Whether an address belongs to this machine: the kernel would choose it as the source address too. Sends nothing.

@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use base::Clock;
 use metrics::{describe_gauge, gauge};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
-use crate::http::{HttpPage, HttpRoutes, HttpServer};
+use crate::http::{AccessError, AccessOptions, HttpAccess, HttpPage, HttpQuery, HttpRoutes, HttpServer, HttpStatus};
 
 /// Interval in which histograms are aggregated if there are no scrapes.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -56,6 +57,9 @@ pub enum MetricsError {
         #[source]
         source: std::io::Error,
     },
+    /// A file that restricts access cannot be used.
+    #[error("restrict access to metrics")]
+    Access(#[from] AccessError),
     /// The thread or its runtime could not be created.
     #[error("start the metrics server")]
     Start(#[source] std::io::Error),
@@ -64,21 +68,36 @@ pub enum MetricsError {
     Recorder,
 }
 
-/// A running metrics server; it runs until the process ends.
+/// A running server of metrics and other pages; it runs until the process ends.
 #[derive(Debug)]
 pub struct MetricsServer {
     /// Where it listens.
     pub address: SocketAddr,
+    routes: HttpRoutes,
+}
+
+impl MetricsServer {
+    /// Adds a page, or replaces that of its path. It is made at each request, on the server's thread: it must not block.
+    pub fn add_page(&self, path: &'static str, page: impl Fn(HttpQuery<'_>) -> HttpPage + Send + Sync + 'static) {
+        self.routes.add(path, page);
+    }
 }
 
 /// Binds `address` (`host:port`, or `:port` for every interface), installs the recorder of the `metrics` macros and
 /// serves `/metrics` from now on. Call it before metric handles are created: earlier handles record nothing.
-pub fn serve_metrics(address: &str, component: Component, cluster_name: &str) -> Result<MetricsServer, MetricsError> {
+pub fn serve_metrics(
+    address: &str,
+    access: AccessOptions,
+    component: Component,
+    cluster_name: &str,
+    clock: Clock,
+) -> Result<MetricsServer, MetricsError> {
     let bind_error = |source| MetricsError::Bind {
         address: address.to_owned(),
         source,
     };
-    let server = HttpServer::bind(address).map_err(bind_error)?;
+    let access = HttpAccess::load(access, clock)?;
+    let server = HttpServer::bind(address, access).map_err(bind_error)?;
     let address = server.address();
     let recorder = match PrometheusBuilder::new().set_buckets(&BUCKET_SECONDS) {
         Ok(builder) => builder.build_recorder(),
@@ -89,11 +108,12 @@ pub fn serve_metrics(address: &str, component: Component, cluster_name: &str) ->
     describe_gauge!(CLUSTER_IDENTIFIER, "Names the cluster and the component; always 1");
     gauge!(CLUSTER_IDENTIFIER, "cluster_name" => cluster_name.to_owned(), "component" => component.name()).set(1.0);
     let rendered = handle.clone();
-    let routes = HttpRoutes::default().get("/metrics", move || page(&rendered));
+    let routes = HttpRoutes::default();
+    routes.add("/metrics", move |_| page(&rendered));
     server
-        .start("metrics", routes, run_upkeep(handle))
+        .start("metrics", routes.clone(), run_upkeep(handle))
         .map_err(MetricsError::Start)?;
-    Ok(MetricsServer { address })
+    Ok(MetricsServer { address, routes })
 }
 
 /// Registers `update` to run before each scrape, for values that change with time or are summed from other counters. It
@@ -108,6 +128,7 @@ fn page(handle: &PrometheusHandle) -> HttpPage {
         update();
     }
     HttpPage {
+        status: HttpStatus::Ok,
         content_type: "text/plain; version=0.0.4; charset=utf-8",
         body: handle.render() + &super::process::metrics(),
     }
@@ -143,7 +164,11 @@ mod tests {
     #[test]
     fn metrics_are_served_at_their_path_only() {
         // cli 17.3, cli 18.25; the recorder is one per process, so one test has it all
-        let server = serve_metrics("127.0.0.1:0", Component::Keeper, "main").unwrap();
+        let serve = |address: &str| {
+            let access = AccessOptions::default();
+            serve_metrics(address, access, Component::Keeper, "main", Clock::system())
+        };
+        let server = serve("127.0.0.1:0").unwrap();
         let text = get(server.address, "/metrics");
         assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{text}");
         assert!(
@@ -152,7 +177,7 @@ mod tests {
         );
         assert!(text.contains("\nprocess_resident_memory_bytes "), "{text}");
         assert!(get(server.address, "/").starts_with("HTTP/1.1 404 "));
-        let again = serve_metrics(&server.address.to_string(), Component::Keeper, "main").unwrap_err();
+        let again = serve(&server.address.to_string()).unwrap_err();
         assert!(matches!(again, MetricsError::Bind { .. }), "{again}");
     }
 }

@@ -5,12 +5,13 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::process::Stdio;
 
+use daemon::systemd;
 use tokio::process::Command;
 
-/// Returns the variables for child processes: all but `PG*` and `STKEEPER_*`.
+/// Returns the variables for child processes: all but `PG*`, `STKEEPER_*` and those of systemd.
 ///
 /// libpq reads `PG*`, and `PGPASSWORD` takes precedence over the password file (keeper W40); `STKEEPER_*` contains the
-/// passwords of the options (keeper W26). `LANG`, `LC_*`, `TZ`, `PATH`, `HOME` stay: without them initdb would choose
+/// passwords of the options (keeper W26); PostgreSQL would report its own state to systemd as the keeper's. `LANG`, `LC_*`, `TZ`, `PATH`, `HOME` stay: without them initdb would choose
 /// `SQL_ASCII`.
 pub fn for_children(own: impl IntoIterator<Item = (OsString, OsString)>) -> impl Iterator<Item = (OsString, OsString)> {
     own.into_iter().filter(|(name, _)| !is_excluded(name))
@@ -18,7 +19,8 @@ pub fn for_children(own: impl IntoIterator<Item = (OsString, OsString)>) -> impl
 
 fn is_excluded(name: &OsStr) -> bool {
     let name = name.as_encoded_bytes();
-    name.starts_with(b"PG") || name.starts_with(b"STKEEPER_")
+    let is_of_systemd = systemd::VARIABLES.iter().any(|variable| variable.as_bytes() == name);
+    name.starts_with(b"PG") || name.starts_with(b"STKEEPER_") || is_of_systemd
 }
 
 /// Returns a command that runs `program` with the environment of [`for_children`], in its own process group, with
@@ -41,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn children_do_not_see_libpq_variables_or_our_secrets() {
+    fn children_do_not_see_libpq_variables_our_secrets_or_systemd() {
         let own = [
             "PGPASSWORD",
             "PGHOST",
@@ -51,6 +53,8 @@ mod tests {
             "PATH",
             "HOME",
             "TZ",
+            "NOTIFY_SOCKET",
+            "WATCHDOG_USEC",
         ]
         .map(|name| (OsString::from(name), OsString::from("x")));
         let names: Vec<_> = for_children(own).map(|(name, _)| name).collect();
