@@ -360,6 +360,7 @@ impl Instance {
 
     /// Fails if the server could not listen at its addresses. No own server may be running.
     pub(crate) async fn check_port(&self) -> Result<(), PortError> {
+        port::check_names(&self.config.listen_addresses, port::resolves).await?;
         let config = self.config.clone();
         let check = move |_: &Path| port::check(&config.listen_addresses, config.port, &config.socket_dir);
         self.access.read(check).await

@@ -5,12 +5,19 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::net::lookup_host;
+use tokio::time::timeout;
 
 use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::lock_files;
 use crate::postgres::data::lock_files::SocketLock;
 use crate::postgres::data::whole_files;
 use crate::postgres::server::process;
+
+/// The server asks the same name service by itself, without a limit.
+const LOOKUP_LIMIT: Duration = Duration::from_secs(2);
 
 /// Why the port is not usable.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +55,15 @@ pub enum PortError {
         /// The first of the addresses.
         address: IpAddr,
     },
+    /// No name to listen at has an address.
+    #[error(
+        "cannot listen at {name}: the name does not resolve here; give --pg-listen-address an address of this host, or * \
+         for all"
+    )]
+    Unresolved {
+        /// The first of the names.
+        name: String,
+    },
     /// It cannot be determined.
     #[error(transparent)]
     File(#[from] FileError),
@@ -71,6 +87,32 @@ pub fn check(listen_addresses: &str, port: u16, socket_dir: &str) -> Result<(), 
         return Err(PortError::NotLocal { address });
     }
     check_socket(socket_dir, port)
+}
+
+/// Fails if there are only names to listen at and none of them resolves. `resolve` returns whether a name has an address,
+/// `None` without an answer in time; the server then finds out.
+pub async fn check_names(listen_addresses: &str, resolve: impl AsyncFn(&str) -> Option<bool>) -> Result<(), PortError> {
+    let items = listen_addresses.split(',').map(|item| item.trim().trim_matches('"'));
+    let items: Vec<&str> = items.collect();
+    if items
+        .iter()
+        .any(|item| matches!(*item, "" | "*" | "localhost") || item.parse::<IpAddr>().is_ok())
+    {
+        return Ok(());
+    }
+    for name in &items {
+        if resolve(name).await != Some(false) {
+            return Ok(());
+        }
+    }
+    let name = items.first().copied().unwrap_or_default().to_owned();
+    Err(PortError::Unresolved { name })
+}
+
+/// Returns whether the name has an address here; `None` without an answer within the limit.
+pub async fn resolves(name: &str) -> Option<bool> {
+    let answer = timeout(LOOKUP_LIMIT, lookup_host((name, 0))).await.ok()?;
+    Some(answer.is_ok_and(|mut addresses| addresses.next().is_some()))
 }
 
 /// Fails if another server's socket for this port is in this directory.
@@ -119,9 +161,35 @@ fn literal_addresses(listen_addresses: &str) -> Vec<IpAddr> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
+
+    #[tokio::test]
+    async fn names_are_an_error_only_if_none_resolves_and_there_is_no_address() {
+        let check = async |addresses: &str| {
+            let resolve = async |name: &str| match name {
+                "slow" => None,
+                name => Some(name == "good"),
+            };
+            check_names(addresses, resolve).await.is_ok()
+        };
+        for fine in [
+            "good",
+            "bad,good",
+            "slow",
+            "bad, slow",
+            "bad,127.0.0.1",
+            "bad,localhost",
+            "*",
+            "::",
+            "",
+        ] {
+            assert!(check(fine).await, "{fine}");
+        }
+        for refused in ["bad", "bad,worse"] {
+            assert!(!check(refused).await, "{refused}");
+        }
+        assert_eq!(resolves("127.0.0.1").await, Some(true));
+    }
 
     #[test]
     fn listen_addresses_give_what_can_be_tried() {
