@@ -140,7 +140,7 @@ pub struct FailoverOutcome {
     pub failed_over: bool,
     /// From the arrival of the announcement of the new master to the first byte through the proxy.
     pub commit_to_byte: Option<Duration>,
-    /// From etcd's first answer after an outage to the first row of the last client that was disconnected.
+    /// From etcd's first response after an outage to the first row of the last client that was disconnected.
     pub after_store: Option<Duration>,
 }
 

@@ -130,7 +130,7 @@ impl Row {
     fn line(&self, number: u8, outcomes: &[FailoverOutcome]) -> String {
         let store = match self.store {
             StoreDelay::Direct => "direct".to_owned(),
-            StoreDelay::All(delay) => format!("every answer after {} s", delay.as_secs_f64()),
+            StoreDelay::All(delay) => format!("every response after {} s", delay.as_secs_f64()),
             StoreDelay::One(delay) => format!("one endpoint of three answers after {} s", delay.as_secs_f64()),
         };
         let timers = match (self.profile, self.proxy_intervals) {

@@ -1,6 +1,6 @@
 //! The liveness key (extensions ): while it exists the keeper counts as alive, and no other process with its uid
 //! acts. Its lease is renewed once a second by the main loop, so that a hanging loop does not count as alive. A renewal
-//! does not wait for the answer, so that the key persists on a store whose answers take longer than its lease.
+//! does not wait for the response, so that the key persists on a store whose responses take longer than its lease.
 //! Acquiring the key at the start is in `liveness_claim`.
 
 use std::convert::Infallible;
@@ -208,7 +208,7 @@ impl LivenessInner {
         }
     }
 
-    /// Renews a lease once a period, without waiting for answers.
+    /// Renews a lease once a period, without waiting for responses.
     async fn keep_renewing(&self, lease: LeaseId) -> Infallible {
         let mut renewals = JoinSet::new();
         loop {

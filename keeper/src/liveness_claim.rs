@@ -83,7 +83,7 @@ impl LivenessClaim {
     ) -> Result<bool, StoreError> {
         let found = liveness_key.read().await?;
         let holder = found.as_ref().map(|found| &found.boot);
-        // This process may hold it already, when the answer to an earlier attempt was lost.
+        // This process may hold it already, when the response to an earlier attempt was lost.
         if holder.is_some_and(|boot| predecessors.contains(boot) || liveness_key.is_ours(boot)) {
             return liveness_key.take(found.as_ref()).await;
         }

@@ -180,7 +180,7 @@ impl Monitor {
             .set(KeeperProblemKind::Data, "pgdata", problem.into_iter().collect());
     }
 
-    /// Sets the problem of a standby that receives no WAL. An observation without an answer changes nothing.
+    /// Sets the problem of a standby that receives no WAL. An observation without a response changes nothing.
     fn check_streaming(&self, memory: &mut MonitorState, observation: &Observation, runs: bool, now: Boottime) {
         let followed = self.followed().clone();
         let is_problem = match &observation.standby {

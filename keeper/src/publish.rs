@@ -24,7 +24,7 @@ mod permit;
 /// Attempts of a publication that conflicts with another writer.
 const ATTEMPTS: usize = 4;
 /// On a slow store a due publication waits for this fraction of the latency, to include changes that follow closely;
-/// they would otherwise wait for the answer of the first one.
+/// they would otherwise wait for the response of the first one.
 const GATHER_PART: u32 = 8;
 /// Maximum of that wait.
 const GATHER_MAX: Duration = Duration::from_millis(150);
@@ -272,7 +272,7 @@ impl Publisher {
 /// Returns the pause before an info that has not changed is published again (keeper 3.6.5).
 ///
 /// An unhealthy info is repeated late, to leave the leader time to elect another master on a slow store. With the
-/// answers to the next publication the pause stays below failInterval, after which sentinels of Go stolon count the
+/// responses to the next publication the pause stays below failInterval, after which sentinels of Go stolon count the
 /// keeper itself as failed, and below half of the life of the info's lease, after which a new lease would be needed each
 /// time.
 fn repeat_pause(report: &InfoReport, interval: Duration, fail_interval: Duration, latency: Duration) -> Duration {
@@ -281,7 +281,7 @@ fn repeat_pause(report: &InfoReport, interval: Duration, fail_interval: Duration
         return interval;
     }
     let election = latency.saturating_mul(ELECTION_LATENCIES);
-    // A publication takes one answer, or two with a new lease.
+    // A publication takes one response, or two with a new lease.
     let answers = latency.saturating_mul(2);
     let limit = fail_interval.min(info_key::ttl(interval) / 2).saturating_sub(answers);
     election.min(limit).max(interval)
@@ -386,7 +386,7 @@ mod tests {
         assert_eq!(
             pause(false, 1_000, 5_000, 1_400),
             2_200,
-            "with two answers within failInterval"
+            "with two responses within failInterval"
         );
         assert_eq!(
             pause(false, 1_000, 90_000, 3_000),

@@ -12,7 +12,7 @@ pub enum LookupResult {
     Addresses(Vec<SocketAddr>),
     /// An error, in the resolver's words.
     Failed(String),
-    /// No answer yet.
+    /// No response yet.
     Pending,
 }
 
@@ -71,7 +71,7 @@ pub enum UnconfirmedReason {
 /// granted when it was last confirmed. At most one address is used at a time, because a name that has moved may lead to
 /// another server. An address that connects fail to reach is replaced at once if the name resolves to others.
 ///
-/// `preferred` is taken if the answer contains it, so that the order of the addresses changes no route (proxy P-6).
+/// `preferred` is taken if the response contains it, so that the order of the addresses changes no route (proxy P-6).
 pub fn decide_address(
     answer: LookupResult,
     in_use: Option<CurrentAddress>,

@@ -298,7 +298,7 @@ impl CheckInLoop {
         jumped
     }
 
-    /// Closes the route. No late answer may renew its lease from then on.
+    /// Closes the route. No late response may renew its lease from then on.
     fn stop_forwarding(&mut self, reason: CloseReason) {
         self.publisher.discard_requests();
         self.forwarding.stop(reason);

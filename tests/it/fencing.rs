@@ -12,7 +12,7 @@ use stolon_tests::wait::eventually;
 use stolon_tests::writers::{Writers, lost_rows_after};
 use store::{KeyRange, Watch};
 
-/// A proxy is frozen with a statement on its way to the old master and an answer on its way back. When it thaws, the
+/// A proxy is frozen with a statement on its way to the old master and a response on its way back. When it thaws, the
 /// new master is announced, and it forwards neither (fencing 4.2, F-3).
 #[tokio::test]
 async fn a_frozen_proxy_forwards_nothing_of_the_old_master_after_it_thaws() {
@@ -23,7 +23,7 @@ async fn a_frozen_proxy_forwards_nothing_of_the_old_master_after_it_thaws() {
     cluster.wait_caught_up("keeper1", "keeper0").await;
     let watch = watch_data(&cluster);
 
-    // An answer that the server sends while the proxy is frozen.
+    // A response that the server sends while the proxy is frozen.
     let answer = tokio::spawn(async move {
         let answer = busy
             .run("select pg_sleep(1); insert into test values ('answered late')")

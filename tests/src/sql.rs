@@ -21,7 +21,7 @@ impl SqlClient {
     /// The server cannot be reached, refuses, or does not answer in time.
     pub async fn connect(config: &Config) -> anyhow::Result<Self> {
         let connect = tokio::time::timeout(STATEMENT_TIMEOUT, config.connect(NoTls));
-        let (client, connection) = connect.await.context("connect: no answer")?.context("connect")?;
+        let (client, connection) = connect.await.context("connect: no response")?.context("connect")?;
         // The client's calls fail with the same error.
         let connection = tokio::spawn(async { drop(connection.await) });
         Ok(Self { client, connection })
@@ -35,7 +35,7 @@ impl SqlClient {
     pub async fn run(&self, sql: &str) -> anyhow::Result<()> {
         let run = tokio::time::timeout(STATEMENT_TIMEOUT, self.client.batch_execute(sql));
         run.await
-            .with_context(|| format!("{sql}: no answer"))?
+            .with_context(|| format!("{sql}: no response"))?
             .with_context(|| sql.to_owned())
     }
 
@@ -58,7 +58,7 @@ impl SqlClient {
         let query = tokio::time::timeout(STATEMENT_TIMEOUT, self.client.simple_query(sql));
         let answer = query
             .await
-            .with_context(|| format!("{sql}: no answer"))?
+            .with_context(|| format!("{sql}: no response"))?
             .with_context(|| sql.to_owned())?;
         let rows = answer.into_iter().filter_map(|message| match message {
             SimpleQueryMessage::Row(row) => Some(row.get(0).unwrap_or_default().to_owned()),

@@ -71,7 +71,7 @@ pub async fn request_name(socket: &mut TcpStream) -> io::Result<Option<u8>> {
 /// The server's process.
 #[derive(Debug)]
 pub struct PlainServer {
-    /// Its answer to [`Request::Name`].
+    /// Its response to [`Request::Name`].
     pub name: u8,
     port: Port,
     _process: Process,

@@ -340,7 +340,7 @@ pub async fn wait_port_leads_to(port: u16, name: u8) {
     eventually("the path to be open", SHORT_TIMEOUT, async || {
         let mut socket = TcpStream::connect(("127.0.0.1", port)).await.context("connect")?;
         let answer = request_name(&mut socket).await.context("ask")?;
-        let answer = answer.context("closed before an answer")?;
+        let answer = answer.context("closed before a response")?;
         ensure!(answer == name, "it leads to {}", char::from(answer));
         anyhow::Ok(())
     })

@@ -21,7 +21,7 @@ pub struct TimedOut {
 ///
 /// `limit` has passed: the error has the last one of `probe`.
 pub async fn retry<T>(limit: Duration, mut probe: impl AsyncFnMut() -> Result<T, String>) -> Result<T, TimedOut> {
-    let mut reason = "no answer".to_owned();
+    let mut reason = "no response".to_owned();
     let attempts = async {
         loop {
             match probe().await {
@@ -45,7 +45,7 @@ mod tests {
         let failed = retry::<()>(limit, async || Err("not yet".to_owned())).await;
         assert_eq!(failed.unwrap_err().to_string(), "not within 0 s: not yet");
         let failed = retry::<()>(limit, async || std::future::pending().await).await;
-        assert_eq!(failed.unwrap_err().reason, "no answer");
+        assert_eq!(failed.unwrap_err().reason, "no response");
     }
 
     #[tokio::test]

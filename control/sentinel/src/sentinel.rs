@@ -232,7 +232,7 @@ impl Sentinel {
         }
     }
 
-    /// Reads all that decisions depend on, at one revision (sentinel E-2); none when the store has no answer.
+    /// Reads all that decisions depend on, at one revision (sentinel E-2); none when the store has no response.
     async fn read(&mut self) -> Option<RoundInput> {
         let began = self.clock.now();
         let snapshot = match self.store.snapshot(&key_ranges(self.store.keys())).await {

@@ -222,7 +222,7 @@ mod tests {
         assert!(!is_acceptable(15 * SECOND, 5 * SECOND, 5 * SECOND), "it would run out");
         assert!(
             !is_acceptable(5 * SECOND, 15 * SECOND, 15 * SECOND),
-            "the first answer was slow, no other"
+            "the first response was slow, no other"
         );
         assert!(is_acceptable(13 * SECOND, 15 * SECOND, 15 * SECOND));
         assert!(

@@ -24,7 +24,7 @@ pub enum StoreError {
     },
     /// Sent, but no response arrived within the timeout or before the connection broke. A write may or may not have
     /// been applied (store S-32): read again.
-    #[error("{attempt}: no answer from the store (limit {limit:?})")]
+    #[error("{attempt}: no response from the store (limit {limit:?})")]
     Unanswered {
         /// What was attempted.
         attempt: String,

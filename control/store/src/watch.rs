@@ -172,9 +172,9 @@ async fn watch_once(
         Ok(Err(error)) => return classify_error(&error).1.to_string(),
         Err(_) => {
             if connection.received() == received {
-                connection.close("no answer to a watch");
+                connection.close("no response to a watch");
             }
-            return "no answer in time".to_owned();
+            return "no response in time".to_owned();
         }
     };
     let mut progress_requested = false;

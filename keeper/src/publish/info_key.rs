@@ -73,7 +73,7 @@ impl InfoKey {
     ) -> Result<PutOutcome, StoreError> {
         let key = store.keys().keeper_info(self.uid.as_str());
         let (lease, is_new) = self.lease(store, interval).await?;
-        // The result is unknown until the answer arrives, and also when this future is dropped.
+        // The result is unknown until the response arrives, and also when this future is dropped.
         self.known = KnownRevision::Unknown;
         let sent = self.clock.now();
         let txn = put

@@ -82,7 +82,7 @@ pub fn restart_turn(me: &KeeperUid, is_master: bool, fingerprint: &str, peers: &
         let settings = peer.settings.as_ref();
         settings.is_some_and(|settings| settings.fingerprint == fingerprint && settings.state == wanted)
     };
-    // One late answer must not let the master restart with parameters that no standby has started with.
+    // One late response must not let the master restart with parameters that no standby has started with.
     let settling = peers.iter().filter(|peer| peer.is_standby && peer.is_settling);
     if let Some(peer) = settling
         .min_by(|a, b| a.keeper.cmp(&b.keeper))

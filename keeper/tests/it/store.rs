@@ -252,7 +252,7 @@ fn the_liveness_key_is_renewed_and_ends_with_its_keeper() {
 
 #[test]
 fn the_liveness_key_persists_on_a_store_as_slow_as_its_lease() {
-    // a renewal does not wait for the answer (extensions)
+    // a renewal does not wait for the response (extensions)
     run(async {
         let etcd = Etcd::start().await;
         let relay = TcpRelay::to(&etcd.address()).await;

@@ -53,7 +53,7 @@ impl ProxyInfoLease {
         now.since(self.renewed_at) < self.ttl / 20 * 9
     }
 
-    /// Whether it should be renewed now: a renewal and two check-ins of two answers each must fit in before it is too
+    /// Whether it should be renewed now: a renewal and two check-ins of two responses each must fit in before it is too
     /// old to publish under.
     fn needs_renewal(self, latency: Duration, now: Boottime) -> bool {
         now.since(self.renewed_at) >= (self.ttl / 4).saturating_sub(latency.saturating_mul(5))
@@ -127,7 +127,7 @@ impl InfoPublisher {
         }
     }
 
-    /// Ignores the answers to all requests that are still to come.
+    /// Ignores the responses to all requests that are still to come.
     pub(super) fn discard_requests(&mut self) {
         self.requests.discard();
     }
@@ -223,7 +223,7 @@ impl InfoPublisher {
             .if_unchanged(&cluster_data, publication.revision)
             .if_leased_no_later(&key, publication.lease)
             .put_leased(&key, to_compact(&info), publication.lease);
-        // An answer that takes longer is useless. A request that cannot be sent in time makes room for a later one.
+        // A response that takes longer is useless. A request that cannot be sent in time makes room for a later one.
         let store = self.store.with_timeout(publication.timeout).sent_within(limit / 10 * 9);
         let targets = [KeyRange::Key(cluster_data), KeyRange::Key(key)];
         async move { store.commit_or_read(txn, &targets).await }

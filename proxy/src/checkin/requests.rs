@@ -1,4 +1,4 @@
-//! The requests that publish the info. A request is repeated while its answer is missing, so that a store whose answers
+//! The requests that publish the info. A request is repeated while its response is missing, so that a store whose responses
 //! take most of the proxyTimeout still renews the lease in time. What is published, and what follows from it, is left
 //! to `info_publisher`.
 
@@ -28,7 +28,7 @@ pub(super) struct Publication {
     pub(super) lease: LeaseId,
 }
 
-/// When the answered request was sent, and the answer; or why there is none.
+/// When the answered request was sent, and the response; or why there is none.
 pub(super) type PublishAnswer = Result<(Boottime, CommitOrRead), Option<StoreError>>;
 
 /// The requests in flight for one publication.
@@ -42,13 +42,13 @@ pub(super) struct PublishRequests {
 }
 
 impl PublishRequests {
-    /// Ignores all answers that are still to come. The store may execute the requests all the same.
+    /// Ignores all responses that are still to come. The store may execute the requests all the same.
     pub(super) fn discard(&mut self) {
         *self = Self::default();
     }
 
     /// Repeats the request until one of them is answered. Returns the time just before that one was sent, and its
-    /// answer. The others stay in flight, so that the next call gets an answer sooner.
+    /// response. The others stay in flight, so that the next call gets a response sooner.
     ///
     /// `send` starts a request at the given time, or returns `None` if it must not be sent any more.
     ///
@@ -74,7 +74,7 @@ impl PublishRequests {
         let end = now() + limit;
         loop {
             let sent = now();
-            // Without a request in flight there is no answer to wait for.
+            // Without a request in flight there is no response to wait for.
             let is_waiting = !self.in_flight.is_empty();
             let due = self.next_due(publication, sent);
             if due.is_some_and(|due| due <= sent) {
@@ -100,7 +100,7 @@ impl PublishRequests {
             };
             let outcome = match answer {
                 Ok((sent, answer)) => self.accept(sent, answer, publication, now()),
-                // A task that panicked has no answer.
+                // A task that panicked has no response.
                 Err(_) => self.in_flight.is_empty().then_some(Err(None)),
             };
             if let Some(outcome) = outcome {
@@ -117,7 +117,7 @@ impl PublishRequests {
         (self.in_flight.len() < REQUESTS_MAX).then_some(due)
     }
 
-    /// Takes the answer to the request that was sent then. Returns what the caller gets; `None`: the answer does not
+    /// Takes the response to the request that was sent then. Returns what the caller gets; `None`: the response does not
     /// count, and others are awaited.
     fn accept(
         &mut self,
@@ -126,7 +126,7 @@ impl PublishRequests {
         publication: Publication,
         now: Boottime,
     ) -> Option<PublishAnswer> {
-        // The process was paused after sending, or the answer waited for this call.
+        // The process was paused after sending, or the response waited for this call.
         let is_expired = sent + publication.timeout <= now;
         match answer {
             Ok(CommitOrRead::Committed(_))

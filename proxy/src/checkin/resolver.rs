@@ -1,5 +1,5 @@
 //! Looks names up in the background. There is one current lookup, which continues when a check-in stops waiting for it.
-//! What an answer means is left to `address`.
+//! What a response means is left to `address`.
 
 use std::fmt;
 use std::io;
@@ -56,7 +56,7 @@ impl Resolver {
         }
     }
 
-    /// Starts to look the name up, or continues to, and waits up to `timeout`. Each answer is returned once.
+    /// Starts to look the name up, or continues to, and waits up to `timeout`. Each response is returned once.
     pub(super) async fn look_up_within(&mut self, endpoint: &MasterEndpoint, timeout: Duration) -> LookupResult {
         let pending = match self.pending.take().filter(|pending| pending.endpoint == *endpoint) {
             Some(pending) => pending,
@@ -88,7 +88,7 @@ impl Resolver {
         PendingLookup { endpoint, task }
     }
 
-    /// Waits until a lookup has finished whose answer was not returned yet.
+    /// Waits until a lookup has finished whose response was not returned yet.
     pub(super) async fn finished(&self) {
         loop {
             self.finished.notified().await;
@@ -109,7 +109,7 @@ mod tests {
     const NO_WAIT: Duration = Duration::ZERO;
     const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
-    /// Returns a resolver that hangs until an answer is sent to it.
+    /// Returns a resolver that hangs until a response is sent to it.
     fn scripted() -> (Resolver, Sender<io::Result<Vec<SocketAddr>>>) {
         let (answers, script): (_, Receiver<io::Result<Vec<SocketAddr>>>) = channel();
         let script = Mutex::new(script);

@@ -300,7 +300,7 @@ impl Found {
 impl Decided {
     /// Returns the next step between the end of an old route and the publication of the new decision.
     fn next_before_publishing(&self, stage: &mut Stage, stored: &StoredClusterData) -> Option<CheckInStep> {
-        // A late answer to an earlier request must not renew the lease after a decision that publishes nothing.
+        // A late response to an earlier request must not renew the lease after a decision that publishes nothing.
         if self.decision.publish == PublishInfo::No && stage.reach(Stage::RequestsDiscarded) {
             return Some(CheckInStep::DiscardRequests);
         }

@@ -26,7 +26,7 @@ pub(super) enum CheckInStep {
     StopForwarding,
     /// Resolve the master's address; `None`: no master is named. Answered by `resolved`.
     Resolve(Option<(DbUid, MasterEndpoint)>),
-    /// Ignore all answers to earlier requests that are still to come.
+    /// Ignore all responses to earlier requests that are still to come.
     DiscardRequests,
     /// Hold clients no longer for the next master.
     EndMasterChange,

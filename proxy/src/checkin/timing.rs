@@ -31,8 +31,8 @@ impl CheckInTiming {
     ///
     /// After failures it is at least `pause`: a third of a valid proxyTimeout may be too short for any store, and then
     /// no check-in would ever read the spec that corrects it. On a slow store there is time for four answers, but at
-    /// most half of the remaining lease is used, so that after a request without an answer there is time for another
-    /// check-in. Two answers, a conflict and its retry, always have time.
+    /// most half of the remaining lease is used, so that after a request without a response there is time for another
+    /// check-in. Two responses, a conflict and its retry, always have time.
     pub(super) fn attempt_limit(
         self,
         store_limit: Duration,

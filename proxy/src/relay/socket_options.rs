@@ -29,7 +29,7 @@ pub struct Keepalive {
 impl Keepalive {
     /// Returns the timeout of a peer that bytes wait for: the time that keepalive allows while none do. Options that
     /// are not given count as in the default of [`PeerTimeout`]. The system's defaults add up to hours, in which a peer
-    /// lost in the middle of an answer would keep locks.
+    /// lost in the middle of a response would keep locks.
     pub fn peer_timeout(&self) -> PeerTimeout {
         const IDLE: Duration = Duration::from_secs(30);
         const INTERVAL: Duration = Duration::from_secs(10);

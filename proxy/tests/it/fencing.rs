@@ -10,7 +10,7 @@ use store::{LeaseId, Txn};
 
 use crate::harness::{CHECK_INTERVAL, LATE, Master, Proxy, ProxyHarness, SHORT_LEASE, run_test};
 
-/// A client that sends questions until its connection ends, and then reconnects. Returns all answers at the end.
+/// A client that sends questions until its connection ends, and then reconnects. Returns all responses at the end.
 struct ContinuousClient {
     stop: tokio::sync::watch::Sender<bool>,
     task: tokio::task::JoinHandle<Vec<u8>>,
@@ -76,13 +76,13 @@ fn a_proxy_paused_during_a_failover_forwards_no_answer_of_the_old_master() {
         .await;
         proxy.process.signal(Signal::STOP);
         harness.fail_over(&proxy, &a, &b).await;
-        a.hold_answers(false); // the answers are in the proxy's sockets when it continues
+        a.hold_answers(false); // the responses are in the proxy's sockets when it continues
         proxy.process.signal(Signal::CONT);
         for client in clients {
             assert_eq!(
                 client.read_to_end().await,
                 b"",
-                "an answer of the old master reached a client"
+                "a response of the old master reached a client"
             );
         }
         proxy.wait_connected_to(b'B').await;
@@ -105,7 +105,7 @@ fn a_short_pause_of_the_proxy_drops_nothing() {
     });
 }
 
-/// Runs a failover while the network between the proxy and its store is disturbed: no late answer may arrive, and
+/// Runs a failover while the network between the proxy and its store is disturbed: no late response may arrive, and
 /// clients must reach the new master once the network is restored.
 fn failover_under(disturb: impl Fn(&TcpRelay) + 'static) {
     run_test(async move {
@@ -118,7 +118,7 @@ fn failover_under(disturb: impl Fn(&TcpRelay) + 'static) {
         let continuous_clients: Vec<ContinuousClient> = (0..3).map(|_| ContinuousClient::start(&proxy)).collect();
         disturb(&relay);
         harness.fail_over(&proxy, &a, &b).await;
-        // A client that still reaches the old master gets late answers now.
+        // A client that still reaches the old master gets late responses now.
         tokio::time::sleep(SHORT_LEASE / 2).await;
         relay.enable();
         relay.set_both(NetworkCondition::Normal);
@@ -127,7 +127,7 @@ fn failover_under(disturb: impl Fn(&TcpRelay) + 'static) {
             let answers = client_task.answers().await;
             assert!(
                 !answers.contains(&LATE),
-                "an answer made after the failover reached a client"
+                "a response made after the failover reached a client"
             );
         }
         a.wait_for_connections(0).await;
@@ -155,7 +155,7 @@ fn a_failover_while_the_store_needs_more_than_the_timeout_is_safe() {
     failover_under(|relay| relay.set_both(NetworkCondition::Delay(Duration::from_millis(550))));
 }
 
-// fencing F-2: a lease begins when the answered request was sent, so an answer after two thirds of the timeout renews it
+// fencing F-2: a lease begins when the answered request was sent, so a response after two thirds of the timeout renews it
 #[test]
 fn answers_slower_than_half_of_the_timeout_keep_the_route_open_and_slower_ones_than_the_timeout_do_not() {
     const LEASE: Duration = Duration::from_secs(6);
@@ -334,7 +334,7 @@ fn a_proxy_paused_between_read_and_write_writes_nothing_after_a_failover() {
         std::fs::write(&pause, "").unwrap();
         a.hold_answers(false);
         let paused = harness.dir.path().join("pause.paused");
-        eventually("the relay to pause with the answer", SHORT_TIMEOUT, async || {
+        eventually("the relay to pause with the response", SHORT_TIMEOUT, async || {
             if paused.exists() {
                 Ok(())
             } else {

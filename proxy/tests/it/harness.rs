@@ -165,7 +165,7 @@ impl ProxyHarness {
     }
 
     /// Changes the master as fencing F-5 and F-6 require: none, then the acknowledgement or one full lease, then the
-    /// new one. After that no answer of `from` may reach a client; its answers are marked as late.
+    /// new one. After that no response of `from` may reach a client; its answers are marked as late.
     pub(crate) async fn fail_over(&mut self, proxy: &Proxy, from: &Master, to: &Master) {
         let timeout = self
             .info(proxy)
@@ -254,7 +254,7 @@ impl Proxy {
     /// Waits until a connection reaches the master with this name, and returns it.
     pub(crate) async fn wait_connected_to(&self, name: u8) -> Client {
         eventually(
-            format!("an answer of {}", char::from(name)),
+            format!("a response of {}", char::from(name)),
             SHORT_TIMEOUT,
             async || {
                 let mut client = self.connect().await.map_err(|err| err.to_string())?;

@@ -28,7 +28,7 @@ const CLOSED: &str = "closed";
 pub(crate) struct LoadOutcome {
     /// Answered by the master.
     pub(crate) served: usize,
-    /// Connected and then closed without an answer.
+    /// Connected and then closed without a response.
     pub(crate) closed: usize,
     /// Errors of the others, including timeouts.
     pub(crate) failed: Vec<String>,

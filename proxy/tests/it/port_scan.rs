@@ -157,7 +157,7 @@ fn garbage_at_the_metrics_port_is_bounded_and_ends_no_scrape() {
         })
         .await;
         let scrape = tokio::time::timeout(SHORT_TIMEOUT, proxy.metric("stolon_proxy_connections_open")).await;
-        assert_eq!(scrape.expect("an answer once their time is over"), Some(2.0));
+        assert_eq!(scrape.expect("a response once their time is over"), Some(2.0));
         background.assert_served(5).await;
         for mut socket in silent {
             // Closed by the other side, mostly after an error response.

@@ -79,7 +79,7 @@ async fn wait_for_answer_without_pauses(proxy: &Proxy, name: u8) {
 }
 
 // proxy P-4: a few milliseconds from the commit to the first byte. A busy machine slows everything down, so the time is
-// compared with the minimum that a change needs, each at its fastest: a write and a read of the store, and one answer.
+// compared with the minimum that a change needs, each at its fastest: a write and a read of the store, and one response.
 #[test]
 fn a_change_takes_no_longer_than_a_few_requests_to_the_store() {
     const ROUNDS: usize = 10;
@@ -103,7 +103,7 @@ fn a_change_takes_no_longer_than_a_few_requests_to_the_store() {
             wait_for_answer_without_pauses(&proxy, b'A').await;
             least = least.min(now().since(start));
         }
-        println!("{change:?} from the commit to the first byte; a write, a read and an answer: {least:?}");
+        println!("{change:?} from the commit to the first byte; a write, a read and a response: {least:?}");
         assert!(change < least * 8, "{change:?}, and no more than {least:?} is needed");
     });
 }
@@ -126,7 +126,7 @@ fn connections_to_a_master_that_is_no_longer_named_end_before_that_is_acknowledg
         harness.fail_over(&proxy, &a, &b).await;
         assert_eq!(idle.read_to_end().await, b"");
         let answers = asking.await.unwrap();
-        assert!(answers.iter().all(|answer| *answer == b'A'), "a late answer arrived");
+        assert!(answers.iter().all(|answer| *answer == b'A'), "a late response arrived");
         assert_eq!(proxy.wait_connected_to(b'B').await.ask().await.unwrap(), Some(b'B'));
         a.wait_for_connections(0).await;
     });

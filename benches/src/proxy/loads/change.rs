@@ -1,5 +1,5 @@
 //! A new master, announced by one commit in etcd: the time until it serves a client. The client of the old master is
-//! disconnected, connects again at once, and gets an answer from the new one.
+//! disconnected, connects again at once, and gets a response from the new one.
 
 use std::time::Duration;
 

@@ -44,7 +44,7 @@ async fn connect_repeatedly(port: u16, count: usize) -> anyhow::Result<()> {
     for _ in 0..count {
         let mut socket = TcpStream::connect(("127.0.0.1", port)).await.context("connect")?;
         let name = request_name(&mut socket).await.context("ask")?;
-        ensure!(name.is_some(), "closed before an answer");
+        ensure!(name.is_some(), "closed before a response");
     }
     Ok(())
 }

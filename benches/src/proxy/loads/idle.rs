@@ -105,7 +105,7 @@ async fn open(port: u16, count: usize) -> anyhow::Result<Vec<TcpStream>> {
             };
             let opened = tokio::time::timeout(TIMEOUT, connect).await;
             opened
-                .context("open a connection: no answer")?
+                .context("open a connection: no response")?
                 .context("open a connection")
         });
     }

@@ -41,7 +41,7 @@ async fn run_client(testbed: &Testbed, peer: Peer, size: &Size) -> anyhow::Resul
 
 async fn query_repeatedly(config: &tokio_postgres::Config, size: &Size) -> anyhow::Result<Sample> {
     let connect = tokio::time::timeout(TIMEOUT, config.connect(tokio_postgres::NoTls));
-    let (client, connection) = connect.await.context("connect: no answer")?.context("connect")?;
+    let (client, connection) = connect.await.context("connect: no response")?.context("connect")?;
     // The client's calls fail with the same error.
     tokio::spawn(async { drop(connection.await) });
     let statement = client
@@ -61,7 +61,7 @@ async fn query_repeatedly(config: &tokio_postgres::Config, size: &Size) -> anyho
         account = 1 + account % accounts;
         tokio::time::timeout(TIMEOUT, client.query_one(&statement, &[&account]))
             .await
-            .context("no answer")?
+            .context("no response")?
             .context("select")?;
         let answered = now();
         micros.push(answered.since(start).as_secs_f64() * 1e6);

@@ -112,7 +112,7 @@ pub(super) async fn scrape(port: u16) -> anyhow::Result<String> {
     };
     tokio::time::timeout(Duration::from_secs(5), read)
         .await
-        .context("metrics: no answer")?
+        .context("metrics: no response")?
         .context("metrics")
 }
 

@@ -162,7 +162,7 @@ impl World {
                 renewal: None,
                 ..self.clone()
             };
-            next.push(("misses the answer to the renewal".to_owned(), missed));
+            next.push(("misses the response to the renewal".to_owned(), missed));
         }
         let is_awaited = self.sent.iter().any(|sent| !sent.given_up);
         if self.lease + 1 < LEASES && !(rules.change == Change::NoneAwaited && is_awaited) {
@@ -200,7 +200,7 @@ impl World {
         };
         let mut world = self.clone();
         world.sent.remove(index);
-        next.push(("an answer is lost".to_owned(), world.clone()));
+        next.push(("a response is lost".to_owned(), world.clone()));
         if done {
             world.forwards = world.forwards.max(sent.good);
             next.push((format!("forwards for {} ticks", sent.good), world));

@@ -40,14 +40,14 @@ pub(super) async fn connect_endpoint(config: &StoreConfig, clock: &Clock, index:
     let (host, port) = endpoint.host_and_port();
     let addresses = timeout(LOOKUP_TIMEOUT, lookup_host((host, port)))
         .await
-        .map_err(|_| Cause::new("no answer from the name service"))?
+        .map_err(|_| Cause::new("no response from the name service"))?
         .map_err(|error| Cause::deepest(&error))?;
     let tcp = connect(addresses).await?;
     // best effort: without it small requests are slower
     let _ = tcp.set_nodelay(true);
     // each of the two steps has its own timeout, because a response may take as long as that of any request
     let limit = config.timeout.min(HANDSHAKE_TIMEOUT);
-    let no_response = |_| Cause::new(format!("no answer within {limit:?} after connecting"));
+    let no_response = |_| Cause::new(format!("no response within {limit:?} after connecting"));
     let io: Box<dyn AsyncIo> = match &config.tls {
         None => Box::new(tcp),
         Some(tls) => Box::new(
@@ -68,7 +68,7 @@ async fn connect(addresses: impl Iterator<Item = SocketAddr>) -> Result<TcpStrea
         match timeout(TCP_CONNECT_TIMEOUT, TcpStream::connect(address)).await {
             Ok(Ok(tcp)) => return Ok(tcp),
             Ok(Err(error)) => failed = Cause::deepest(&error),
-            Err(_) => failed = Cause::new("no answer to the connection request"),
+            Err(_) => failed = Cause::new("no response to the connection request"),
         }
     }
     Err(failed)
@@ -149,6 +149,6 @@ mod tests {
         let tcp = connect([dead, open].into_iter()).await.unwrap();
         assert_eq!(tcp.peer_addr().unwrap(), open);
         let failed = connect([dead].into_iter()).await.unwrap_err();
-        assert_eq!(failed.to_string(), "no answer to the connection request");
+        assert_eq!(failed.to_string(), "no response to the connection request");
     }
 }

@@ -89,7 +89,7 @@ impl Connection {
                 let outcome = timeout(limit, self.timed(count, |_| false)).await;
                 if outcome.is_err() && self.received() == received {
                     // other requests avoid this connection, so they would not detect it
-                    self.close(&format!("no answer to a probe within {limit:?}"));
+                    self.close(&format!("no response to a probe within {limit:?}"));
                 }
             }
         }
@@ -99,7 +99,7 @@ impl Connection {
     /// The short timeout of a single request is not a reason to close.
     pub(crate) fn close_if_silent_for(&self, limit: Duration) {
         if self.monitor.is_silent_for(limit) {
-            self.close(&format!("no answer within {limit:?}"));
+            self.close(&format!("no response within {limit:?}"));
         }
     }
 

@@ -73,7 +73,7 @@ impl EndpointTable {
             let why = state
                 .failed
                 .as_ref()
-                .map_or("no answer yet".to_owned(), Cause::to_string);
+                .map_or("no response yet".to_owned(), Cause::to_string);
             format!("{endpoint}: {why}")
         });
         Some(Cause::new(failures.collect::<Vec<_>>().join("; ")))

@@ -268,7 +268,7 @@ async fn the_write_of_a_deposed_leader_is_refused() {
     leads(&second).await;
     assert!(!late.is_finished(), "nothing has answered the write yet");
     relay.set(Direction::ToServer, NetworkCondition::Normal);
-    let refused = timeout(SHORT_TIMEOUT, late).await.expect("an answer in time").unwrap();
+    let refused = timeout(SHORT_TIMEOUT, late).await.expect("a response in time").unwrap();
     assert_eq!(refused.unwrap(), TxnOutcome::Conflict);
     assert_eq!(direct.get(&key).await.unwrap().unwrap().value, b"data");
 }

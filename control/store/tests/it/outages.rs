@@ -31,7 +31,7 @@ const LIMIT: Duration = Duration::from_secs(1);
 
 /// Waits for a first response: on a busy machine that takes longer than the timeout of these tests' requests.
 async fn connected(store: &Store) {
-    eventually("a first answer", SHORT_TIMEOUT, async || store.get("key").await).await;
+    eventually("a first response", SHORT_TIMEOUT, async || store.get("key").await).await;
 }
 
 #[tokio::test]
@@ -79,7 +79,7 @@ async fn connections_are_re_established_automatically() {
         store.get("key").await.unwrap_err();
     }
     etcd.restart().await;
-    eventually("an answer", SHORT_TIMEOUT, async || store.get("key").await).await;
+    eventually("a response", SHORT_TIMEOUT, async || store.get("key").await).await;
 }
 
 #[tokio::test]
@@ -144,7 +144,7 @@ async fn a_silent_connection_is_replaced() {
     store.get("key").await.unwrap_err();
     until("a new connection", async || relay.accepted() > connections).await;
     relay.set_both(NetworkCondition::Normal);
-    eventually("an answer", SHORT_TIMEOUT, async || store.get("key").await).await;
+    eventually("a response", SHORT_TIMEOUT, async || store.get("key").await).await;
 }
 
 #[tokio::test]
@@ -188,7 +188,7 @@ async fn a_paused_server_counts_as_unreachable_until_it_continues() {
     };
     assert!(why.to_string().starts_with(&etcd.endpoint()), "{why}");
     etcd.thaw();
-    eventually("an answer", SHORT_TIMEOUT, async || store.get("key").await).await;
+    eventually("a response", SHORT_TIMEOUT, async || store.get("key").await).await;
 }
 
 #[tokio::test]
@@ -292,7 +292,7 @@ async fn one_line_reports_the_outage_and_one_its_end() {
         store.get("key").await.unwrap_err();
     }
     etcd.restart().await;
-    eventually("an answer", SHORT_TIMEOUT, async || store.get("key").await).await;
+    eventually("a response", SHORT_TIMEOUT, async || store.get("key").await).await;
     drop(watch);
     let logged = heard.here();
     assert_eq!(

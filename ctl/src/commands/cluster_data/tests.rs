@@ -144,7 +144,7 @@ async fn a_store_that_stops_answering_is_reported_by_the_request_that_timed_out(
     });
     let error = format!("{:#}", outcome.await.unwrap_err());
     assert!(
-        error.contains("write stolon/cluster/c/clusterdata: no answer from the store"),
+        error.contains("write stolon/cluster/c/clusterdata: no response from the store"),
         "{error}"
     );
 }

@@ -16,7 +16,7 @@ pub(super) async fn execute(config: &Config, sql: &str) -> anyhow::Result<()> {
     let client = connect(config).await?;
     tokio::time::timeout(STATEMENT_TIMEOUT, client.batch_execute(sql))
         .await
-        .context("no answer")?
+        .context("no response")?
         .context("execute")
 }
 
@@ -26,7 +26,7 @@ pub(super) async fn check_row(config: &Config) -> anyhow::Result<()> {
     let query = client.query_one("select value from test where id = 1", &[]);
     let row = tokio::time::timeout(STATEMENT_TIMEOUT, query)
         .await
-        .context("no answer")?
+        .context("no response")?
         .context("the row is not there")?;
     let value: &str = row.get(0);
     ensure!(value == "value1", "the row has the value {value:?}");
@@ -43,7 +43,7 @@ pub(super) async fn lost_rows(config: &Config, stats: &LoadStats) -> anyhow::Res
         let query = client.query_one("select count(*) from gap where id between $1 and $2", &parameters);
         let row = tokio::time::timeout(STATEMENT_TIMEOUT, query)
             .await
-            .context("no answer")??;
+            .context("no response")??;
         lost += run.end() - run.start() + 1 - row.get::<_, i64>(0);
     }
     Ok(lost)
@@ -53,7 +53,7 @@ async fn connect(config: &Config) -> anyhow::Result<Client> {
     let connect = config.connect(NoTls);
     let (client, connection) = tokio::time::timeout(STATEMENT_TIMEOUT, connect)
         .await
-        .context("no answer")??;
+        .context("no response")??;
     // It ends with the client; its errors reach the client as well.
     tokio::spawn(async { drop(connection.await) });
     Ok(client)

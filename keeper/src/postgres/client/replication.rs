@@ -56,7 +56,7 @@ pub enum ReplicationError {
         what: String,
     },
     /// The server did not answer in time.
-    #[error("{action}: no answer from {at} within {limit:?}")]
+    #[error("{action}: no response from {at} within {limit:?}")]
     Timeout {
         action: &'static str,
         /// Address.

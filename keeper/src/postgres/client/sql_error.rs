@@ -1,4 +1,4 @@
-//! Why an SQL query failed, and whether the answer proves that the server is alive. What follows for its health is left to
+//! Why an SQL query failed, and whether the response proves that the server is alive. What follows for its health is left to
 //! `observe`.
 
 use std::io;
@@ -42,7 +42,7 @@ pub enum SqlError {
         source: tokio_postgres::Error,
     },
     /// The server did not answer in time.
-    #[error("{action}: no answer within {limit:?}")]
+    #[error("{action}: no response within {limit:?}")]
     Timeout {
         action: &'static str,
         /// The request timeout.

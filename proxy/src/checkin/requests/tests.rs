@@ -1,4 +1,4 @@
-//! Copies of one request, their answers and their errors, on a paused clock.
+//! Copies of one request, their responses and their errors, on a paused clock.
 
 use std::sync::Mutex;
 
@@ -96,7 +96,7 @@ async fn after_one_slow_answer_check_ins_return_to_leases_of_their_own() {
         check_interval: 2 * SECOND,
         timeout: TIMEOUT,
     };
-    let mut store = SlowStore::new(600 * MILLI); // a second request is sent before the answer
+    let mut store = SlowStore::new(600 * MILLI); // a second request is sent before the response
     let mut lease_end = None;
     for number in 0..10 {
         let (sent, ago) = store.answer(PUBLICATION, SECOND).await.unwrap();

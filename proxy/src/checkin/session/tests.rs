@@ -67,7 +67,7 @@ struct Case {
     applied: Option<CheckInTiming>,
     /// What is read, if anything is.
     stored: Option<String>,
-    /// The answers to publishing. After them, it succeeds.
+    /// The responses to publishing. After them, it succeeds.
     answers: VecDeque<Result<PublishOutcome, CheckInError>>,
     /// The number of the comparison at which the clocks have jumped.
     jump: Option<usize>,

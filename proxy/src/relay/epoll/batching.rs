@@ -123,7 +123,7 @@ impl StreamBatching {
         }
     }
 
-    /// Records data in the other direction: its sender waits for the answer, which must not be delayed.
+    /// Records data in the other direction: its sender waits for the response, which must not be delayed.
     pub(super) fn note_reverse_data(&mut self, source: &Socket) {
         self.reads_in_a_row = 0;
         if self.stream.as_ref().is_some_and(|stream| stream.is_raised()) {

@@ -80,7 +80,7 @@ impl Direction {
         self.copy.is_stalled() || self.splice.is_stalled()
     }
 
-    /// Records that its sink has sent something, so that the answer of the source must not be delayed.
+    /// Records that its sink has sent something, so that the response of the source must not be delayed.
     pub(super) fn note_reverse_data(&mut self, source: &Socket) {
         self.batching.note_reverse_data(source);
     }

@@ -25,7 +25,7 @@ const POLLS_PER_TIMEOUT: u32 = 4;
 pub struct PeerTimeout {
     /// Seconds since its last acknowledgement. A small type, because every connection has one.
     pub silence_seconds: u32,
-    /// Number of consecutive probes of the kernel without an answer. At least 2, because the last one may have been
+    /// Number of consecutive probes of the kernel without a response. At least 2, because the last one may have been
     /// sent just now.
     pub unanswered_probes: u8,
 }

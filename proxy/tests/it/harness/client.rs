@@ -24,12 +24,12 @@ impl Client {
         self.answer().await
     }
 
-    /// Returns the next byte of an answer; `None` if the connection has ended in order.
+    /// Returns the next byte of a response; `None` if the connection has ended in order.
     pub(crate) async fn answer(&mut self) -> std::io::Result<Option<u8>> {
         let mut answer = [0];
         let read = tokio::time::timeout(SHORT_TIMEOUT, self.socket.read(&mut answer))
             .await
-            .expect("an answer in time")?;
+            .expect("a response in time")?;
         Ok((read > 0).then_some(answer[0]))
     }
 

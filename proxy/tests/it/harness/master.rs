@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-/// The answer of a master after another one has been published. No client may receive it.
+/// The response of a master after another one has been published. No client may receive it.
 pub(crate) const LATE: u8 = b'!';
 
 /// A server that answers every `?` with its name, unless it holds its answers, and echoes everything else.
@@ -57,7 +57,7 @@ impl Master {
         }
     }
 
-    /// Sets the answer.
+    /// Sets the response.
     pub(crate) fn answer_with(&self, name: u8) {
         self.shared.name.store(name, Ordering::SeqCst);
     }
