@@ -1,17 +1,17 @@
 //! Backoff of failed copies, and of checking an obstacle of a copy. Each copy costs the source a checkpoint and network
-//! traffic, each check a few queries. The pause is 5 s first and doubles, up to 5 minutes or 30 s.
+//! traffic, each check a few queries. The delay is 5 s first and doubles, up to 5 minutes or 30 s.
 
 use std::time::Duration;
 
 use base::clock::Boottime;
 
-use crate::reconcile::{CopyPause, Desired, HoldReason};
+use crate::reconcile::{CopyDelay, Desired, HoldReason};
 
-const FIRST_PAUSE: Duration = Duration::from_secs(5);
-const PAUSE_MAX: Duration = Duration::from_secs(300);
+const FIRST_DELAY: Duration = Duration::from_secs(5);
+const DELAY_MAX: Duration = Duration::from_secs(300);
 
 /// Maximum interval of checking an obstacle: each check queries the source.
-const PROBE_PAUSE_MAX: Duration = Duration::from_secs(30);
+const PROBE_DELAY_MAX: Duration = Duration::from_secs(30);
 
 /// Failed copies since the last successful one.
 #[derive(Debug, Default)]
@@ -35,7 +35,7 @@ impl CopyBackoff {
         self.failures = self.failures.saturating_add(1);
         self.last = Some(FailedCopy {
             desired: desired.clone(),
-            retry_at: now + pause(self.failures),
+            retry_at: now + delay(self.failures),
             was_early,
         });
     }
@@ -45,14 +45,14 @@ impl CopyBackoff {
         *self = Self::default();
     }
 
-    /// Returns the pause that prevents a copy now; `None` when one may start. A changed desired state permits one early
+    /// Returns the delay that prevents a copy now; `None` when one may start. A changed desired state permits one early
     /// attempt.
-    pub fn active_pause(&self, now: Boottime, desired: &Desired) -> Option<CopyPause> {
+    pub fn active_delay(&self, now: Boottime, desired: &Desired) -> Option<CopyDelay> {
         let last = self.last.as_ref().filter(|last| now < last.retry_at)?;
         // Alternating desired states must not defeat the backoff: a second early attempt is not granted.
-        (last.was_early || last.desired == *desired).then(|| CopyPause {
+        (last.was_early || last.desired == *desired).then(|| CopyDelay {
             failures: self.failures,
-            pause: pause(self.failures),
+            delay: delay(self.failures),
         })
     }
 }
@@ -69,7 +69,7 @@ impl KnownObstacle {
     pub fn record(&mut self, now: Boottime, desired: &Desired, why: &HoldReason) {
         let is_known = self.last.as_ref().is_some_and(|(known, ..)| known == desired);
         self.probes = if is_known { self.probes.saturating_add(1) } else { 1 };
-        let next = now + pause(self.probes).min(PROBE_PAUSE_MAX);
+        let next = now + delay(self.probes).min(PROBE_DELAY_MAX);
         self.last = Some((desired.clone(), next, why.clone()));
     }
 
@@ -81,11 +81,11 @@ impl KnownObstacle {
     }
 }
 
-fn pause(failures: u32) -> Duration {
+fn delay(failures: u32) -> Duration {
     let doublings = failures.saturating_sub(1);
-    FIRST_PAUSE
+    FIRST_DELAY
         .saturating_mul(2_u32.saturating_pow(doublings))
-        .min(PAUSE_MAX)
+        .min(DELAY_MAX)
 }
 
 #[cfg(test)]
@@ -106,21 +106,21 @@ mod tests {
 
     #[test]
     fn attempts_slow_down_to_one_in_five_minutes() {
-        let (mut backoff, mut now, mut pauses) = (CopyBackoff::default(), 0, Vec::new());
+        let (mut backoff, mut now, mut delays) = (CopyBackoff::default(), 0, Vec::new());
         for _ in 0..9 {
-            assert_eq!(backoff.active_pause(at(now), &desired("a")), None);
+            assert_eq!(backoff.active_delay(at(now), &desired("a")), None);
             backoff.failed(at(now), &desired("a"));
             let begun = now;
-            while backoff.active_pause(at(now), &desired("a")).is_some() {
+            while backoff.active_delay(at(now), &desired("a")).is_some() {
                 now += 1;
             }
-            pauses.push(now - begun);
+            delays.push(now - begun);
         }
-        assert_eq!(pauses, [5, 10, 20, 40, 80, 160, 300, 300, 300]);
+        assert_eq!(delays, [5, 10, 20, 40, 80, 160, 300, 300, 300]);
         backoff.succeeded();
         backoff.failed(at(now), &desired("a"));
         assert_eq!(
-            backoff.active_pause(at(now + 5), &desired("a")),
+            backoff.active_delay(at(now + 5), &desired("a")),
             None,
             "success begins anew"
         );
@@ -133,20 +133,20 @@ mod tests {
             backoff.failed(at(0), &desired("a"));
             backoff.last.as_mut().unwrap().was_early = false;
         }
-        assert!(backoff.active_pause(at(1), &desired("a")).is_some());
-        assert_eq!(backoff.active_pause(at(1), &desired("b")), None);
+        assert!(backoff.active_delay(at(1), &desired("a")).is_some());
+        assert_eq!(backoff.active_delay(at(1), &desired("b")), None);
         backoff.failed(at(1), &desired("b"));
-        assert!(backoff.active_pause(at(2), &desired("b")).is_some());
+        assert!(backoff.active_delay(at(2), &desired("b")).is_some());
         assert!(
-            backoff.active_pause(at(2), &desired("a")).is_some(),
+            backoff.active_delay(at(2), &desired("a")).is_some(),
             "desired states that alternate wait too"
         );
-        assert_eq!(backoff.active_pause(at(301), &desired("b")), None);
+        assert_eq!(backoff.active_delay(at(301), &desired("b")), None);
     }
 
     #[test]
     fn an_obstacle_is_checked_less_and_less_often_but_immediately_for_another_desired_state() {
-        let (mut obstacle, mut now, mut pauses) = (KnownObstacle::default(), 0, Vec::new());
+        let (mut obstacle, mut now, mut delays) = (KnownObstacle::default(), 0, Vec::new());
         let why = HoldReason::NotListed;
         for _ in 0..5 {
             obstacle.record(at(now), &desired("a"), &why);
@@ -155,9 +155,9 @@ mod tests {
             while obstacle.current(at(now), &desired("a")) == Some(why.clone()) {
                 now += 1;
             }
-            pauses.push(now - begun);
+            delays.push(now - begun);
         }
-        assert_eq!(pauses, [5, 10, 20, 30, 30]);
+        assert_eq!(delays, [5, 10, 20, 30, 30]);
     }
 
     #[test]
@@ -167,6 +167,6 @@ mod tests {
             last: None,
         };
         backoff.failed(at(0), &desired("a"));
-        assert_eq!(backoff.active_pause(at(0), &desired("a")).unwrap().pause, PAUSE_MAX);
+        assert_eq!(backoff.active_delay(at(0), &desired("a")).unwrap().delay, DELAY_MAX);
     }
 }

@@ -97,7 +97,7 @@ impl KeeperLoop {
                 self.rounds.begin(self.schedule.begin(now));
             }
             // One round at a time; while one runs, signals, the watch and the liveness key are still served.
-            let pause = self.schedule.due().since(self.context.clock.now());
+            let delay = self.schedule.due().since(self.context.clock.now());
             let is_idle = !self.rounds.is_running();
             tokio::select! {
                 signal = self.signals.next() => match ShutdownKind::caused_by(signal) {
@@ -118,7 +118,7 @@ impl KeeperLoop {
                 _ = renewal.tick() => if !self.renew_liveness() {
                     return ShutdownKind::Replaced;
                 },
-                () = sleep(pause), if is_idle => {}
+                () = sleep(delay), if is_idle => {}
             }
         }
     }

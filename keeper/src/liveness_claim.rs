@@ -13,7 +13,7 @@ use tracing::{error, info, warn};
 use crate::liveness::LivenessKey;
 
 /// Interval of reading the key while another process holds it.
-const POLL_PAUSE: Duration = Duration::from_millis(200);
+const POLL_DELAY: Duration = Duration::from_millis(200);
 /// After this time a key is known to be renewed: its process is alive.
 const ALIVE_AFTER: Duration = Duration::from_secs(6);
 /// Longer than the key of a dead process persists, however busy the store is.
@@ -71,7 +71,7 @@ impl LivenessClaim {
                     }
                 }
             }
-            sleep(POLL_PAUSE).await;
+            sleep(POLL_DELAY).await;
         }
     }
 

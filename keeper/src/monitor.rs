@@ -28,15 +28,15 @@ mod details;
 mod published_state;
 
 /// Interval of observations while a standby's position is expected to come to rest (extensions ).
-const FAST_POLL_PAUSE: Duration = Duration::from_millis(25);
+const FAST_POLL_DELAY: Duration = Duration::from_millis(25);
 /// Time limit of fast polling.
 const FAST_POLL_LIMIT: Duration = Duration::from_secs(10);
 /// Fast polling ends after this number of observations with the same position and without a WAL receiver.
 const UNCHANGED_POLLS_MAX: u32 = 4;
 /// Initial interval of observing a server that runs and is not healthy yet; it grows up to the usual one.
-const UNHEALTHY_PAUSE: Duration = Duration::from_millis(50);
+const UNHEALTHY_DELAY: Duration = Duration::from_millis(50);
 /// Interval of checking the WAL receiver of a healthy standby.
-const RECEIVER_PAUSE: Duration = Duration::from_millis(500);
+const RECEIVER_DELAY: Duration = Duration::from_millis(500);
 
 /// Observes the instance and publishes its state.
 #[derive(Debug)]
@@ -139,8 +139,8 @@ impl Monitor {
             // An attempt during which the server has stopped accepting connections proves nothing.
             let is_up = self.is_up().await;
             self.connections().record(answered.filter(|_| is_up), began);
-            let pause = self.settings().interval / 2;
-            tokio::time::sleep(pause).await;
+            let delay = self.settings().interval / 2;
+            tokio::time::sleep(delay).await;
         }
     }
 
@@ -205,17 +205,17 @@ impl Monitor {
             Arc::clone(&self.problems),
         ));
         loop {
-            let pause = self.observe_once(&mut memory).await;
+            let delay = self.observe_once(&mut memory).await;
             tokio::select! {
                 () = self.wake.notified() => {}
                 // The sender belongs to the instance and exists as long as it.
                 _ = child_status.changed() => {}
-                () = self.wait_next(pause, &memory) => {}
+                () = self.wait_next(delay, &memory) => {}
             }
         }
     }
 
-    /// Observes once and publishes; returns the pause until the next observation.
+    /// Observes once and publishes; returns the delay until the next observation.
     async fn observe_once(&self, memory: &mut MonitorState) -> Duration {
         let now = self.now();
         let db = self.local.db();
@@ -270,10 +270,10 @@ impl Monitor {
             report.version = version;
         });
         let usual = self.settings().interval / 2;
-        memory.unhealthy_pause = (runs && !healthy).then(|| next_unhealthy_pause(memory.unhealthy_pause, usual));
-        match memory.unhealthy_pause {
-            _ if is_fast_poll => FAST_POLL_PAUSE,
-            Some(pause) => pause,
+        memory.unhealthy_delay = (runs && !healthy).then(|| next_unhealthy_delay(memory.unhealthy_delay, usual));
+        match memory.unhealthy_delay {
+            _ if is_fast_poll => FAST_POLL_DELAY,
+            Some(delay) => delay,
             None => usual,
         }
     }
@@ -291,8 +291,8 @@ impl Monitor {
     }
 
     /// Waits; starts fast polling when the WAL receiver of a standby ends meanwhile.
-    async fn wait_next(&self, pause: Duration, memory: &MonitorState) {
-        let timer = tokio::time::sleep(pause);
+    async fn wait_next(&self, delay: Duration, memory: &MonitorState) {
+        let timer = tokio::time::sleep(delay);
         tokio::pin!(timer);
         if !memory.has_receiver {
             return timer.await;
@@ -300,7 +300,7 @@ impl Monitor {
         loop {
             tokio::select! {
                 () = &mut timer => return,
-                () = tokio::time::sleep(RECEIVER_PAUSE) => {}
+                () = tokio::time::sleep(RECEIVER_DELAY) => {}
             }
             match self.instance.observer().standby().await {
                 Ok(Some(standby)) if standby.receiver.is_some() => {}
@@ -337,10 +337,10 @@ impl Monitor {
     }
 }
 
-/// Returns the pause after observing an unhealthy server: 1.5 times the previous one, up to the usual one. It is
+/// Returns the delay after observing an unhealthy server: 1.5 times the previous one, up to the usual one. It is
 /// bounded before it is kept, because a recovery may last for days.
-fn next_unhealthy_pause(before: Option<Duration>, usual: Duration) -> Duration {
-    let next = before.map_or(UNHEALTHY_PAUSE, |before| before.saturating_add(before / 2));
+fn next_unhealthy_delay(before: Option<Duration>, usual: Duration) -> Duration {
+    let next = before.map_or(UNHEALTHY_DELAY, |before| before.saturating_add(before / 2));
     next.min(usual)
 }
 
@@ -350,8 +350,8 @@ struct MonitorState {
     health: HealthReporter,
     /// The failure that was last logged, until an observation succeeds.
     failing: Option<String>,
-    /// The last pause, while the server runs and is not healthy.
-    unhealthy_pause: Option<Duration>,
+    /// The last delay, while the server runs and is not healthy.
+    unhealthy_delay: Option<Duration>,
     /// The position at the last observation of fast polling.
     position: Option<Lsn>,
     /// Consecutive observations of fast polling with that position and without a WAL receiver.
@@ -369,7 +369,7 @@ impl MonitorState {
         Self {
             health,
             failing: None,
-            unhealthy_pause: None,
+            unhealthy_delay: None,
             position: None,
             unchanged_polls: 0,
             has_receiver: false,
@@ -421,7 +421,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_pause_never_overflows_however_long_a_server_is_unhealthy() {
+    fn the_delay_never_overflows_however_long_a_server_is_unhealthy() {
         // 292 years is the longest duration of a spec.
         for usual in [
             Duration::ZERO,
@@ -429,12 +429,12 @@ mod tests {
             Duration::from_nanos(i64::MAX as u64),
             Duration::MAX,
         ] {
-            let mut pause = None;
+            let mut delay = None;
             for _ in 0..100_000 {
-                pause = Some(next_unhealthy_pause(pause, usual));
-                assert!(pause <= Some(usual));
+                delay = Some(next_unhealthy_delay(delay, usual));
+                assert!(delay <= Some(usual));
             }
-            assert_eq!(pause, Some(usual));
+            assert_eq!(delay, Some(usual));
         }
     }
 }

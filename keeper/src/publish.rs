@@ -31,10 +31,10 @@ const GATHER_MAX: Duration = Duration::from_millis(150);
 /// An unhealthy info that has not changed is repeated after this many latencies of the store: an election reads the
 /// info, is decided, and is written, and every publication between reading and writing undoes it (extensions ).
 const ELECTION_LATENCIES: u32 = 3;
-/// Minimum interval of looking for changes during that pause.
+/// Minimum interval of looking for changes during that delay.
 const REPEAT_STEP_MIN: Duration = Duration::from_millis(100);
-/// Maximum pause after a failed publication; the sleepInterval if that is shorter.
-const RETRY_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Maximum delay after a failed publication; the sleepInterval if that is shorter.
+const RETRY_DELAY_MAX: Duration = Duration::from_secs(1);
 
 const UNPOISONED: &str = "no thread panics while holding the report";
 
@@ -144,7 +144,7 @@ impl Publisher {
         }
     }
 
-    /// Sets failInterval, which bounds the pause after an unhealthy info (keeper 3.6.5).
+    /// Sets failInterval, which bounds the delay after an unhealthy info (keeper 3.6.5).
     pub fn set_fail_interval(&self, fail_interval: Duration) {
         *self.fail_interval.lock().expect(UNPOISONED) = fail_interval;
     }
@@ -156,11 +156,11 @@ impl Publisher {
         loop {
             let interval = self.interval();
             let before = self.report();
-            let pause = match self.publish(&self.store).await {
+            let delay = match self.publish(&self.store).await {
                 Ok(Published::Stored) => {
                     failing = false;
                     let fail_interval = *self.fail_interval.lock().expect(UNPOISONED);
-                    repeat_pause(&before, interval, fail_interval, self.store.latency())
+                    repeat_delay(&before, interval, fail_interval, self.store.latency())
                 }
                 Ok(Published::NoCluster) => interval,
                 Ok(Published::Contested) => {
@@ -171,22 +171,22 @@ impl Publisher {
                     if !std::mem::replace(&mut failing, true) {
                         warn!(error = %base::Chain(&error), "could not publish the keeper info");
                     }
-                    interval.min(RETRY_PAUSE_MAX)
+                    interval.min(RETRY_DELAY_MAX)
                 }
             };
             tokio::select! {
                 () = self.wake.notified() => {
                     tokio::time::sleep((self.store.latency() / GATHER_PART).min(GATHER_MAX)).await;
                 }
-                () = self.wait_to_repeat(&before, pause, interval) => {}
+                () = self.wait_to_repeat(&before, delay, interval) => {}
             }
         }
     }
 
-    /// Waits for the pause; a longer one than the interval ends with the first interval in which something has changed.
-    async fn wait_to_repeat(&self, published: &InfoReport, pause: Duration, interval: Duration) {
-        let mut left = pause.saturating_sub(interval);
-        tokio::time::sleep(pause - left).await;
+    /// Waits for the delay; a longer one than the interval ends with the first interval in which something has changed.
+    async fn wait_to_repeat(&self, published: &InfoReport, delay: Duration, interval: Duration) {
+        let mut left = delay.saturating_sub(interval);
+        tokio::time::sleep(delay - left).await;
         while !left.is_zero() && is_repetition(published, &self.report()) {
             let step = left.min(interval.max(REPEAT_STEP_MIN));
             tokio::time::sleep(step).await;
@@ -269,13 +269,13 @@ impl Publisher {
     }
 }
 
-/// Returns the pause before an info that has not changed is published again (keeper 3.6.5).
+/// Returns the delay before an info that has not changed is published again (keeper 3.6.5).
 ///
 /// An unhealthy info is repeated late, to leave the leader time to elect another master on a slow store. With the
-/// responses to the next publication the pause stays below failInterval, after which sentinels of Go stolon count the
+/// responses to the next publication the delay stays below failInterval, after which sentinels of Go stolon count the
 /// keeper itself as failed, and below half of the life of the info's lease, after which a new lease would be needed each
 /// time.
-fn repeat_pause(report: &InfoReport, interval: Duration, fail_interval: Duration, latency: Duration) -> Duration {
+fn repeat_delay(report: &InfoReport, interval: Duration, fail_interval: Duration, latency: Duration) -> Duration {
     let is_unhealthy = report.state.as_ref().is_some_and(|state| !state.healthy);
     if !is_unhealthy {
         return interval;
@@ -363,45 +363,45 @@ mod tests {
             ..InfoReport::default()
         };
         let milliseconds = Duration::from_millis;
-        let pause = |healthy, sleep, fail, latency| {
-            let pause = repeat_pause(
+        let delay = |healthy, sleep, fail, latency| {
+            let delay = repeat_delay(
                 &report(healthy),
                 milliseconds(sleep),
                 milliseconds(fail),
                 milliseconds(latency),
             );
-            pause.as_millis()
+            delay.as_millis()
         };
         assert_eq!(
-            pause(false, 1_000, 20_000, 1_400),
+            delay(false, 1_000, 20_000, 1_400),
             4_200,
             "reading and writing take 2.8 s"
         );
         assert_eq!(
-            pause(true, 1_000, 20_000, 1_400),
+            delay(true, 1_000, 20_000, 1_400),
             1_000,
             "a healthy master is not replaced"
         );
-        assert_eq!(pause(false, 5_000, 20_000, 1), 5_000, "a fast store needs no pause");
+        assert_eq!(delay(false, 5_000, 20_000, 1), 5_000, "a fast store needs no delay");
         assert_eq!(
-            pause(false, 1_000, 5_000, 1_400),
+            delay(false, 1_000, 5_000, 1_400),
             2_200,
             "with two responses within failInterval"
         );
         assert_eq!(
-            pause(false, 1_000, 90_000, 3_000),
+            delay(false, 1_000, 90_000, 3_000),
             4_000,
             "and within half of the lease"
         );
         assert_eq!(
-            pause(false, 1_000, 90_000, 5_000),
+            delay(false, 1_000, 90_000, 5_000),
             1_000,
             "never more often than before"
         );
-        assert_eq!(pause(false, 5_000, 4_000, 5_000), 5_000, "never more often than before");
+        assert_eq!(delay(false, 5_000, 4_000, 5_000), 5_000, "never more often than before");
         let nothing_observed = InfoReport::default();
         let second = milliseconds(1_000);
-        assert_eq!(repeat_pause(&nothing_observed, second, 20 * second, 2 * second), second);
+        assert_eq!(repeat_delay(&nothing_observed, second, 20 * second, 2 * second), second);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! When the next round runs and what triggers it: timer, events, and a growing pause after failures.
+//! When the next round runs and what triggers it: timer, events, and a growing delay after failures.
 
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use crate::reconciler::{RoundResult, Trigger};
 
 /// Delay of a change of parameters or hba lines only, to combine it with further ones (keeper 18.2).
 pub const COALESCE: Duration = Duration::from_millis(200);
-/// Pause after the first failure; doubled after each further one, up to the sleepInterval (keeper 8.4).
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// Delay after the first failure; doubled after each further one, up to the sleepInterval (keeper 8.4).
+const FIRST_DELAY: Duration = Duration::from_millis(200);
 /// A server that ends within this time after its start is crash-looping.
 const QUICK_END: Duration = Duration::from_secs(2);
 
@@ -60,7 +60,7 @@ impl Schedule {
         self.started = Some(now);
     }
 
-    /// Records that the server ended unexpectedly: it is restarted immediately, with a growing pause from the second
+    /// Records that the server ended unexpectedly: it is restarted immediately, with a growing delay from the second
     /// consecutive end soon after a start on.
     pub fn server_ended(&mut self, now: Boottime, sleep_interval: Duration) {
         // A killed server is restarted immediately, because each second without it counts; one that ends again and
@@ -70,7 +70,7 @@ impl Schedule {
         let delay = if self.quick_ends < 2 {
             Duration::ZERO
         } else {
-            pause(self.quick_ends - 2, sleep_interval)
+            delay(self.quick_ends - 2, sleep_interval)
         };
         self.trigger_after(now, delay);
     }
@@ -87,14 +87,14 @@ impl Schedule {
     /// Ends a round; the next one runs after `sleep_interval` at the latest (keeper 3.2).
     pub fn end(&mut self, now: Boottime, ended: &RoundResult, desired: &Desired, sleep_interval: Duration) {
         match ended {
-            // A skipped round neither resets nor extends the pause of the failed one.
+            // A skipped round neither resets nor extends the delay of the failed one.
             RoundResult::Skipped => {}
             RoundResult::Done | RoundResult::OnHold => {
                 (self.failures, self.failed) = (0, None);
                 self.timer = now + sleep_interval;
             }
             RoundResult::Failed => {
-                self.timer = now + pause(self.failures, sleep_interval);
+                self.timer = now + delay(self.failures, sleep_interval);
                 self.failures = self.failures.saturating_add(1);
                 self.failed = Some(desired.clone());
             }
@@ -107,8 +107,8 @@ impl Schedule {
     }
 }
 
-fn pause(failures: u32, sleep_interval: Duration) -> Duration {
-    FIRST_PAUSE
+fn delay(failures: u32, sleep_interval: Duration) -> Duration {
+    FIRST_DELAY
         .saturating_mul(2_u32.saturating_pow(failures))
         .min(sleep_interval)
 }
@@ -147,15 +147,15 @@ mod tests {
     #[test]
     fn failures_are_retried_more_and_more_slowly_unless_the_desired_state_changes() {
         let mut schedule = Schedule::new(at(0));
-        let mut pauses = Vec::new();
+        let mut delays = Vec::new();
         let mut now = at(0);
         for _ in 0..7 {
             schedule.begin(now);
             schedule.end(now, &RoundResult::Failed, &some_desired_state(), SLEEP);
-            pauses.push(schedule.due().since(now).as_millis());
+            delays.push(schedule.due().since(now).as_millis());
             now = schedule.due();
         }
-        assert_eq!(pauses, [200, 400, 800, 1600, 3200, 5000, 5000]);
+        assert_eq!(delays, [200, 400, 800, 1600, 3200, 5000, 5000]);
         let mut schedule = Schedule::new(at(0));
         schedule.begin(at(0));
         schedule.end(at(0), &RoundResult::Failed, &some_desired_state(), SLEEP);
@@ -169,7 +169,7 @@ mod tests {
     fn no_duration_and_no_count_is_too_large() {
         for sleep in [Duration::ZERO, Duration::from_nanos(i64::MAX as u64), Duration::MAX] {
             for count in [0, 1, 31, 32, 63, u32::MAX - 1, u32::MAX] {
-                assert!(pause(count, sleep) <= sleep);
+                assert!(delay(count, sleep) <= sleep);
                 let mut schedule = Schedule::new(at(0));
                 (schedule.failures, schedule.quick_ends) = (count, count);
                 schedule.server_started(at(0));

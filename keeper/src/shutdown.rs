@@ -28,7 +28,7 @@ pub enum ShutdownKind {
     /// SIGTERM: the keeper leaves, published as `leaving`.
     Leaving,
     /// SIGINT: the keeper is expected to be started again.
-    Pausing,
+    Interrupted,
     /// Another process with the same uid has taken over.
     Replaced,
 }
@@ -38,7 +38,7 @@ impl ShutdownKind {
     pub fn caused_by(signal: ProcessSignal) -> Option<Self> {
         match signal {
             ProcessSignal::Terminate => Some(Self::Leaving),
-            ProcessSignal::Interrupt => Some(Self::Pausing),
+            ProcessSignal::Interrupt => Some(Self::Interrupted),
             _ => None,
         }
     }
@@ -46,7 +46,7 @@ impl ShutdownKind {
     fn signal(self) -> &'static str {
         match self {
             Self::Leaving => "SIGTERM",
-            Self::Pausing => "SIGINT",
+            Self::Interrupted => "SIGINT",
             Self::Replaced => "none",
         }
     }

@@ -144,7 +144,7 @@ impl StartedKeeper {
             let keeper = KeeperLoop::new(context, signals, liveness_key, sleep_interval);
             return match Box::pin(keeper.run()).await {
                 ShutdownKind::Replaced => Err(ReplacedError),
-                ShutdownKind::Leaving | ShutdownKind::Pausing => Ok(()),
+                ShutdownKind::Leaving | ShutdownKind::Interrupted => Ok(()),
             };
         };
         let shutdown = Shutdown::new(context, liveness_key, signals);

@@ -37,7 +37,7 @@ use self::route_log::RouteLog;
 use self::session::CheckInSession;
 pub use self::status::CheckInStatus;
 use self::step::{CheckInResult, CheckInStep, PublishOutcome, RouteReport};
-use self::timing::{CheckInTiming, RETRY_PAUSE_MAX, RETRY_PAUSE_MIN};
+use self::timing::{CheckInTiming, RETRY_DELAY_MAX, RETRY_DELAY_MIN};
 use crate::address::MasterAddress;
 use crate::listener::ListenerHandle;
 use crate::metrics::Metrics;
@@ -49,7 +49,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 /// The part of it that is spent waiting for connections to end. They have been woken for it, and nothing is forwarded
 /// any more.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_millis(400);
-/// Pause between two checks whether all clients are gone, while they may leave by themselves.
+/// Delay between two checks whether all clients are gone, while they may leave by themselves.
 const DRAIN_POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// The same once their connections are being ended.
 const DISCONNECT_POLL_INTERVAL: Duration = Duration::from_millis(2);
@@ -135,21 +135,21 @@ impl CheckInLoop {
         let watch = self
             .store
             .watch(vec![KeyRange::Key(self.store.keys().cluster_data())], None);
-        let mut pause = RETRY_PAUSE_MIN;
+        let mut delay = RETRY_DELAY_MIN;
         loop {
             let started = self.clock.now();
-            let outcome = match self.attempt(pause).await {
+            let outcome = match self.attempt(delay).await {
                 Ok(outcome) => outcome,
                 Err(fatal) => return fatal,
             };
             let wait = if outcome == Some(CheckInResult::Good) && !self.needs_lookup() {
-                pause = RETRY_PAUSE_MIN;
-                self.timing().pause(self.forwarding.lease_left(), self.store.latency())
+                delay = RETRY_DELAY_MIN;
+                self.timing().delay(self.forwarding.lease_left(), self.store.latency())
             } else {
                 // Measured from start to start: an attempt that has already waited long for the store is repeated at
                 // once.
-                let rest = pause.saturating_sub(self.clock.now().since(started));
-                pause = (pause * 2).min(RETRY_PAUSE_MAX);
+                let rest = delay.saturating_sub(self.clock.now().since(started));
+                delay = (delay * 2).min(RETRY_DELAY_MAX);
                 rest
             };
             self.sleep(wait, &watch).await;
@@ -191,11 +191,11 @@ impl CheckInLoop {
     }
 
     /// Runs one check-in within its time limit. `None`: it failed, and that was logged.
-    async fn attempt(&mut self, pause: Duration) -> Result<Option<CheckInResult>, FatalError> {
+    async fn attempt(&mut self, delay: Duration) -> Result<Option<CheckInResult>, FatalError> {
         let (lease_left, latency) = (self.forwarding.lease_left(), self.store.latency());
         let limit = self
             .timing()
-            .attempt_limit(self.store.timeout(), pause, latency, lease_left);
+            .attempt_limit(self.store.timeout(), delay, latency, lease_left);
         match self.check_in(self.clock.now(), limit).await {
             Err(CheckInError::Fatal(fatal)) => Err(fatal),
             Ok(result) => {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Pause between two looks at /proc.
+/// Delay between two looks at /proc.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Sends a signal to a process; does nothing when it does not exist any more.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Pause between two evaluations of a condition.
+/// Delay between two evaluations of a condition.
 pub const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A condition that did not hold in time.

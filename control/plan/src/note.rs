@@ -60,7 +60,7 @@ notes! {
     /// The master did not converge in time but serves, so it is not replaced (sentinel W-10).
     info MasterSlow "master db is slow to take over its new spec" { "db" = db: DbUid, "keeper" = keeper: KeeperUid }
     /// The last election is too recent for another one.
-    info ElectionPaused "waiting before another election, the last one was not long ago" {
+    info ElectionDelayed "waiting before another election, the last one was not long ago" {
         "db" = db: DbUid, "keeper" = keeper: KeeperUid, "elections" = elections: u32,
     }
     /// First run: the cluster data has the master as failed, its keeper reports it healthy.

@@ -20,8 +20,8 @@ pub(crate) fn outage_since(
     sleep_interval: Duration,
 ) -> Duration {
     // Reads follow each other within a sleepInterval; half of one more, at least a second, allows for a late one.
-    let longest_pause = sleep_interval.saturating_add((sleep_interval / 2).max(Duration::from_secs(1)));
-    if elapsed.saturating_sub(took) > longest_pause {
+    let longest_delay = sleep_interval.saturating_add((sleep_interval / 2).max(Duration::from_secs(1)));
+    if elapsed.saturating_sub(took) > longest_delay {
         // It is unknown how much of a read after an outage was spent waiting for the store.
         return elapsed;
     }
@@ -34,9 +34,9 @@ mod tests {
 
     #[test]
     fn slow_reads_count_and_outages_do_not() {
-        let outage = |pause: u64, took: u64, usually: u64| {
+        let outage = |delay: u64, took: u64, usually: u64| {
             let millis = Duration::from_millis;
-            super::outage_since(millis(pause + took), millis(took), millis(usually), millis(5000)).as_millis()
+            super::outage_since(millis(delay + took), millis(took), millis(usually), millis(5000)).as_millis()
         };
         assert_eq!(outage(5000, 10, 10), 0);
         assert_eq!(outage(5000, 3000, 3000), 0, "as slow as before");

@@ -23,7 +23,7 @@ use crate::postgres::data::previous_data::ClearOutcome;
 use crate::postgres::initdb;
 use crate::postgres::instance::Instance;
 use crate::postgres::server::error::InstanceError;
-use crate::reconcile::{CopyPause, Desired, Goal, LocalDb, MemberUpstream, ProcessState};
+use crate::reconcile::{CopyDelay, Desired, Goal, LocalDb, MemberUpstream, ProcessState};
 
 /// A copy logs its progress in these steps, in percent.
 const PROGRESS_STEP: u64 = 20;
@@ -72,9 +72,9 @@ impl DataSteps {
         }
     }
 
-    /// Returns the pause that prevents a copy now.
-    pub(super) fn copy_pause(&self, desired: &Desired) -> Option<CopyPause> {
-        self.backoff.active_pause(self.clock.now(), desired)
+    /// Returns the delay that prevents a copy now.
+    pub(super) fn copy_delay(&self, desired: &Desired) -> Option<CopyDelay> {
+        self.backoff.active_delay(self.clock.now(), desired)
     }
 
     /// Records that the data of a copy are complete whose step has given up waiting: they need not be copied again

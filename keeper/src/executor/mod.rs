@@ -61,7 +61,7 @@ impl Executor {
     /// Returns the state of this process for a plan.
     pub fn process_state(&mut self, desired: &Desired) -> &ProcessState {
         self.data.complete_late_copy(&mut self.process);
-        self.process.copy_pause = self.data.copy_pause(desired);
+        self.process.copy_delay = self.data.copy_delay(desired);
         &self.process
     }
 

@@ -8,8 +8,8 @@ use base::clock::Boottime;
 use crate::postgres::config::conf::Parameters;
 use crate::postgres::observe::{Observation, ObserveScope};
 
-/// Pause after a failed query of details: each attempt may take a request timeout.
-const DETAILS_PAUSE: Duration = Duration::from_secs(30);
+/// Delay after a failed query of details: each attempt may take a request timeout.
+const DETAILS_DELAY: Duration = Duration::from_secs(30);
 
 /// The details that were last queried.
 #[derive(Debug, Default)]
@@ -22,7 +22,7 @@ pub(super) struct Details {
 
 impl Details {
     pub(super) fn are_due(&self, now: Boottime) -> bool {
-        self.failed_at.is_none_or(|at| now.since(at) >= DETAILS_PAUSE)
+        self.failed_at.is_none_or(|at| now.since(at) >= DETAILS_DELAY)
     }
 
     /// Fills in parameters that could not be queried this time.

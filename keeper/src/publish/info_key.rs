@@ -135,7 +135,7 @@ impl InfoKey {
     }
 }
 
-/// Returns the TTL of the info's lease: twice the interval, so that the key outlives the pause between two publications
+/// Returns the TTL of the info's lease: twice the interval, so that the key outlives the delay between two publications
 /// (store S-21).
 pub(super) fn ttl(interval: Duration) -> Duration {
     info_ttl(interval.saturating_mul(2))

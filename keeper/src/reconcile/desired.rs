@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::external_dirs::Obstacle;
-use crate::reconcile::{CopyPause, RecordedIdentity, WrongSource};
+use crate::reconcile::{CopyDelay, RecordedIdentity, WrongSource};
 use model::{
     AccessMode, BootUuid, CheckedClusterData, ClusterData, ClusterUid, Db, DbSpec, DbUid, FollowConfig, FollowType,
     KeeperUid, NotSupported, Role, Spec, StandbySettings,
@@ -86,7 +86,7 @@ pub enum HoldReason {
     /// A directory that a copy would write into may not be emptied.
     Obstacle(PathBuf, Obstacle),
     /// Copies have failed, and the next attempt is not due yet.
-    CopyFailed(CopyPause),
+    CopyFailed(CopyDelay),
 }
 
 impl HoldReason {

@@ -23,7 +23,7 @@ pub use diff::{changed_fields, changed_parameters, is_only_configuration, is_sup
 pub use foreign_cluster::{endangered_cluster, hold_unless_given_up};
 pub use log_message::{LogMessage, ParameterChange};
 pub use observed::{
-    CopyFacts, CopyPause, DataRole, DataState, LocalDb, LocalFacts, ObservedState, ProcessState, ServerConfig,
+    CopyDelay, CopyFacts, DataRole, DataState, LocalDb, LocalFacts, ObservedState, ProcessState, ServerConfig,
     ServerFacts, ServerProbe, ServerState,
 };
 pub use rejoin::{CopyReason, DataEnd, EndState, Fork, Rejoin, SourceFacts, rejoin};

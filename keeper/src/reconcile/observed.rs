@@ -131,16 +131,16 @@ pub struct ProcessState {
     /// The last copy failed because the disk was full.
     pub ran_out_of_space: bool,
     /// Set while no copy may start.
-    pub copy_pause: Option<CopyPause>,
+    pub copy_delay: Option<CopyDelay>,
 }
 
 /// Copies have failed, and the next attempt is not due yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CopyPause {
+pub struct CopyDelay {
     /// Consecutive failed attempts.
     pub failures: u32,
     /// Time from the last attempt to the next one.
-    pub pause: Duration,
+    pub delay: Duration,
 }
 
 /// What a base backup, or a rejoin without one, starts from (keeper 6.7).

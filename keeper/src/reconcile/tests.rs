@@ -811,13 +811,13 @@ fn failed_copies_wait_without_probing_the_source() {
         .standby()
         .replaced_by_a2(DbInitMode::Resync)
         .ends(EndState::Unclean, 0x300_0000);
-    fake.known.copy_pause = Some(CopyPause {
+    fake.known.copy_delay = Some(CopyDelay {
         failures: 1,
-        pause: std::time::Duration::from_secs(5),
+        delay: std::time::Duration::from_secs(5),
     });
     check(
         fake.clone().local_db("A2", true),
-        "hold CopyFailed(CopyPause { failures: 1, pause: 5s })",
+        "hold CopyFailed(CopyDelay { failures: 1, delay: 5s })",
     );
     assert!(
         fake.round().contains("copy B"),

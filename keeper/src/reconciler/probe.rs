@@ -27,7 +27,7 @@ use crate::reconciler::restart_turns::RestartTurns;
 /// Interval of probing a source that is not ready.
 const SOURCE_POLL: Duration = Duration::from_millis(100);
 /// Interval of probing a source that does not answer.
-const SOURCE_RETRY_PAUSE: Duration = Duration::from_secs(1);
+const SOURCE_RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// The parameter that limits the number of slots.
 const SLOTS_PARAMETER: &str = "max_replication_slots";
@@ -45,14 +45,14 @@ pub(super) struct Probe {
 struct SourceNotReady {
     why: String,
     /// Until it is probed again.
-    pause: Duration,
+    delay: Duration,
 }
 
 impl From<UpstreamError> for SourceNotReady {
     fn from(error: UpstreamError) -> Self {
         Self {
             why: Chain(&error).to_string(),
-            pause: SOURCE_RETRY_PAUSE,
+            delay: SOURCE_RETRY_DELAY,
         }
     }
 }
@@ -101,9 +101,9 @@ impl Probe {
         let (source, needs) = loop {
             match self.try_source(from, &slot, &recorded).await {
                 Ok(found) => break found,
-                Err(SourceNotReady { why, pause }) => {
+                Err(SourceNotReady { why, delay }) => {
                     log_waiting(why);
-                    sleep(pause).await;
+                    sleep(delay).await;
                 }
             }
         };
@@ -132,7 +132,7 @@ impl Probe {
         if !facts.has_slot {
             return Err(SourceNotReady {
                 why: format!("it has no replication slot {slot} yet"),
-                pause: SOURCE_POLL,
+                delay: SOURCE_POLL,
             });
         }
         Ok((source, self.copy_survey.needs(&client).await?))

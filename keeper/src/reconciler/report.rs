@@ -21,7 +21,7 @@ use crate::postgres::server::error::InstanceError;
 use crate::problems::{KeeperProblemKind, Problems};
 use crate::publish::{Due, Publisher};
 use crate::reconcile::{
-    CopyPause, DataRole, DataState, Desired, Goal, HoldReason, NextAction, ReconcilePlan, Step, TargetRole,
+    CopyDelay, DataRole, DataState, Desired, Goal, HoldReason, NextAction, ReconcilePlan, Step, TargetRole,
 };
 
 /// Reports what rounds find.
@@ -185,8 +185,8 @@ fn hold_problem(why: &HoldReason, data: &Path, own: &ClusterUid) -> Option<Probl
             format!("no new data are created, because of {}: {why}", directory.display()),
             why.remedy(),
         ),
-        HoldReason::CopyFailed(CopyPause { failures, pause }) => (
-            format!("copying the followed db failed, attempt {failures}; pausing {pause:?} before the next one"),
+        HoldReason::CopyFailed(CopyDelay { failures, delay }) => (
+            format!("copying the followed db failed, attempt {failures}; waiting {delay:?} before the next one"),
             "see the keeper's log for the cause",
         ),
         _ => return None,

@@ -14,7 +14,7 @@ const REQUESTS_MAX: usize = 4;
 /// Requests are repeated after this fraction of the proxyTimeout.
 const REQUESTS_PER_TIMEOUT: u32 = 6;
 /// Shortest time between two requests.
-const RESEND_PAUSE_MIN: Duration = Duration::from_millis(50);
+const RESEND_DELAY_MIN: Duration = Duration::from_millis(50);
 
 /// What is published. Only answers to requests with the same content count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,7 +111,7 @@ impl PublishRequests {
 
     /// Returns when the next request is to be sent; `None` while there are enough in flight.
     fn next_due(&self, publication: Publication, now: Boottime) -> Option<Boottime> {
-        let resend_after = (publication.timeout / REQUESTS_PER_TIMEOUT).max(RESEND_PAUSE_MIN);
+        let resend_after = (publication.timeout / REQUESTS_PER_TIMEOUT).max(RESEND_DELAY_MIN);
         let last_sent = self.last_sent.filter(|_| !self.in_flight.is_empty());
         let due = last_sent.map_or(now, |last| last + resend_after);
         (self.in_flight.len() < REQUESTS_MAX).then_some(due)

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-/// Pauses between the starts of failing check-ins (proxy P-2).
-pub(super) const RETRY_PAUSE_MIN: Duration = Duration::from_millis(50);
-pub(super) const RETRY_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Delays between the starts of failing check-ins (proxy P-2).
+pub(super) const RETRY_DELAY_MIN: Duration = Duration::from_millis(50);
+pub(super) const RETRY_DELAY_MAX: Duration = Duration::from_secs(1);
 /// From this latency on, check-ins start early so that the lease does not end before the store has answered.
 const SLOW_LATENCY: Duration = Duration::from_millis(100);
 
@@ -29,18 +29,18 @@ impl Default for CheckInTiming {
 impl CheckInTiming {
     /// Returns the time limit of one check-in as a whole (proxy P-3).
     ///
-    /// After failures it is at least `pause`: a third of a valid proxyTimeout may be too short for any store, and then
+    /// After failures it is at least `delay`: a third of a valid proxyTimeout may be too short for any store, and then
     /// no check-in would ever read the spec that corrects it. On a slow store there is time for four answers, but at
     /// most half of the remaining lease is used, so that after a request without a response there is time for another
     /// check-in. Two responses, a conflict and its retry, always have time.
     pub(super) fn attempt_limit(
         self,
         store_limit: Duration,
-        pause: Duration,
+        delay: Duration,
         latency: Duration,
         lease_left: Duration,
     ) -> Duration {
-        let usual = store_limit.min((self.timeout / 3).max(pause));
+        let usual = store_limit.min((self.timeout / 3).max(delay));
         let four_answers = latency.saturating_mul(4);
         if lease_left.is_zero() {
             return usual.max(four_answers);
@@ -49,18 +49,18 @@ impl CheckInTiming {
         usual.max(four_answers.min(lease_left / 2)).max(two_answers)
     }
 
-    /// Returns the pause after a good check-in (proxy P-2). It is counted from the sending of the answered request,
+    /// Returns the delay after a good check-in (proxy P-2). It is counted from the sending of the answered request,
     /// which may be one of the previous check-in. It has a minimum, so that a proxyCheckInterval of 0 causes no busy
     /// loop. On a slow store the next check-in starts while the lease leaves time for four answers: two with conflicts,
     /// and two in reserve.
-    pub(super) fn pause(self, lease_left: Duration, latency: Duration) -> Duration {
+    pub(super) fn delay(self, lease_left: Duration, latency: Duration) -> Duration {
         let since_sent = self.timeout.saturating_sub(lease_left);
-        let usual = self.check_interval.saturating_sub(since_sent).max(RETRY_PAUSE_MIN);
+        let usual = self.check_interval.saturating_sub(since_sent).max(RETRY_DELAY_MIN);
         if latency < SLOW_LATENCY {
             return usual;
         }
         let spare = lease_left.saturating_sub(latency.saturating_mul(4));
-        usual.min(spare.max(RETRY_PAUSE_MIN))
+        usual.min(spare.max(RETRY_DELAY_MIN))
     }
 }
 
@@ -78,7 +78,7 @@ mod tests {
             timing
                 .attempt_limit(
                     Duration::from_secs(store),
-                    RETRY_PAUSE_MAX,
+                    RETRY_DELAY_MAX,
                     Duration::ZERO,
                     Duration::ZERO,
                 )
@@ -96,14 +96,14 @@ mod tests {
         let store = Duration::from_secs(5);
         let quick = Duration::ZERO;
         assert_eq!(
-            timing.attempt_limit(store, RETRY_PAUSE_MIN, quick, Duration::ZERO),
-            RETRY_PAUSE_MIN
+            timing.attempt_limit(store, RETRY_DELAY_MIN, quick, Duration::ZERO),
+            RETRY_DELAY_MIN
         );
         assert_eq!(
-            timing.attempt_limit(store, RETRY_PAUSE_MAX, quick, Duration::ZERO),
-            RETRY_PAUSE_MAX
+            timing.attempt_limit(store, RETRY_DELAY_MAX, quick, Duration::ZERO),
+            RETRY_DELAY_MAX
         );
-        assert_eq!(timing.pause(Duration::ZERO, quick), RETRY_PAUSE_MIN);
+        assert_eq!(timing.delay(Duration::ZERO, quick), RETRY_DELAY_MIN);
     }
 
     #[test]
@@ -113,12 +113,12 @@ mod tests {
             timeout: Duration::from_secs(15),
         };
         let latency = Duration::from_millis(2);
-        let fresh = timing.pause(timing.timeout - latency, latency);
+        let fresh = timing.delay(timing.timeout - latency, latency);
         assert_eq!(fresh, timing.check_interval - latency);
         // Sent one interval ago: the lease ends before another interval has passed.
-        let old = timing.pause(timing.timeout - timing.check_interval, latency);
-        assert_eq!(old, RETRY_PAUSE_MIN);
-        assert_eq!(timing.pause(Duration::ZERO, latency), RETRY_PAUSE_MIN);
+        let old = timing.delay(timing.timeout - timing.check_interval, latency);
+        assert_eq!(old, RETRY_DELAY_MIN);
+        assert_eq!(timing.delay(Duration::ZERO, latency), RETRY_DELAY_MIN);
     }
 
     #[test]
@@ -136,9 +136,9 @@ mod tests {
             };
             let latency = millis(latency);
             let left = timing.timeout - latency;
-            let next_answer = timing.pause(left, latency) + latency;
+            let next_answer = timing.delay(left, latency) + latency;
             assert!(next_answer < left, "{timeout} {latency:?}");
-            let limit = timing.attempt_limit(Duration::from_secs(5), RETRY_PAUSE_MIN, latency, left);
+            let limit = timing.attempt_limit(Duration::from_secs(5), RETRY_DELAY_MIN, latency, left);
             assert!(limit > latency * 2, "time for one that is refused and one that is not");
         }
     }
@@ -158,10 +158,10 @@ mod tests {
             };
             let latency = millis(latency);
             let after_answer = timing.timeout - latency;
-            let left = after_answer - timing.pause(after_answer, latency);
-            let limit = timing.attempt_limit(Duration::from_secs(5), RETRY_PAUSE_MIN, latency, left);
+            let left = after_answer - timing.delay(after_answer, latency);
+            let limit = timing.attempt_limit(Duration::from_secs(5), RETRY_DELAY_MIN, latency, left);
             assert!(
-                limit + RETRY_PAUSE_MIN + latency < left,
+                limit + RETRY_DELAY_MIN + latency < left,
                 "{timeout} {latency:?}: {limit:?} of {left:?}"
             );
         }

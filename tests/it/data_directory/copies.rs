@@ -183,10 +183,10 @@ async fn failing_copies_are_retried_with_backoff_and_lose_no_data() {
     let log_length = restart_with_new_db(&mut cluster, "keeper1").await;
     let keeper = cluster.process("keeper1");
     keeper
-        .wait_for_log_after(log_length, "attempt 1; pausing 5s before the next one", LONG_TIMEOUT)
+        .wait_for_log_after(log_length, "attempt 1; waiting 5s before the next one", LONG_TIMEOUT)
         .await;
     keeper
-        .wait_for_log_after(log_length, "attempt 2; pausing 10s before the next one", LONG_TIMEOUT)
+        .wait_for_log_after(log_length, "attempt 2; waiting 10s before the next one", LONG_TIMEOUT)
         .await;
     let attempts = keeper.log()[log_length..].matches("running pg_basebackup").count();
     assert_eq!(attempts, 2);

@@ -59,7 +59,7 @@ fn reason_to_wait(view: &PlanView<'_>, master: &DbUid, db: &Db) -> Option<(Note,
     let last = view.memory.election.as_ref();
     let last = last.filter(|election| election.master == *master)?;
     let end = last.backoff_end(view.spec, served);
-    let why = Note::ElectionPaused {
+    let why = Note::ElectionDelayed {
         db: db_uid,
         keeper,
         elections: last.consecutive,

@@ -49,7 +49,7 @@ pub(super) fn details(plan: &Plan, now: Boottime) -> Vec<(&'static str, String)>
 /// Returns why something was decided or not, unless that is the decision itself in other words.
 fn reason(note: &Note) -> Option<String> {
     Some(match note {
-        Note::ElectionPaused { .. } => "no election: paused".to_owned(),
+        Note::ElectionDelayed { .. } => "no election: delayed".to_owned(),
         Note::ElectionWaitsForProxies { proxies, .. } => format!("no election before {proxies} closed"),
         Note::MasterSeemsWell { db, .. } => format!("no election: {db} seems well"),
         Note::NoEligibleMasters {} => "no eligible master".to_owned(),

@@ -12,7 +12,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 const MILLI: Duration = Duration::from_millis(1);
 
 /// The last election, that of db2, is too recent for another one.
-const PAUSED: &str = "no election: paused; db2 is not announced yet";
+const DELAYED: &str = "no election: delayed; db2 is not announced yet";
 
 /// db2 was elected this long ago and is not announced; db1 and db3 are good standbys of it. db2 reports itself
 /// unhealthy.
@@ -86,8 +86,8 @@ fn the_first_election_does_not_wait_for_proxies() {
 
 #[test]
 fn an_unhealthy_elected_master_has_its_convergence_time() {
-    check(&mut elected_and_unhealthy(SECOND), PAUSED);
-    let plan = check(&mut elected_and_unhealthy(30 * SECOND), PAUSED);
+    check(&mut elected_and_unhealthy(SECOND), DELAYED);
+    let plan = check(&mut elected_and_unhealthy(30 * SECOND), DELAYED);
     assert_eq!(plan.wake_at, Some(NOW + MILLI));
     check(&mut elected_and_unhealthy(30 * SECOND + MILLI), "elects db3");
 }
@@ -96,7 +96,7 @@ fn an_unhealthy_elected_master_has_its_convergence_time() {
 fn the_delay_is_not_below_fail_interval() {
     let mut setup = elected_and_unhealthy(31 * SECOND);
     setup.spec().fail_interval = Some(model::GoDuration::from_secs(40));
-    check(&mut setup, PAUSED);
+    check(&mut setup, DELAYED);
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn an_elected_master_that_does_not_converge_has_the_same_time() {
     setup.memory.db_errors.clear();
     setup.db("db2").status.healthy = true;
     setup.db("db2").status.current_generation = 1;
-    check(&mut setup, PAUSED);
+    check(&mut setup, DELAYED);
     setup.memory.election = None;
     check(&mut setup, "elects db3");
 }
@@ -141,7 +141,7 @@ fn a_master_that_served_is_replaced_at_once_but_not_repeatedly() {
     let mut setup = elected_and_unhealthy(SECOND);
     setup.memory.found_healthy = Some(db_uid("db2"));
     check(&mut setup, "elects db3");
-    for (doubtful, expected) in [(1, "elects db3"), (2, PAUSED), (9, PAUSED)] {
+    for (doubtful, expected) in [(1, "elects db3"), (2, DELAYED), (9, DELAYED)] {
         setup.memory.election.as_mut().unwrap().consecutive = doubtful;
         check(&mut setup, expected);
     }
@@ -200,7 +200,7 @@ fn a_new_leader_grants_the_convergence_time_to_a_master_that_was_elected_before(
     setup.leadership = 2;
     check(
         &mut setup,
-        "no election: paused; db2 is not announced yet; then db2 healthy, db3 follows db2",
+        "no election: delayed; db2 is not announced yet; then db2 healthy, db3 follows db2",
     );
     setup.silent("keeper2");
     check(&mut setup, "elects db3; then keeper2 healthy, db2 healthy");

@@ -40,9 +40,9 @@ pub(super) fn resync(observed: &ObservedState<'_>, target: &TargetDb) -> Reconci
         followed: upstream.db.clone(),
     }));
     let has_no_usable_data = observed.local.data == DataState::Absent || is_incomplete(observed);
-    // Without usable data only a copy can follow, so the pause applies before the source is probed.
-    if let Some(pause) = observed.process.copy_pause.filter(|_| has_no_usable_data) {
-        return ReconcilePlan::hold(HoldReason::CopyFailed(pause));
+    // Without usable data only a copy can follow, so the delay applies before the source is probed.
+    if let Some(delay) = observed.process.copy_delay.filter(|_| has_no_usable_data) {
+        return ReconcilePlan::hold(HoldReason::CopyFailed(delay));
     }
     let Some(copy) = observed.copy else {
         return ReconcilePlan {

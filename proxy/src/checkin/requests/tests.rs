@@ -108,7 +108,7 @@ async fn after_one_slow_answer_check_ins_return_to_leases_of_their_own() {
         lease_end = Some(sent + TIMEOUT.as_millis());
         store.latency = MILLI;
         let left = TIMEOUT - MILLI * u32::try_from(ago).unwrap();
-        sleep(timing.pause(left, store.latency)).await;
+        sleep(timing.delay(left, store.latency)).await;
     }
 }
 
