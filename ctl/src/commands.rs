@@ -26,7 +26,7 @@ mod update;
 
 /// Operate a cluster: initialise it, show its status, change its specification.
 #[derive(Debug, clap::Parser)]
-pub(crate) struct Args {
+pub struct Args {
     #[command(flatten)]
     common: CommonArgs,
     /// Kubernetes backend, not supported
@@ -97,7 +97,7 @@ enum CommandOutcome {
 }
 
 /// Runs the command that was typed and returns the exit status (cli 1.3).
-pub(crate) async fn run(args: Args, clock: Clock, random: RandomBytes) -> ExitCode {
+pub async fn run(args: Args, clock: Clock, random: RandomBytes) -> ExitCode {
     let Some(command) = args.command else {
         return print_help(&[]);
     };

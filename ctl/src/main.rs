@@ -1,20 +1,15 @@
-//! stolonctl: the operator's command line. Parses the arguments and runs one command; what a command does is left to
-//! its file.
+//! stolonctl: parses the arguments and runs one command.
 
 #![forbid(unsafe_code)]
-// These macros panic if standard output is closed; `telemetry::print_stdout` and `print_stderr` do not.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 use std::process::ExitCode;
 
 use base::{Clock, RandomBytes};
+use ctl::Args;
 use daemon::args::{self, CTL};
 use daemon::runtime;
 use daemon::telemetry::print_stderr;
-
-mod commands;
-
-use commands::Args;
 
 fn main() -> ExitCode {
     let args: Args = args::parse(CTL);
@@ -25,7 +20,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let code = runtime.block_on(commands::run(args, Clock::system(), RandomBytes::system()));
+    let code = runtime.block_on(ctl::run(args, Clock::system(), RandomBytes::system()));
     runtime.shutdown_background(); // do not wait for pending name lookups (cli O-26)
     code
 }
