@@ -2,6 +2,8 @@
 # make demo          installs what is missing, builds, and shows a cluster that survives the loss of its master
 # make check         format, lints, unit tests and conventions of the source: what to run before each commit
 # make test          the same, then documentation, dependencies, models and end-to-end tests; CI runs this
+# make deb           Debian package of the programs, with units, man pages and completions, in the target directory
+# make test-systemd  installs the package in a container with a real systemd, and tests the units there; as root
 # make bench         compares stolon-proxy with HAProxy, nginx and PgBouncer, and writes benches/RESULTS.*
 # make bench-quick   the same in a few minutes, on the terminal only; ARGS='--load=bulk' selects a part
 # make bench-failover  measures the gap that clients see at a failover; ARGS='--help' lists the options
@@ -14,9 +16,11 @@ TARGET := $(shell $(CARGO) metadata --format-version 1 --no-deps --offline | sed
 PROGRAMS = stolonctl stolon-sentinel stolon-keeper stolon-proxy
 ARGS ?=
 DENY_VERSION = 0.20.2
+CARGO_DEB_VERSION = 3.8.0
+CARGO_DEB = $(TARGET)/tools/cargo-deb-$(CARGO_DEB_VERSION)/bin/cargo-deb
 DENY = $(TARGET)/tools/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 
-.PHONY: build deps demo check lint test dependencies advisories bench bench-quick bench-failover clean
+.PHONY: build deps demo check lint test dependencies advisories deb test-systemd bench bench-quick bench-failover clean
 
 build:
 	@scripts/install-deps build
@@ -36,7 +40,9 @@ check: deps lint
 lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
-	shellcheck scripts/install-deps .ci/run
+	shellcheck scripts/install-deps scripts/check-units .ci/run dist/debian/postinst dist/debian/prerm dist/debian/postrm \
+		tests/systemd/run tests/systemd/checks
+	scripts/check-units
 
 # --all-targets: programs and tests are built with the same features of dependencies, so nothing is compiled twice; the
 # end-to-end tests use the programs from that build.
@@ -55,6 +61,27 @@ advisories: $(DENY)
 
 $(DENY):
 	$(CARGO) install --quiet --locked --version $(DENY_VERSION) --root "$(dir $(@D))" cargo-deny
+
+# The programs are built together with the generator, so with the same features of dependencies.
+PACKAGE = $(TARGET)/release/package
+deb: $(CARGO_DEB)
+	@scripts/install-deps package
+	$(CARGO) build --release --locked $(PROGRAMS:%=--bin %) --bin generate-docs
+	rm -rf "$(PACKAGE)" "$(TARGET)/debian"
+	"$(TARGET)/release/generate-docs" "$(PACKAGE)"
+	gzip -9n "$(PACKAGE)"/man/*
+	gzip -9nc CHANGELOG.md >"$(PACKAGE)/changelog.gz"
+	mkdir "$(PACKAGE)/bin"
+	for program in $(PROGRAMS); do strip -o "$(PACKAGE)/bin/$$program" "$(TARGET)/release/$$program" || exit 1; done
+	"$(CARGO_DEB)" --quiet --no-build --package dist --output "$(TARGET)/debian/"
+	lintian --fail-on error "$(TARGET)"/debian/*.deb
+
+test-systemd: deb
+	@scripts/install-deps systemd
+	tests/systemd/run "$(TARGET)"/debian/*.deb "$(TARGET)/systemd"
+
+$(CARGO_DEB):
+	$(CARGO) install --quiet --locked --version $(CARGO_DEB_VERSION) --root "$(dir $(@D))" cargo-deb
 
 bench: bench-programs
 	"$(TARGET)/release/bench-proxy" --write benches $(ARGS)

@@ -53,7 +53,7 @@ fn is_test(path: &str) -> bool {
 }
 
 /// All crates.
-const CRATES: [&str; 12] = [
+const CRATES: [&str; 13] = [
     "control/base",
     "control/model",
     "control/plan",
@@ -64,6 +64,7 @@ const CRATES: [&str; 12] = [
     "keeper",
     "proxy",
     "ctl",
+    "dist",
     "benches",
     "tests",
 ];
