@@ -2,7 +2,13 @@
 
 use std::time::Duration;
 
-use metrics::{Gauge, Unit, describe_gauge, gauge};
+use daemon::telemetry::{MetricRow, register_metrics};
+use metrics::Gauge;
+
+mod table;
+
+pub(crate) use self::table::PROBLEMS;
+pub use self::table::TABLE;
 
 /// Handles of all metrics of the keeper.
 #[derive(Debug)]
@@ -31,6 +37,17 @@ pub enum MetricRole {
     Standby,
 }
 
+impl MetricRole {
+    /// Value of the label `role`.
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Undefined => "undefined",
+            Self::Master => "master",
+            Self::Standby => "standby",
+        }
+    }
+}
+
 /// One series per role: 1 for the current role, 0 for the others.
 #[derive(Debug)]
 struct RoleGauges([(MetricRole, Gauge); 3]);
@@ -38,35 +55,17 @@ struct RoleGauges([(MetricRole, Gauge); 3]);
 impl Metrics {
     /// Registers all metrics; every series exists from now on.
     pub fn register() -> Self {
-        describe_gauge!(VALID, Unit::Seconds, "Unix time of the last valid cluster data read");
-        describe_gauge!(TARGET_ROLE, "1 for the role last asked for");
-        describe_gauge!(LOCAL_ROLE, "1 for the role found in the last round");
-        describe_gauge!(NEEDS_RELOAD, "1 while a reload is needed that has not succeeded");
-        describe_gauge!(NEEDS_RESTART, "1 while some parameter waits for a restart");
-        describe_gauge!(SYNC_SUCCESS, Unit::Seconds, "Unix time of the last complete round");
-        describe_gauge!(SLEEP_INTERVAL, Unit::Seconds, "The sleepInterval in force");
-        describe_gauge!(SHUTDOWN, Unit::Seconds, "Unix time of the stop signal");
-        let metrics = Self {
-            cluster_data_valid: gauge!(VALID),
-            sync_success: gauge!(SYNC_SUCCESS),
-            shutdown: gauge!(SHUTDOWN),
-            sleep_interval: gauge!(SLEEP_INTERVAL),
-            needs_reload: gauge!(NEEDS_RELOAD),
-            needs_restart: gauge!(NEEDS_RESTART),
-            target_role: RoleGauges::register(TARGET_ROLE),
-            local_role: RoleGauges::register(LOCAL_ROLE),
-        };
-        let single = [
-            &metrics.cluster_data_valid,
-            &metrics.sync_success,
-            &metrics.shutdown,
-            &metrics.sleep_interval,
-        ];
-        single
-            .into_iter()
-            .chain([&metrics.needs_reload, &metrics.needs_restart])
-            .for_each(|gauge| gauge.set(0.0));
-        metrics
+        register_metrics(TABLE);
+        Self {
+            cluster_data_valid: table::VALID.gauge_of(&[]),
+            sync_success: table::SYNC_SUCCESS.gauge_of(&[]),
+            shutdown: table::SHUTDOWN.gauge_of(&[]),
+            sleep_interval: table::SLEEP_INTERVAL.gauge_of(&[]),
+            needs_reload: table::NEEDS_RELOAD.gauge_of(&[]),
+            needs_restart: table::NEEDS_RESTART.gauge_of(&[]),
+            target_role: RoleGauges::of(&table::TARGET_ROLE),
+            local_role: RoleGauges::of(&table::LOCAL_ROLE),
+        }
     }
 
     /// Sets the sleepInterval in force, in whole seconds.
@@ -97,17 +96,9 @@ impl Metrics {
 }
 
 impl RoleGauges {
-    fn register(name: &'static str) -> Self {
-        let series = |role: MetricRole, label: &'static str| {
-            let gauge = gauge!(name, "role" => label);
-            gauge.set(0.0);
-            (role, gauge)
-        };
-        Self([
-            series(MetricRole::Undefined, "undefined"),
-            series(MetricRole::Master, "master"),
-            series(MetricRole::Standby, "standby"),
-        ])
+    fn of(row: &MetricRow) -> Self {
+        let series = |role: MetricRole| (role, row.gauge_of(&[role.label()]));
+        Self([MetricRole::Undefined, MetricRole::Master, MetricRole::Standby].map(series))
     }
 
     fn set(&self, current: MetricRole) {
@@ -123,12 +114,3 @@ pub fn unix_seconds(nanos: i128) -> f64 {
     let seconds = nanos as f64 / 1e9;
     seconds
 }
-
-const VALID: &str = "stolon_keeper_clusterdata_last_valid_update_seconds";
-const TARGET_ROLE: &str = "stolon_keeper_target_role";
-const LOCAL_ROLE: &str = "stolon_keeper_local_role";
-const NEEDS_RELOAD: &str = "stolon_keeper_needs_reload";
-const NEEDS_RESTART: &str = "stolon_keeper_needs_restart";
-const SYNC_SUCCESS: &str = "stolon_keeper_last_sync_success_seconds";
-const SLEEP_INTERVAL: &str = "stolon_keeper_sleep_interval";
-const SHUTDOWN: &str = "stolon_keeper_shutdown_seconds";

@@ -5,14 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use base::redact::redacted;
-use metrics::{Gauge, describe_gauge, gauge};
+use metrics::Gauge;
 use model::Problem;
 use tracing::{error, info, warn};
 
+use crate::metrics::PROBLEMS;
 use crate::publish::{Due, Publisher};
-
-/// Name of the metric.
-const PROBLEMS: &str = "stolon_keeper_problems";
 
 /// Kind of a problem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -72,15 +70,7 @@ type FoundProblems = BTreeMap<(KeeperProblemKind, &'static str), Vec<Problem>>;
 
 impl Problems {
     pub fn new(publisher: Arc<Publisher>) -> Self {
-        describe_gauge!(
-            PROBLEMS,
-            "Problems that an operator has to fix, as listed by stolonctl status"
-        );
-        let series = |kind: KeeperProblemKind| {
-            let gauge = gauge!(PROBLEMS, "kind" => kind.as_str());
-            gauge.set(0.0);
-            (kind, gauge)
-        };
+        let series = |kind: KeeperProblemKind| (kind, PROBLEMS.gauge_of(&[kind.as_str()]));
         Self {
             publisher,
             found: Mutex::default(),

@@ -7,9 +7,12 @@ mod relay;
 mod route;
 mod table;
 
+use daemon::telemetry::register_metrics;
+
 pub use self::connections::{ConnectionMetrics, HoldOutcome, OpenConnection, ReadableCounter, RefusalReason};
 pub use self::relay::{RelayMetrics, RelayedBytes};
 pub use self::route::RouteMetrics;
+pub use self::table::TABLE;
 
 /// The handles of all metrics. A connection costs a few atomic operations.
 pub struct Metrics {
@@ -30,7 +33,7 @@ impl std::fmt::Debug for Metrics {
 impl Metrics {
     /// Registers all metrics with their help texts. Every series with fixed labels exists from the first scrape on.
     pub fn register(relay_threads: usize) -> Self {
-        table::describe_all();
+        register_metrics(table::TABLE);
         Self {
             connections: ConnectionMetrics::register(),
             route: RouteMetrics::register(),

@@ -2,6 +2,7 @@
 
 mod imports;
 mod layers;
+mod metrics;
 mod modules;
 mod names;
 mod sizes;

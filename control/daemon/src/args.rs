@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use crate::http::AccessOptions;
 use crate::telemetry::{LogConfig, LogFormat};
+pub use crate::version::VERSION;
 use base::Chain;
 use base::host::check_host;
 use model::GoDuration;
@@ -16,7 +17,7 @@ use store::{ConfigError, DEFAULT_TIMEOUT, KeysError, StoreConfig, StoreOptions, 
 mod parse;
 mod values;
 
-pub use parse::{ArgsError, CTL, KEEPER, PROXY, ParsedArgs, Program, SENTINEL, VERSION, command, parse, try_parse};
+pub use parse::{ArgsError, CTL, KEEPER, PROXY, ParsedArgs, Program, SENTINEL, command, parse, try_parse};
 pub use values::{GoInt, IntError, Switch, SwitchError};
 
 const COMMON: &str = "Common options";

@@ -12,3 +12,4 @@ pub mod runtime;
 pub mod signals;
 pub mod systemd;
 pub mod telemetry;
+mod version;

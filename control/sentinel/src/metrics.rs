@@ -1,8 +1,13 @@
 //! The metrics of stolon-sentinel (sentinel M-2).
 
-use metrics::{Gauge, describe_gauge, gauge};
+use daemon::telemetry::register_metrics;
+use metrics::Gauge;
 use store::election::Leadership;
 use tokio::sync::watch;
+
+mod table;
+
+pub use table::TABLE;
 
 /// The handles of all metrics.
 #[derive(Debug, Clone)]
@@ -15,23 +20,14 @@ pub struct Metrics {
     leader_count: Gauge,
 }
 
-const LAST_CHECK: &str = "stolon_sentinel_last_cluster_check_success_seconds";
-const IS_LEADER: &str = "stolon_sentinel_is_leader";
-const LEADER_COUNT: &str = "stolon_sentinel_leader_count";
-
 impl Metrics {
     /// Registers all metrics, so that each exists from the start.
     pub fn register() -> Self {
-        describe_gauge!(
-            LAST_CHECK,
-            "Unix time of the last successful write of the cluster data as leader"
-        );
-        describe_gauge!(IS_LEADER, "Whether this sentinel leads: 1 or 0");
-        describe_gauge!(LEADER_COUNT, "Leaderships won since the start");
+        register_metrics(TABLE);
         Self {
-            last_check: gauge!(LAST_CHECK),
-            is_leader: gauge!(IS_LEADER),
-            leader_count: gauge!(LEADER_COUNT),
+            last_check: table::LAST_CHECK.gauge_of(&[]),
+            is_leader: table::IS_LEADER.gauge_of(&[]),
+            leader_count: table::LEADER_COUNT.gauge_of(&[]),
         }
     }
 

@@ -5,6 +5,7 @@ use etcd_client::{PutOptions, TxnOp};
 use crate::entry::{KeyRange, LeaseId, Revision, Snapshot};
 use crate::error::StoreError;
 use crate::etcd_types::{entries, header_revision, kv, read_op};
+use crate::metrics::Operation;
 use crate::requester::{Requester, RetryPolicy, check_size};
 
 /// Reads several ranges at one revision.
@@ -25,7 +26,7 @@ fn read_attempt(ranges: &[KeyRange]) -> String {
 /// Reads in one transaction, linearizably. The attempt names what is read, for errors.
 pub(crate) async fn read_all(requester: &Requester, attempt: String, ops: Vec<TxnOp>) -> Result<Snapshot, StoreError> {
     requester
-        .send(attempt, RetryPolicy::Always, |client| {
+        .send(Operation::Read, attempt, RetryPolicy::Always, |client| {
             let txn = etcd_client::Txn::new().and_then(ops.clone());
             async move {
                 let answer = kv(&client).txn(txn).await?;
@@ -50,7 +51,7 @@ pub(crate) async fn put(
     let attempt = format!("write {key}");
     check_size(&attempt, key.len() + value.len())?;
     requester
-        .send(attempt, RetryPolicy::OnlyIfUnsent, |client| {
+        .send(Operation::Put, attempt, RetryPolicy::OnlyIfUnsent, |client| {
             let (value, options) = (value.clone(), options.clone());
             async move {
                 let answer = kv(&client).put(key, value, Some(options)).await?;

@@ -6,6 +6,7 @@ use etcd_client::LeaseGrantOptions;
 
 use crate::entry::LeaseId;
 use crate::error::StoreError;
+use crate::metrics::Operation;
 use crate::requester::{Requester, RetryPolicy};
 
 /// Minimum TTL of an info (store S-20, S-21).
@@ -46,13 +47,18 @@ pub fn info_ttl(wanted: Duration) -> Duration {
 pub(crate) async fn grant(requester: &Requester, ttl: Duration) -> Result<LeaseGrant, StoreError> {
     let seconds = i64::try_from(ttl.as_secs()).unwrap_or(TTL_MAX).clamp(1, TTL_MAX);
     requester
-        .send("request a lease".to_owned(), RetryPolicy::Always, |client| async move {
-            let answer = client.lease_client().grant(seconds, None).await?;
-            Ok(LeaseGrant {
-                lease: LeaseId(answer.id()),
-                ttl: whole_seconds(answer.ttl()),
-            })
-        })
+        .send(
+            Operation::Lease,
+            "request a lease".to_owned(),
+            RetryPolicy::Always,
+            |client| async move {
+                let answer = client.lease_client().grant(seconds, None).await?;
+                Ok(LeaseGrant {
+                    lease: LeaseId(answer.id()),
+                    ttl: whole_seconds(answer.ttl()),
+                })
+            },
+        )
         .await
         .inspect(|_| requester.record_write())
 }
@@ -61,7 +67,7 @@ pub(crate) async fn grant_as(requester: &Requester, lease: LeaseId, ttl: Duratio
     let seconds = i64::try_from(ttl.as_secs()).unwrap_or(TTL_MAX).clamp(1, TTL_MAX);
     let attempt = format!("request lease {lease}");
     requester
-        .send(attempt, RetryPolicy::Always, |client| async move {
+        .send(Operation::Lease, attempt, RetryPolicy::Always, |client| async move {
             let options = LeaseGrantOptions::new().with_id(lease.0);
             match client.lease_client().grant(seconds, Some(options)).await {
                 // a repetition of this request arrived first
@@ -76,6 +82,7 @@ pub(crate) async fn grant_as(requester: &Requester, lease: LeaseId, ttl: Duratio
 pub(crate) async fn renew(requester: &Requester, lease: LeaseId) -> Result<bool, StoreError> {
     requester
         .send(
+            Operation::Lease,
             format!("renew lease {lease}"),
             RetryPolicy::Always,
             |client| async move {
@@ -93,6 +100,7 @@ pub(crate) async fn renew(requester: &Requester, lease: LeaseId) -> Result<bool,
 pub(crate) async fn revoke(requester: &Requester, lease: LeaseId) -> Result<(), StoreError> {
     requester
         .send(
+            Operation::Lease,
             format!("revoke lease {lease}"),
             RetryPolicy::Always,
             |client| async move {
@@ -108,6 +116,7 @@ pub(crate) async fn revoke(requester: &Requester, lease: LeaseId) -> Result<(), 
 pub(crate) async fn remaining(requester: &Requester, lease: LeaseId) -> Result<Option<LeaseTtl>, StoreError> {
     requester
         .send(
+            Operation::Lease,
             format!("query lease {lease}"),
             RetryPolicy::Always,
             |client| async move {

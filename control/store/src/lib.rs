@@ -23,6 +23,7 @@ pub mod keys;
 mod kv;
 mod latency;
 mod lease;
+pub mod metrics;
 mod requester;
 mod session;
 mod store;

@@ -15,6 +15,7 @@ use crate::connections::{Connection, StoreConnections};
 use crate::error::{Cause, StoreError};
 use crate::etcd_fault::{EtcdFaults, RequestKind};
 use crate::keys::Keys;
+use crate::metrics::{Operation, StoreMetrics};
 
 /// Maximum size of a request that is sent (store S-13); the server's own limit is lower.
 const REQUEST_BYTES_MAX: usize = 2 * 1024 * 1024;
@@ -36,6 +37,7 @@ pub(crate) struct Requester {
     connections: Arc<StoreConnections>,
     /// Faults that responses have revealed.
     etcd_faults: Arc<EtcdFaults>,
+    metrics: Arc<StoreMetrics>,
     timeout: Duration,
     /// A request that could not be sent by then is not sent at all.
     send_limit: Duration,
@@ -47,6 +49,7 @@ impl Requester {
         Self {
             connections: Arc::new(StoreConnections::new(config, clock)),
             etcd_faults: Arc::default(),
+            metrics: Arc::new(StoreMetrics::register()),
             timeout,
             send_limit: timeout,
         }
@@ -66,6 +69,10 @@ impl Requester {
 
     pub(crate) fn connections(&self) -> &StoreConnections {
         &self.connections
+    }
+
+    pub(crate) fn metrics(&self) -> &StoreMetrics {
+        &self.metrics
     }
 
     pub(crate) fn timeout(&self) -> Duration {
@@ -97,7 +104,29 @@ impl Requester {
 
     /// Runs one request within the timeout, on the fastest endpoint (store 3.3: reads are repeated when they fail, and
     /// sent on a second connection when the first is slow; writes only if they were certainly not sent).
-    pub(crate) async fn send<T, F, Fut>(&self, attempt: String, retry: RetryPolicy, send: F) -> Result<T, StoreError>
+    pub(crate) async fn send<T, F, Fut>(
+        &self,
+        operation: Operation,
+        attempt: String,
+        retry: RetryPolicy,
+        send: F,
+    ) -> Result<T, StoreError>
+    where
+        F: Fn(Client) -> Fut,
+        Fut: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        let sent = self.clock().now();
+        let outcome = self.send_within_timeout(attempt, retry, send).await;
+        self.metrics.record(operation, self.clock().now().since(sent), &outcome);
+        outcome
+    }
+
+    async fn send_within_timeout<T, F, Fut>(
+        &self,
+        attempt: String,
+        retry: RetryPolicy,
+        send: F,
+    ) -> Result<T, StoreError>
     where
         F: Fn(Client) -> Fut,
         Fut: Future<Output = Result<T, etcd_client::Error>>,

@@ -5,6 +5,7 @@ use etcd_client::{Compare, CompareOp, PutOptions, TxnOp};
 use crate::entry::{KeyRange, LeaseId, Revision, Snapshot};
 use crate::error::StoreError;
 use crate::etcd_types::{entries, header_revision, kv, read_op};
+use crate::metrics::Operation;
 use crate::requester::{Requester, RetryPolicy, check_size};
 
 /// A conditional write, to be passed to [`Store::commit`](crate::Store::commit).
@@ -142,7 +143,7 @@ pub(crate) async fn commit_or_read(
     let puts = txn.bytes > 0;
     let reads: Vec<TxnOp> = ranges.iter().map(read_op).collect();
     requester
-        .send(attempt, RetryPolicy::OnlyIfUnsent, |client| {
+        .send(Operation::Txn, attempt, RetryPolicy::OnlyIfUnsent, |client| {
             let txn = etcd_client::Txn::new()
                 .when(txn.compares.clone())
                 .and_then(txn.ops.clone())

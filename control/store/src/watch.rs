@@ -148,6 +148,7 @@ async fn keep_watching(requester: Requester, mut watched: Vec<WatchedRange>, pen
         let mut established = false;
         let why = watch_once(&requester, &connection, &mut watched, &pending, &mut established).await;
         debug!(%why, "watch ended, watching again");
+        requester.metrics().watch_restarts.increment(1);
         backoff = if established {
             BACKOFF_MIN
         } else {

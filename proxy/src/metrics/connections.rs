@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use base::clock::Boottime;
-use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+use metrics::{Counter, Gauge, Histogram};
 
 use super::table;
 use crate::relay::{CloseEvent, CloseReason, RelayEnd};
@@ -160,19 +160,17 @@ impl ConnectionMetrics {
     /// Every series exists from the first scrape on.
     pub(super) fn register() -> Self {
         Self {
-            accepted: ReadableCounter::of(counter!(table::ACCEPTED)),
-            open: gauge!(table::OPEN),
-            refused: RefusalReason::ALL
-                .map(|reason| ReadableCounter::of(counter!(table::REFUSED, "reason" => reason.label()))),
-            ended: END_REASONS.map(|reason| ReadableCounter::of(counter!(table::ENDED, "reason" => reason))),
-            held: gauge!(table::HELD),
+            accepted: ReadableCounter::of(table::ACCEPTED.counter_of(&[])),
+            open: table::OPEN.gauge_of(&[]),
+            refused: RefusalReason::ALL.map(|reason| ReadableCounter::of(table::REFUSED.counter_of(&[reason.label()]))),
+            ended: END_REASONS.map(|reason| ReadableCounter::of(table::ENDED.counter_of(&[reason]))),
+            held: table::HELD.gauge_of(&[]),
             held_now: AtomicUsize::new(0),
-            holds: HoldOutcome::ALL
-                .map(|result| ReadableCounter::of(counter!(table::HOLDS, "result" => result.label()))),
-            listening: gauge!(table::LISTENING),
-            connect: histogram!(table::CONNECT),
-            drop_seconds: gauge!(table::DROP),
-            stop_seconds: gauge!(table::STOP),
+            holds: HoldOutcome::ALL.map(|result| ReadableCounter::of(table::HOLDS.counter_of(&[result.label()]))),
+            listening: table::LISTENING.gauge_of(&[]),
+            connect: table::CONNECT.histogram_of(&[]),
+            drop_seconds: table::DROP.gauge_of(&[]),
+            stop_seconds: table::STOP.gauge_of(&[]),
         }
     }
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use metrics::{Counter, counter};
+use metrics::Counter;
 
 use super::table;
 use crate::relay::ByteCounters;
@@ -33,19 +33,15 @@ impl RelayMetrics {
     pub(super) fn register(relay_threads: usize) -> Self {
         Self {
             summed: [
-                SummedCounter::of(counter!(table::RELAYED, "toward" => "client"), |counters| {
-                    &counters.to_client
+                SummedCounter::of(table::RELAYED.counter_of(&["client"]), |counters| &counters.to_client),
+                SummedCounter::of(table::RELAYED.counter_of(&["master"]), |counters| &counters.to_server),
+                SummedCounter::of(table::BY_PATH.counter_of(&["splice"]), |counters| &counters.spliced),
+                SummedCounter::of(table::SPLICE_REFUSED.counter_of(&[]), |counters| {
+                    &counters.splice_refused
                 }),
-                SummedCounter::of(counter!(table::RELAYED, "toward" => "master"), |counters| {
-                    &counters.to_server
-                }),
-                SummedCounter::of(counter!(table::BY_PATH, "path" => "splice"), |counters| {
-                    &counters.spliced
-                }),
-                SummedCounter::of(counter!(table::SPLICE_REFUSED), |counters| &counters.splice_refused),
-                SummedCounter::of(counter!(table::BATCHES), |counters| &counters.batches),
+                SummedCounter::of(table::BATCHES.counter_of(&[]), |counters| &counters.batches),
             ],
-            copied: (counter!(table::BY_PATH, "path" => "copy"), AtomicU64::new(0)),
+            copied: (table::BY_PATH.counter_of(&["copy"]), AtomicU64::new(0)),
             byte_counters: (0..relay_threads).map(|_| Arc::default()).collect(),
         }
     }

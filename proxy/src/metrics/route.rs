@@ -1,6 +1,6 @@
 //! Where clients are sent, and how the check-ins with the store go. When that changes is decided by `checkin`.
 
-use metrics::{Counter, Gauge, counter, gauge};
+use metrics::{Counter, Gauge};
 
 use super::table;
 
@@ -30,16 +30,16 @@ impl RouteMetrics {
     /// Every series with fixed labels exists from the first scrape on.
     pub(super) fn register() -> Self {
         Self {
-            open: gauge!(table::ROUTE_OPEN),
-            generation: gauge!(table::ROUTE_GENERATION),
-            since: gauge!(table::ROUTE_SINCE),
-            checkins_good: counter!(table::CHECKINS, "result" => "good"),
-            checkins_unusable: counter!(table::CHECKINS, "result" => "unusable_data"),
-            checkins_failed: counter!(table::CHECKINS, "result" => "failed"),
-            checkin_age: gauge!(table::CHECKIN_AGE),
-            lease_left: gauge!(table::LEASE_LEFT),
-            watch_events: counter!(table::WATCH_EVENTS),
-            watch_gaps: counter!(table::WATCH_GAPS),
+            open: table::ROUTE_OPEN.gauge_of(&[]),
+            generation: table::ROUTE_GENERATION.gauge_of(&[]),
+            since: table::ROUTE_SINCE.gauge_of(&[]),
+            checkins_good: table::CHECKINS.counter_of(&["good"]),
+            checkins_unusable: table::CHECKINS.counter_of(&["unusable_data"]),
+            checkins_failed: table::CHECKINS.counter_of(&["failed"]),
+            checkin_age: table::CHECKIN_AGE.gauge_of(&[]),
+            lease_left: table::LEASE_LEFT.gauge_of(&[]),
+            watch_events: table::WATCH_EVENTS.counter_of(&[]),
+            watch_gaps: table::WATCH_GAPS.counter_of(&[]),
         }
     }
 
@@ -51,11 +51,8 @@ impl RouteMetrics {
 
     /// Sets which db clients are sent to.
     pub fn set_master(&self, from: Option<&str>, to: Option<&str>) {
-        if let Some(db) = from {
-            gauge!(table::MASTER, "db" => db.to_owned()).set(0.0);
-        }
-        if let Some(db) = to {
-            gauge!(table::MASTER, "db" => db.to_owned()).set(1.0);
-        }
+        let former = from.filter(|db| Some(*db) != to).map(|db| (vec![db.to_owned()], 0.0));
+        let current = to.map(|db| (vec![db.to_owned()], 1.0));
+        table::MASTER.replace_series(former.into_iter().chain(current));
     }
 }

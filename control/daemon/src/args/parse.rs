@@ -13,9 +13,6 @@ use clap::{Arg, ArgAction, Command, Parser};
 use super::{COMMON, Switch};
 use crate::telemetry;
 
-/// The version set at build time, or a text for a build without one (cli 16).
-pub const VERSION: &str = env!("STOLON_VERSION_TEXT");
-
 /// A program's name and the prefix of its environment variables (cli O-8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Program {

@@ -6,10 +6,12 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use base::Clock;
-use metrics::{describe_gauge, gauge};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
+use super::shared::{BUILD_INFO, CLUSTER_IDENTIFIER};
+use super::{process, series, shared, table};
 use crate::http::{AccessError, AccessOptions, HttpAccess, HttpPage, HttpQuery, HttpRoutes, HttpServer, HttpStatus};
+use crate::version::VERSION;
 
 /// Interval in which histograms are aggregated if there are no scrapes.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -18,8 +20,6 @@ const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 const BUCKET_SECONDS: [f64; 16] = [
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
-
-const CLUSTER_IDENTIFIER: &str = "stolon_cluster_identifier";
 
 /// What runs before each scrape, see [`on_scrape`].
 static ON_SCRAPE: OnceLock<Box<dyn Fn() + Send + Sync>> = OnceLock::new();
@@ -105,8 +105,7 @@ pub fn serve_metrics(
     };
     let handle = recorder.handle();
     metrics::set_global_recorder(recorder).map_err(|_| MetricsError::Recorder)?;
-    describe_gauge!(CLUSTER_IDENTIFIER, "Names the cluster and the component; always 1");
-    gauge!(CLUSTER_IDENTIFIER, "cluster_name" => cluster_name.to_owned(), "component" => component.name()).set(1.0);
+    register_shared(component, cluster_name);
     let rendered = handle.clone();
     let routes = HttpRoutes::default();
     routes.add("/metrics", move |_| page(&rendered));
@@ -123,6 +122,16 @@ pub fn on_scrape(update: impl Fn() + Send + Sync + 'static) {
     let _ = ON_SCRAPE.set(Box::new(update));
 }
 
+/// Registers the metrics that all daemons have. Those of the process are written at each scrape.
+fn register_shared(component: Component, cluster_name: &str) {
+    let is_process = |row: &&table::MetricRow| row.name.starts_with("process_");
+    let rows = shared::TABLE.iter().filter(|row| !is_process(row)).copied();
+    table::register_metrics(&rows.collect::<Vec<_>>());
+    let names = vec![cluster_name.to_owned(), component.name().to_owned()];
+    CLUSTER_IDENTIFIER.replace_series([(names, 1.0)]);
+    BUILD_INFO.replace_series([(vec![VERSION.to_owned()], 1.0)]);
+}
+
 fn page(handle: &PrometheusHandle) -> HttpPage {
     if let Some(update) = ON_SCRAPE.get() {
         update();
@@ -130,7 +139,7 @@ fn page(handle: &PrometheusHandle) -> HttpPage {
     HttpPage {
         status: HttpStatus::Ok,
         content_type: "text/plain; version=0.0.4; charset=utf-8",
-        body: handle.render() + &super::process::metrics(),
+        body: handle.render() + &series::text() + &process::metrics(),
     }
 }
 

@@ -1,60 +1,28 @@
 //! The standard process metrics, read from `/proc` at each scrape (proc(5)).
 
-use std::fmt::Write as _;
 use std::fs;
+
+use super::shared::{CPU_SECONDS, MAX_FDS, OPEN_FDS, RESIDENT_MEMORY, START_TIME, THREADS, VIRTUAL_MEMORY};
+use super::table::MetricRow;
 
 /// Returns them in the Prometheus text format; values that cannot be read are left out.
 pub(crate) fn metrics() -> String {
-    let mut text = String::new();
-    let mut write_metric = |name: &str, kind: &str, help: &str, value: Option<f64>| {
-        if let Some(value) = value {
-            // Writing to a string cannot fail.
-            let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n\n");
-        }
-    };
     let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ticks = rustix::param::clock_ticks_per_second() as f64;
-    let cpu = Some((stat_field(&stat, 14).unwrap_or(0.0) + stat_field(&stat, 15).unwrap_or(0.0)) / ticks);
+    let cpu = (stat_field(&stat, 14).unwrap_or(0.0) + stat_field(&stat, 15).unwrap_or(0.0)) / ticks;
     let start = boot_time().and_then(|boot| Some(boot + stat_field(&stat, 22)? / ticks));
-    write_metric(
-        "process_cpu_seconds_total",
-        "counter",
-        "Total user and system CPU time spent in seconds.",
-        cpu,
-    );
-    write_metric(
-        "process_open_fds",
-        "gauge",
-        "Number of open file descriptors.",
-        open_fds(),
-    );
-    write_metric(
-        "process_max_fds",
-        "gauge",
-        "Maximum number of open file descriptors.",
-        max_fds(),
-    );
-    write_metric(
-        "process_virtual_memory_bytes",
-        "gauge",
-        "Virtual memory size in bytes.",
-        status_bytes(&status, "VmSize:"),
-    );
-    write_metric(
-        "process_resident_memory_bytes",
-        "gauge",
-        "Resident memory size in bytes.",
-        status_bytes(&status, "VmRSS:"),
-    );
-    write_metric("process_threads", "gauge", "Number of threads.", stat_field(&stat, 20));
-    write_metric(
-        "process_start_time_seconds",
-        "gauge",
-        "Start time of the process since unix epoch in seconds.",
-        start,
-    );
-    text
+    let values = [
+        (CPU_SECONDS, Some(cpu)),
+        (OPEN_FDS, open_fds()),
+        (MAX_FDS, max_fds()),
+        (VIRTUAL_MEMORY, status_bytes(&status, "VmSize:")),
+        (RESIDENT_MEMORY, status_bytes(&status, "VmRSS:")),
+        (THREADS, stat_field(&stat, 20)),
+        (START_TIME, start),
+    ];
+    let text = |(row, value): (MetricRow, Option<f64>)| Some(row.text([(row.name.to_owned(), value?)]));
+    values.into_iter().filter_map(text).collect()
 }
 
 /// Returns the field of `/proc/self/stat` with this number, counted from 1 as in proc(5). The second field, a name in

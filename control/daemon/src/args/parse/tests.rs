@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 
 use super::super::{DaemonArgs, GoInt, Switch};
 use super::*;
+use crate::version::VERSION;
 
 #[derive(Debug, clap::Parser)]
 struct Args {
