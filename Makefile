@@ -6,6 +6,7 @@
 # make test-systemd  installs the package in a container with a real systemd, and tests the units there; as root
 # make bench         compares stolon-proxy with HAProxy, nginx and PgBouncer, and writes benches/RESULTS.*
 # make bench-quick   the same in a few minutes, on the terminal only; ARGS='--load=bulk' selects a part
+# make bench-idle    measures what an idle cluster costs: memory, CPU, writes to etcd, start times, sizes
 # make bench-failover  measures the gap that clients see at a failover; ARGS='--help' lists the options
 #
 # Cargo and scripts do the work; this file has only the commands.
@@ -20,7 +21,7 @@ CARGO_DEB_VERSION = 3.8.0
 CARGO_DEB = $(TARGET)/tools/cargo-deb-$(CARGO_DEB_VERSION)/bin/cargo-deb
 DENY = $(TARGET)/tools/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 
-.PHONY: build deps demo check lint test dependencies advisories deb test-systemd bench bench-quick bench-failover clean
+.PHONY: build deps demo check lint test dependencies advisories deb test-systemd bench bench-quick bench-failover bench-idle clean
 
 build:
 	@scripts/install-deps build
@@ -93,6 +94,10 @@ bench-quick: bench-programs
 bench-programs: build
 	@scripts/install-deps bench
 	$(CARGO) build --release --locked --bin bench-proxy
+
+bench-idle: deps build
+	$(CARGO) build --release --locked --bin bench-idle
+	"$(TARGET)/release/bench-idle" $(ARGS)
 
 bench-failover: deps build
 	$(CARGO) build --release --locked --bin bench-failover

@@ -19,6 +19,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
+use crate::idle::get_metrics;
+
 /// How many clients insert rows without pause.
 pub const CLIENTS: usize = 8;
 /// How many more rows each client commits before the cluster counts as recovered.
@@ -279,10 +281,7 @@ async fn count_requests(cluster: &Cluster, time: Duration) -> anyhow::Result<f64
 
 /// Returns how many calls etcd has begun to serve since its start, by its metrics.
 async fn requests_started(etcd: &str) -> anyhow::Result<f64> {
-    let mut socket = TcpStream::connect(etcd).await?;
-    socket.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await?;
-    let mut answer = String::new();
-    socket.read_to_string(&mut answer).await?;
+    let answer = get_metrics(etcd).await?;
     let counters = answer
         .lines()
         .filter(|line| line.starts_with("grpc_server_started_total{"));

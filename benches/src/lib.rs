@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod failover;
+pub mod idle;
 pub mod interruption;
 pub mod proxy;
 pub mod slow_store;
