@@ -1,6 +1,6 @@
 # make               release build, and bin/ with links to the four programs
 # make demo          installs what is missing, builds, and shows a cluster that survives the loss of its master
-# make check         format, lints, unit tests and conventions of the source: what to run before each commit
+# make check         format, lints, unit tests, conventions, dashboards and rules: what to run before each commit
 # make test          the same, then documentation, dependencies, models and end-to-end tests; CI runs this
 # make deb           Debian package of the programs, with units, man pages and completions, in the target directory
 # make test-systemd  installs the package in a container with a real systemd, and tests the units there; as root
@@ -36,7 +36,7 @@ demo: deps build
 	bin/stolonctl playground --tour
 
 check: deps lint
-	$(CARGO) test --workspace --lib --bins --test conventions --locked
+	$(CARGO) test --workspace --lib --bins --test conventions --test dashboards --locked
 
 lint:
 	$(CARGO) fmt --all --check

@@ -5,6 +5,7 @@
 mod alarms;
 mod bad_input;
 mod configuration;
+mod dashboards;
 mod data_directory;
 mod drivers;
 mod duplicate_uids;

@@ -38,6 +38,7 @@ pub fn request(address: &str, bytes: &str) -> io::Result<(u16, String)> {
 
 fn parse(answer: &str) -> Option<(u16, String)> {
     let (head, body) = answer.split_once("\r\n\r\n")?;
-    let status = head.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()?;
+    let status_line = head.strip_prefix("HTTP/1.1 ").or(head.strip_prefix("HTTP/1.0 "));
+    let status = status_line?.get(..3)?.parse().ok()?;
     Some((status, body.to_owned()))
 }
