@@ -1,13 +1,16 @@
 //! `stolonctl playground` performs the walk-through and leaves nothing behind, however it ends.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use stolon_tests::cluster::check;
 use stolon_tests::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
+use stolon_tests::grafana;
 use stolon_tests::process::{self, Process, Signal};
+use stolon_tests::prometheus::Prometheus;
 use stolon_tests::test_dir::TestDir;
 use stolon_tests::wait::eventually;
 
@@ -91,6 +94,106 @@ async fn a_failing_step_is_explained() {
         "{output}"
     );
     assert_nothing_left(&home).await;
+}
+
+/// All programs are scraped with the packaged rules, and all of it ends with the playground.
+#[tokio::test]
+async fn an_observed_playground_is_scraped_and_leaves_nothing_behind() {
+    let dir = TestDir::create();
+    let mut playground = start(&dir, &["--observe"]);
+    let home = home(&playground).await;
+    playground.wait_for_log("Ctrl-C stops", LONG_TIMEOUT * 2).await;
+    let output = playground.log();
+    let after = |text: &str| output.split_once(text).map(|(_, rest)| rest).unwrap_or_default();
+    let (address, _) = after("Prometheus with our rules: http://").split_once('/').unwrap();
+    assert!(address.starts_with("127.0.0.1:"), "{output}");
+    let prometheus = Prometheus::at(address);
+    eventually("six programs to be scraped", SHORT_TIMEOUT, async || {
+        let programs = prometheus.label_values("up == 1", "instance")?;
+        check(programs.len() == 6, || format!("{programs:?}"))
+    })
+    .await;
+    eventually("all rules to be evaluated", SHORT_TIMEOUT, async || {
+        let failed = prometheus.failed_rules()?;
+        check(failed.is_empty(), || failed.join("; "))
+    })
+    .await;
+    for name in ["cluster.json", "proxy.json", "replication.json"] {
+        let written = fs::read_to_string(home.join("observe/dashboards").join(name)).unwrap();
+        let in_repository = fs::read_to_string(grafana::directory().join(name)).unwrap();
+        assert_eq!(written, in_repository, "{name}");
+    }
+    assert!(
+        output.contains("/observe/dashboards") || output.contains("Grafana with the dashboards: http"),
+        "{output}"
+    );
+    playground.signal(Signal::TERM);
+    assert_eq!(playground.exit_status(SHORT_TIMEOUT).await, 143);
+    assert_nothing_left(&home).await;
+}
+
+/// Where grafana-server is installed it is started with the data source and the dashboards, on loopback, and its address
+/// is printed. A program in its place checks what it is given.
+#[tokio::test]
+async fn an_installed_grafana_shows_the_dashboards() {
+    let dir = TestDir::create();
+    let programs = dir.path().join("fake");
+    fs::create_dir(&programs).unwrap();
+    fs::set_permissions(&programs, fs::Permissions::from_mode(0o755)).unwrap();
+    let grafana = programs.join("grafana-server");
+    fs::write(&grafana, FAKE_GRAFANA).unwrap();
+    fs::set_permissions(&grafana, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = std::env::var("PATH").unwrap();
+    let mut playground = start_with_path(&dir, &["--observe"], &format!("{}:{path}", programs.display()));
+    let home = home(&playground).await;
+    playground
+        .wait_for_log("Grafana with the dashboards: http://127.0.0.1:", LONG_TIMEOUT * 2)
+        .await;
+    playground.signal(Signal::TERM);
+    assert_eq!(playground.exit_status(SHORT_TIMEOUT).await, 143, "{}", playground.log());
+    assert_nothing_left(&home).await;
+}
+
+/// Answers as Grafana does when it has started, provided that its configuration names a directory with data source and
+/// dashboards that it may read, and one that it may write.
+const FAKE_GRAFANA: &str = r#"#!/usr/bin/python3
+import configparser, glob, http.server, sys
+config = configparser.ConfigParser()
+assert config.read(sys.argv[sys.argv.index("--config") + 1]), sys.argv
+paths, server = config["paths"], config["server"]
+for name in ["data", "logs"]:
+    open(paths[name] + "/a_file", "w").close()
+provider = open(paths["provisioning"] + "/dashboards/stolon.yml").read()
+directory = provider.split("path: '")[1].split("'")[0]
+assert len(glob.glob(directory + "/*.json")) == 3, directory
+assert "http://127.0.0.1:" in open(paths["provisioning"] + "/datasources/prometheus.yml").read()
+class Health(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200 if self.path == "/api/health" else 404)
+        self.end_headers()
+http.server.HTTPServer((server["http_addr"], int(server["http_port"])), Health).serve_forever()
+"#;
+
+/// Nothing is started when what was asked for cannot be had.
+#[tokio::test]
+async fn observing_without_prometheus_names_the_package() {
+    let dir = TestDir::create();
+    let mut playground = start_with_path(&dir, &["--observe"], "/nonexistent");
+    assert_eq!(playground.exit_status(SHORT_TIMEOUT).await, 1);
+    assert_eq!(
+        playground.log(),
+        "--observe needs Prometheus, which is not installed (Debian: apt-get install prometheus)\n"
+    );
+}
+
+fn start_with_path(dir: &TestDir, options: &[&str], path: &str) -> Process {
+    let mut command = Command::new(dir.program("stolonctl"));
+    command
+        .arg("playground")
+        .args(options)
+        .current_dir("/")
+        .env("PATH", path);
+    Process::start("playground", command, None, &log(dir))
 }
 
 fn start(dir: &TestDir, options: &[&str]) -> Process {

@@ -30,7 +30,8 @@ pub enum ProgramKind {
 }
 
 impl ProgramKind {
-    fn executable(self) -> &'static str {
+    /// Returns the name of the executable.
+    pub fn executable(self) -> &'static str {
         match self {
             Self::Sentinel => "stolon-sentinel",
             Self::Keeper => "stolon-keeper",
@@ -68,6 +69,11 @@ impl<P> LocalProgram<P> {
             port: None,
             process: None,
         }
+    }
+
+    /// Returns which program it is.
+    pub fn kind(&self) -> ProgramKind {
+        self.kind
     }
 
     /// Returns the process that was started last.

@@ -2,6 +2,7 @@
 //! master. Its steps are in `tour`, the processes in `programs`.
 
 mod load;
+mod observe;
 mod ports;
 mod programs;
 mod screen;
@@ -16,6 +17,7 @@ use base::{Clock, RandomBytes};
 use daemon::telemetry::print_stderr;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use self::observe::Observer;
 use self::ports::Ports;
 use self::programs::{Playground, SUPERUSER, StepFailure};
 
@@ -35,6 +37,10 @@ pub(crate) struct Args {
     /// Use the ports of the walk-through (etcd 2379, PostgreSQL 5432, 5435 and 5436, proxy 25432) instead of free ones.
     #[arg(long)]
     usual_ports: bool,
+    /// Also run Prometheus with the alert rules and, where grafana-server is installed, Grafana with the dashboards; all
+    /// programs then serve metrics.
+    #[arg(long)]
+    observe: bool,
 }
 
 /// Runs the playground until it is stopped. Prints its errors itself, because they come with the end of a log.
@@ -57,9 +63,10 @@ async fn start_and_stop(args: &Args, clock: Clock, random: &RandomBytes) -> anyh
         Ports::free()?
     };
     ports.ensure_free()?;
+    let mut observer = args.observe.then(Observer::find).transpose()?;
     let mut playground = Playground::prepare(ports, clock.clone(), random)?;
     let outcome = tokio::select! {
-        outcome = run_until_done(args, &clock, &mut playground) => outcome,
+        outcome = run_until_done(args, &clock, &mut playground, observer.as_mut()) => outcome,
         name = signals.next() => Ok(Some(name)),
     };
     playground.screen.abandon_step();
@@ -84,7 +91,16 @@ async fn start_and_stop(args: &Args, clock: Clock, random: &RandomBytes) -> anyh
     Ok(code)
 }
 
-async fn run_until_done(args: &Args, clock: &Clock, playground: &mut Playground) -> anyhow::Result<Option<StopSignal>> {
+async fn run_until_done(
+    args: &Args,
+    clock: &Clock,
+    playground: &mut Playground,
+    observer: Option<&mut Observer>,
+) -> anyhow::Result<Option<StopSignal>> {
+    let observed = match observer {
+        Some(observer) => observer.start(playground).await?,
+        None => Vec::new(),
+    };
     tour::start_cluster(playground).await?;
     if args.tour {
         tour::run_steps(playground, clock).await?;
@@ -100,6 +116,9 @@ async fn run_until_done(args: &Args, clock: &Clock, playground: &mut Playground)
         "  PGPASSWORD={} psql --host 127.0.0.1 --port {} --username {SUPERUSER} postgres",
         playground.password, playground.ports.proxy
     ));
+    for line in &observed {
+        playground.screen.print(line);
+    }
     playground
         .screen
         .print("Ctrl-C stops everything and removes all files.");

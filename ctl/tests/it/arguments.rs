@@ -45,7 +45,10 @@ async fn the_help_of_the_playground_lists_only_its_own_options() {
     // cli 19
     for args in [["playground", "--help"], ["help", "playground"]] {
         let help = run(&args, &[]).await.stdout;
-        assert!(help.contains("--tour") && help.contains("--usual-ports"), "{help}");
+        assert!(
+            help.contains("--tour") && help.contains("--usual-ports") && help.contains("--observe"),
+            "{help}"
+        );
         assert!(
             !help.contains("--cluster-name") && !help.contains("Common options"),
             "{help}"

@@ -10,8 +10,8 @@ use anyhow::{Context, anyhow, bail};
 use base::{Clock, RandomBytes};
 use local_cluster::options::{KeeperOptions, PasswordOption};
 use local_cluster::{
-    ClusterDir, EtcdMember, LocalCluster, LocalProgram, LoggedProcess, ProgramKind, Signal, missing_program, processes,
-    wait,
+    ClusterDir, EtcdMember, LocalCluster, LocalProgram, LoggedProcess, Port, ProgramKind, Signal, missing_program,
+    processes, wait,
 };
 use store::{Store, StoreConfig, StoreOptions};
 use tokio_postgres::Config;
@@ -58,11 +58,22 @@ impl StepFailure {
     }
 }
 
+/// Where a program serves its metrics, on loopback.
+#[derive(Debug)]
+pub(super) struct MetricsPage {
+    /// The program's name in the playground.
+    pub(super) name: String,
+    pub(super) kind: ProgramKind,
+    pub(super) port: Port,
+}
+
 /// The running playground.
 #[derive(Debug)]
 pub(super) struct Playground {
     programs: LocalCluster,
     etcd: Option<LoggedProcess>,
+    /// Prometheus and Grafana.
+    observing: Vec<LoggedProcess>,
     pub(super) ports: Ports,
     pub(super) store: Store,
     /// Password of the superuser.
@@ -109,6 +120,7 @@ impl Playground {
         Ok(Self {
             programs,
             etcd: None,
+            observing: Vec::new(),
             ports,
             store: Store::new(config, clock.clone()),
             password,
@@ -130,6 +142,28 @@ impl Playground {
         let process =
             start_apart("etcd", command, dir).context("is etcd installed? (Debian: apt-get install etcd-server)");
         self.etcd = Some(process?);
+        Ok(())
+    }
+
+    /// Lets all programs serve metrics from their next start on; returns where.
+    pub(super) fn serve_metrics(&mut self) -> anyhow::Result<Vec<MetricsPage>> {
+        let names: Vec<String> = self.programs.programs().keys().cloned().collect();
+        let mut pages = Vec::new();
+        for name in names {
+            let port = Port::free()?;
+            let program = self.programs.program(&name)?;
+            program
+                .options
+                .push(format!("--metrics-listen-address=127.0.0.1:{port}"));
+            let kind = program.kind();
+            pages.push(MetricsPage { name, kind, port });
+        }
+        Ok(pages)
+    }
+
+    /// Starts Prometheus or Grafana.
+    pub(super) fn start_server(&mut self, name: &str, command: Command) -> anyhow::Result<()> {
+        self.observing.push(start_apart(name, command, self.programs.dir())?);
         Ok(())
     }
 
@@ -157,6 +191,11 @@ impl Playground {
             return Err(StepFailure::new(reason, Some(&process)).into());
         }
         Ok(())
+    }
+
+    /// Returns the directory of all files.
+    pub(super) fn dir(&self) -> &ClusterDir {
+        self.programs.dir()
     }
 
     /// Returns the client configuration for this port, a server's or the proxy's.
@@ -217,12 +256,14 @@ impl Playground {
 
     /// Returns an error if one of the children has exited: none does so by itself.
     pub(super) fn check_children(&mut self) -> anyhow::Result<()> {
-        let etcd = match &mut self.etcd {
-            Some(etcd) => etcd.try_wait().context("read the status of etcd")?,
-            None => None,
-        };
-        let exited = match etcd {
-            Some(status) => self.etcd.as_ref().map(|etcd| (etcd, status)),
+        let mut exited = None;
+        for process in self.etcd.iter_mut().chain(&mut self.observing) {
+            let status = process.try_wait();
+            let status = status.with_context(|| format!("read the status of {}", process.name()))?;
+            exited = exited.or(status.map(|status| (&*process, status)));
+        }
+        let exited = match exited {
+            Some(exited) => Some(exited),
             None => self.programs.first_exited()?,
         };
         match exited {
@@ -239,10 +280,10 @@ impl Playground {
     pub(super) fn shut_down(mut self) -> anyhow::Result<()> {
         // Sentinels, keepers and the proxy first, the store last, because all of them write to it when they stop.
         self.programs.terminate(SHUTDOWN_TIMEOUT);
-        if let Some(etcd) = &mut self.etcd {
+        for process in self.observing.iter_mut().chain(&mut self.etcd) {
             // If that fails, it is found again by its directory.
-            let _ = etcd.signal(Signal::TERM);
-            etcd.wait_exited(KILL_TIMEOUT);
+            let _ = process.signal(Signal::TERM);
+            process.wait_exited(KILL_TIMEOUT);
         }
         let left = self.programs.end_everything(KILL_TIMEOUT);
         self.programs.remove_dir()?;
@@ -257,10 +298,9 @@ impl Playground {
     }
 
     fn process(&self, name: &str) -> Option<&LoggedProcess> {
-        match name {
-            "etcd" => self.etcd.as_ref(),
-            _ => self.programs.programs().get(name)?.process(),
-        }
+        let mut apart = self.etcd.iter().chain(&self.observing);
+        let found = apart.find(|process| process.name() == name);
+        found.or_else(|| self.programs.programs().get(name)?.process())
     }
 }
 
