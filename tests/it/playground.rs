@@ -96,11 +96,18 @@ async fn a_failing_step_is_explained() {
     assert_nothing_left(&home).await;
 }
 
-/// All programs are scraped with the packaged rules, and all of it ends with the playground.
+/// All programs are scraped with the packaged rules, and all of it ends with the playground. The umask keeps what root
+/// creates from other users, as on a hardened host.
 #[tokio::test]
 async fn an_observed_playground_is_scraped_and_leaves_nothing_behind() {
     let dir = TestDir::create();
-    let mut playground = start(&dir, &["--observe"]);
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "umask 077; exec \"$@\"", "sh"])
+        .arg(dir.program("stolonctl"))
+        .args(["playground", "--observe"])
+        .current_dir("/");
+    let mut playground = Process::start("playground", command, None, &log(&dir));
     let home = home(&playground).await;
     playground.wait_for_log("Ctrl-C stops", LONG_TIMEOUT * 2).await;
     let output = playground.log();

@@ -125,7 +125,10 @@ impl ClusterDir {
 
 /// Makes the directory `to` with the programs: the other user may have no access to the directory `from`.
 fn copy_programs(from: &Path, to: &Path) -> Result<PathBuf, Error> {
-    fs::create_dir(to).attempt(|| "make bin/".to_owned())?;
+    // whatever our umask is
+    fs::create_dir(to)
+        .and_then(|()| fs::set_permissions(to, fs::Permissions::from_mode(0o755)))
+        .attempt(|| "make bin/".to_owned())?;
     for name in PROGRAMS {
         fs::hard_link(from.join(name), to.join(name))
             // another file system
