@@ -93,9 +93,7 @@ fn every_metric_that_is_named_exists() {
     for name in ["recording.yml", "alerts.yml", "tests/alerts.yml"] {
         texts.push((name.to_owned(), rule(name)));
     }
-    for name in ["docs/runbook.md", "docs/operating.md", "dashboards/README.md"] {
-        texts.push((name.to_owned(), read(name)));
-    }
+    texts.push(("dashboards/README.md".to_owned(), read("dashboards/README.md")));
     for (file, text) in &texts {
         let unknown: Vec<&str> = metric_names(text).into_iter().filter(|name| !exists(name)).collect();
         assert!(
@@ -103,8 +101,45 @@ fn every_metric_that_is_named_exists() {
             "{file} names metrics that no program exports: {unknown:?}"
         );
     }
+    for (file, text) in pages() {
+        let of_program = |name: &&str| PREFIXES.iter().any(|prefix| name.starts_with(prefix)) && !name.ends_with('_');
+        let unknown: Vec<&str> = metric_names(&text)
+            .into_iter()
+            .filter(of_program)
+            .filter(|name| !exists(name))
+            .collect();
+        assert!(
+            unknown.is_empty(),
+            "{file} names metrics that no program exports: {unknown:?}"
+        );
+    }
     let named: BTreeSet<&str> = texts.iter().flat_map(|(_, text)| metric_names(text)).collect();
     assert!(named.len() > 60, "{named:?}");
+}
+
+/// What the names of metrics begin with in pages, where other words begin with `stolon_`, too: names of slots.
+const PREFIXES: [&str; 5] = [
+    "stolon_keeper_",
+    "stolon_sentinel_",
+    "stolon_proxy_",
+    "stolon_store_",
+    "process_",
+];
+
+/// All pages of the documentation, with their paths.
+fn pages() -> Vec<(String, String)> {
+    let mut paths: Vec<String> = ["README.md", "CHANGELOG.md"].map(str::to_owned).into();
+    for dir in ["docs", "docs/design"] {
+        let entries = fs::read_dir(grafana::directory().join("..").join(dir)).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
+        paths.extend(
+            names
+                .filter(|name| name.ends_with(".md"))
+                .map(|name| format!("{dir}/{name}")),
+        );
+    }
+    assert!(paths.len() > 10, "{paths:?}");
+    paths.into_iter().map(|path| (path.clone(), read(&path))).collect()
 }
 
 #[test]
