@@ -19,7 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
-use crate::idle::get_metrics;
+use crate::http::get_metrics;
 
 /// How many clients insert rows without pause.
 pub const CLIENTS: usize = 8;

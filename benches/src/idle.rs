@@ -15,11 +15,10 @@ use model::Role;
 use stolon_tests::cluster::{Cluster, Profile};
 use stolon_tests::ports;
 use stolon_tests::wait::now;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 use crate::failover::median;
+use crate::http::get_metrics;
 use crate::proxy::usage;
 
 const MIB: f64 = 1024.0 * 1024.0;
@@ -148,7 +147,12 @@ fn first_line_after(program: &Path) -> anyhow::Result<Duration> {
     ]);
     if program.ends_with("stolon-keeper") {
         command.arg(format!("--data-dir={}", data.path().display()));
-        command.args(["--pg-su-password=x", "--pg-repl-username=repl", "--pg-repl-password=x"]);
+        command.args([
+            "--pg-listen-address=127.0.0.1",
+            "--pg-su-password=x",
+            "--pg-repl-username=repl",
+            "--pg-repl-password=x",
+        ]);
         // A keeper refuses to run as root.
         if let Some(user) = UnixUser::for_postgres()? {
             chown(data.path(), Some(user.uid), Some(user.gid))?;
@@ -273,13 +277,4 @@ async fn writes(etcd: &str) -> anyhow::Result<f64> {
         value.parse::<f64>().context("read a counter")
     };
     Ok(counter("etcd_mvcc_put_total")? + counter("etcd_mvcc_delete_total")?)
-}
-
-/// Returns the metrics of a program as text.
-pub(crate) async fn get_metrics(address: &str) -> anyhow::Result<String> {
-    let mut socket = TcpStream::connect(address).await?;
-    socket.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await?;
-    let mut answer = String::new();
-    socket.read_to_string(&mut answer).await?;
-    Ok(answer)
 }

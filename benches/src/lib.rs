@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod failover;
+mod http;
 pub mod idle;
 pub mod interruption;
 pub mod proxy;

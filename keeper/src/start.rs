@@ -87,7 +87,7 @@ struct DataDir {
 /// It cannot start; or another process with the same uid has taken over, which happens when this one was suspended for
 /// a while ([`ReplacedError`]).
 pub async fn run(config: Config, advertise_option: &str, clock: Clock, random: RandomBytes) -> Result<()> {
-    program::serve_metrics(&config.common, Component::Keeper, &clock)?;
+    program::serve_metrics(&config.common, Component::Keeper)?;
     let metrics = Metrics::register();
     let programs = find_programs(&config).await?;
     let resolved = resolve(&config.advertise_address).await;

@@ -375,6 +375,7 @@ impl CheckInLoop {
     /// As of `run`.
     pub async fn drain(&mut self, limit: Duration) -> Result<(), FatalError> {
         self.forwarding.drain();
+        self.status.set_draining();
         let clients = self.forwarding.client_counter();
         let all_gone = async {
             while clients.load(Ordering::Relaxed) > 0 {

@@ -1,7 +1,6 @@
 //! The program: starts relay threads, listener and check-ins, and stops them in order when a signal arrives (proxy
 //! P-9). What each of them does is left to its module.
 
-use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -46,7 +45,7 @@ pub fn raise_limits() -> MachineLimits {
 /// # Errors
 /// It cannot start, or the listener ended by itself.
 pub fn run(config: Config, clock: &Clock, random: RandomBytes) -> anyhow::Result<()> {
-    let server = program::serve_metrics(&config.common, Component::Proxy, clock)?;
+    let server = program::serve_metrics(&config.common, Component::Proxy)?;
     if let Some(server) = &server {
         info!(address = %server.address, "serving metrics");
     }
@@ -87,6 +86,8 @@ async fn check_in_until_stopped(
     heartbeat: Heartbeat,
 ) -> anyhow::Result<()> {
     let mut signals = SignalHandlers::install(&STOP)?;
+    // Also while connections end after a signal.
+    tokio::spawn(beat(heartbeat));
     let stopped_by = tokio::select! {
         fatal = checkin.run() => return Err(fatal.into()),
         end = listening => {
@@ -94,7 +95,6 @@ async fn check_in_until_stopped(
             anyhow::bail!("the listener ended by itself");
         }
         signal = signals.next() => signal,
-        never = beat(heartbeat) => match never {},
     };
     systemd::report_stopping();
     if !drain.is_zero() {
@@ -110,7 +110,7 @@ async fn check_in_until_stopped(
 }
 
 /// Beats as long as the control loop's thread runs its tasks.
-async fn beat(heartbeat: Heartbeat) -> Infallible {
+async fn beat(heartbeat: Heartbeat) {
     loop {
         heartbeat.beat();
         tokio::time::sleep(BEAT_INTERVAL).await;
@@ -124,7 +124,7 @@ fn report_health(
     listener: &ListenerHandle,
     clock: &Clock,
 ) -> anyhow::Result<Heartbeat> {
-    let heartbeat = Heartbeat::new(clock.clone());
+    let heartbeat = Heartbeat::new(clock.clone(), Duration::ZERO);
     let (status, clients, clock) = (Arc::clone(status), listener.client_counter(), clock.clone());
     let health = ProgramHealth::new(heartbeat.clone(), move || {
         status.service_status(clients.load(Ordering::Relaxed), clock.now())

@@ -3,7 +3,8 @@
 
 use std::cell::RefCell;
 use std::fs;
-use std::net::TcpStream;
+use std::io::Read as _;
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
@@ -232,20 +233,41 @@ async fn pages_can_require_tls_and_a_token() {
     assert!(http::get(&address, "/healthz").is_err(), "plain HTTP is not answered");
 }
 
+/// Passes a listening socket to a program, as systemd does (sd_listen_fds(3)).
+fn pass_socket(cluster: &mut Cluster, name: &str, socket: &TcpListener) {
+    rustix::io::fcntl_setfd(socket, FdFlags::empty()).unwrap();
+    let descriptor = socket.as_raw_fd();
+    let script = format!("LISTEN_PID=$$ LISTEN_FDS=1; export LISTEN_PID LISTEN_FDS; exec \"$@\" 3<&{descriptor}");
+    cluster.program(name).wrapper = ["bash", "-c", &script, "bash"].map(str::to_owned).to_vec();
+}
+
+/// Clients of a passed socket wait for the first route for as long as `--hold`, also when there is no store.
+#[tokio::test]
+async fn a_passed_socket_without_a_store_closes_its_clients_after_the_hold() {
+    let mut cluster = Cluster::store_only().await;
+    cluster.etcd.kill();
+    let proxy = cluster.prepare_proxy();
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    pass_socket(&mut cluster, &proxy, &socket);
+    cluster.program(&proxy).options.push("--hold=1s".to_owned());
+    cluster.start(&proxy);
+    let mut client = TcpStream::connect(socket.local_addr().unwrap()).unwrap();
+    client.set_nonblocking(true).unwrap();
+    eventually("the client to be closed", LONG_TIMEOUT, async || {
+        let read = client.read(&mut [0]);
+        check(matches!(read, Ok(0)), || format!("{read:?}"))
+    })
+    .await;
+}
+
 /// A restart of a proxy whose socket systemd keeps open refuses nobody.
 #[tokio::test]
 async fn a_passed_socket_refuses_nobody_while_the_proxy_restarts() {
     let mut cluster = Cluster::builder(Profile::Fast).proxies(0).start().await;
     let proxy = cluster.prepare_proxy();
     let address = format!("127.0.0.1:{}", cluster.port(&proxy));
-    let socket = std::net::TcpListener::bind(&address).unwrap();
-    rustix::io::fcntl_setfd(&socket, FdFlags::empty()).unwrap();
-    // As systemd does (sd_listen_fds(3)).
-    let script = format!(
-        "LISTEN_PID=$$ LISTEN_FDS=1; export LISTEN_PID LISTEN_FDS; exec \"$@\" 3<&{}",
-        socket.as_raw_fd()
-    );
-    cluster.program(&proxy).wrapper = ["bash", "-c", &script, "bash"].map(str::to_owned).to_vec();
+    let socket = TcpListener::bind(&address).unwrap();
+    pass_socket(&mut cluster, &proxy, &socket);
     cluster.program(&proxy).options.push("--drain=30s".to_owned());
     cluster.start(&proxy);
     cluster.wait_proxy_serves(&proxy).await;

@@ -24,14 +24,17 @@ pub const BEAT_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 pub struct Heartbeat {
     clock: Clock,
+    limit: Duration,
     last: Arc<AtomicU64>,
 }
 
 impl Heartbeat {
-    /// The loop counts as just turned.
-    pub fn new(clock: Clock) -> Self {
+    /// The loop counts as just turned. `round` is the longest time that one turn may take, such as the timeouts of its
+    /// requests.
+    pub fn new(clock: Clock, round: Duration) -> Self {
         let last = Arc::new(AtomicU64::new(clock.now().as_nanos()));
-        Self { clock, last }
+        let limit = HANG_LIMIT.max(round);
+        Self { clock, limit, last }
     }
 
     /// Records a turn of the loop.
@@ -47,7 +50,7 @@ impl Heartbeat {
 
     /// Whether the loop runs.
     pub fn is_fresh(&self) -> bool {
-        self.age() < HANG_LIMIT
+        self.age() < self.limit
     }
 }
 
@@ -112,7 +115,7 @@ impl ProgramHealth {
 
     fn hang_reason(&self) -> Option<String> {
         let age = self.heartbeat.age();
-        (age >= HANG_LIMIT).then(|| format!("the main loop has not turned for {} s", age.as_secs()))
+        (age >= self.heartbeat.limit).then(|| format!("the main loop has not turned for {} s", age.as_secs()))
     }
 }
 
@@ -143,7 +146,7 @@ mod tests {
         let now = Arc::new(AtomicU64::new(0));
         let read = Arc::clone(&now);
         let clock = Clock::custom(move || Boottime::from_nanos(read.load(Ordering::Relaxed)));
-        let health = ProgramHealth::new(Heartbeat::new(clock), move || status.clone());
+        let health = ProgramHealth::new(Heartbeat::new(clock, Duration::ZERO), move || status.clone());
         now.store(u64::try_from(age.as_nanos()).unwrap(), Ordering::Relaxed);
         health
     }

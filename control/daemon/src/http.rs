@@ -197,6 +197,7 @@ impl HttpServer {
         let run = move || {
             runtime.block_on(async {
                 tokio::spawn(background);
+                tokio::spawn(self.access.clone().follow_files());
                 serve(self.listener, self.access, routes).await;
             });
         };
@@ -205,7 +206,7 @@ impl HttpServer {
     }
 }
 
-async fn serve(listener: TcpListener, mut access: HttpAccess, routes: HttpRoutes) {
+async fn serve(listener: TcpListener, access: HttpAccess, routes: HttpRoutes) {
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => {

@@ -4,7 +4,6 @@
 use std::future::Future;
 use std::io;
 
-use base::Clock;
 use tokio::runtime::Runtime;
 use tracing::field::display;
 use tracing::warn;
@@ -32,14 +31,10 @@ pub fn start_logging<C>(checked: CheckedArgs<C>) -> Result<C, Faults> {
 ///
 /// # Errors
 /// The address is not available, a file that restricts access cannot be used, or the server cannot start.
-pub fn serve_metrics(
-    common: &CommonConfig,
-    component: Component,
-    clock: &Clock,
-) -> Result<Option<MetricsServer>, MetricsError> {
+pub fn serve_metrics(common: &CommonConfig, component: Component) -> Result<Option<MetricsServer>, MetricsError> {
     let serve = |address: &String| {
         let access = common.metrics_access.clone();
-        telemetry::serve_metrics(address, access, component, &common.cluster_name, clock.clone())
+        telemetry::serve_metrics(address, access, component, &common.cluster_name)
     };
     common.metrics_listen_address.as_ref().map(serve).transpose()
 }

@@ -28,7 +28,7 @@ async fn run(config: Config) {
     let (clock, random) = (Clock::system(), RandomBytes::system());
     let uid = SentinelUid::from(short_uid(random.bytes()));
     info!(id = %uid, "sentinel id");
-    let server = program::serve_metrics(&config.common, Component::Sentinel, &clock)
+    let server = program::serve_metrics(&config.common, Component::Sentinel)
         .unwrap_or_else(|error| fatal_error("cannot serve metrics", &error));
     let metrics = Metrics::register();
     let mut signals =

@@ -32,6 +32,9 @@ use crate::timing::{
 use crate::watch_arrivals::WatchArrivals;
 use crate::writer::{DataWriter, PlannedFrom};
 
+/// Requests to the store in a row in one round: the read, the ages of the infos, and the write.
+const REQUESTS_PER_ROUND_MAX: u32 = 4;
+
 /// What a sentinel is started with.
 #[derive(Debug)]
 pub struct SentinelParts {
@@ -131,6 +134,7 @@ impl Sentinel {
             clock,
             random,
         } = parts;
+        let longest_round = store.timeout().saturating_mul(REQUESTS_PER_ROUND_MAX);
         Self {
             info_publisher: SentinelInfoPublisher::start(store.clone(), uid),
             writer: DataWriter::new(store.clone(), clock.clone()),
@@ -138,7 +142,7 @@ impl Sentinel {
             initial_spec,
             election,
             metrics,
-            heartbeat: Heartbeat::new(clock.clone()),
+            heartbeat: Heartbeat::new(clock.clone(), longest_round),
             clock,
             random,
             memory: Memory::default(),

@@ -28,6 +28,8 @@ struct StatusState {
     close_reason: String,
     /// Why the last check-in failed, if it did.
     failure: Option<String>,
+    /// New clients are not accepted any more.
+    is_draining: bool,
 }
 
 /// An open route.
@@ -93,6 +95,11 @@ impl CheckInStatus {
         self.state().failure = reason;
     }
 
+    /// Records that new clients are not accepted any more.
+    pub(super) fn set_draining(&self) {
+        self.state().is_draining = true;
+    }
+
     /// Sets the gauges that change with time alone.
     pub fn update_gauges(&self, metrics: &Metrics, now: Boottime) {
         let state = self.state();
@@ -118,13 +125,17 @@ impl CheckInStatus {
             clients => format!("{clients} clients"),
         };
         ServiceStatus {
-            // It listens, or it knows why it has no master to send clients to.
-            is_started: state.last_good.is_some(),
+            // The first check-in has ended, well or not.
+            is_started: state.last_good.is_some() || state.failure.is_some(),
             summary: match route {
                 Some(route) => format!("proxying to {}, {clients_text}", route.address),
                 None => format!("route closed, {clients_text}"),
             },
-            not_ready: reason,
+            not_ready: reason.or_else(|| {
+                state
+                    .is_draining
+                    .then(|| "draining: new clients are not accepted".to_owned())
+            }),
             details: json!({ "clients": clients }),
         }
     }
@@ -195,6 +206,9 @@ mod tests {
             (open.summary.as_str(), open.not_ready),
             ("proxying to 10.0.0.1:5432, 132 clients", None)
         );
+        status.set_draining();
+        let draining = status.service_status(132, at(3)).not_ready;
+        assert_eq!(draining.as_deref(), Some("draining: new clients are not accepted"));
         let ended = status.service_status(1, at(17));
         assert_eq!(ended.summary, "route closed, 1 client");
         assert_eq!(ended.not_ready.as_deref(), Some("the lease has ended"));

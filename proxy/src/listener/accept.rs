@@ -140,7 +140,9 @@ impl Listener {
                 info!("Stopping listening");
             }
             let first_route_limit = self.first_route_limit(&desired, now);
-            let should_listen = leased && !desired.drain && first_route_limit.is_none();
+            // Clients of an inherited socket wait in its queue whether or not there is a lease: they are closed instead.
+            let may_accept = leased || self.inherited.is_some();
+            let should_listen = may_accept && !desired.drain && first_route_limit.is_none();
             if should_listen && listening.is_none() {
                 listening = self.listen();
             }

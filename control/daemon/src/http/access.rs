@@ -2,14 +2,14 @@
 //! renewed certificate or token needs no restart.
 
 use std::fmt;
-use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use base::Clock;
-use base::clock::Boottime;
+use base::user_file::{ReadLimits, read_user_file};
 use http::HeaderValue;
 use rustls::ServerConfig;
 use rustls::crypto::ring;
@@ -17,8 +17,11 @@ use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::TlsAcceptor;
 
-/// Maximum size of a file, in bytes.
-const FILE_BYTES_MAX: u64 = 64 * 1024;
+/// Limits of reading a file.
+const FILE_LIMITS: ReadLimits = ReadLimits {
+    bytes: 64 << 10,
+    time: Duration::from_secs(10),
+};
 /// Minimum interval of looking for changed files.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -42,12 +45,6 @@ pub enum AccessError {
         /// The system's error.
         #[source]
         source: io::Error,
-    },
-    /// A file is no regular file, or too large.
-    #[error("{} must be a regular file of at most {FILE_BYTES_MAX} bytes", path.display())]
-    Unsuitable {
-        /// The file.
-        path: PathBuf,
     },
     /// A file has no certificate or key in PEM format.
     #[error("{} has no {what} in PEM format", path.display())]
@@ -111,17 +108,16 @@ pub(super) struct ConnectionAccess {
     pub(super) token: Option<Arc<BearerToken>>,
 }
 
-/// Access to a server, kept up to date with its files.
+/// Access to a server, kept up to date with its files. Clones share it.
+#[derive(Clone)]
 pub struct HttpAccess {
     options: AccessOptions,
-    clock: Clock,
-    checked: Boottime,
-    files: Vec<FileVersion>,
-    current: ConnectionAccess,
+    current: Arc<Mutex<ConnectionAccess>>,
 }
 
-/// Modification time and size of a file; `None` when it cannot be asked for.
-type FileVersion = Option<(SystemTime, u64)>;
+/// When a file's contents, owner or mode last changed, in seconds and nanoseconds, and its size; `None` when it cannot
+/// be asked for.
+type FileVersion = Option<(i64, i64, u64)>;
 
 impl fmt::Debug for HttpAccess {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -136,45 +132,64 @@ impl HttpAccess {
     ///
     /// # Errors
     /// One cannot be read or used.
-    pub fn load(options: AccessOptions, clock: Clock) -> Result<Self, AccessError> {
-        Ok(Self {
-            files: options.versions(),
-            current: options.read()?,
-            checked: clock.now(),
-            options,
-            clock,
-        })
+    pub fn load(options: AccessOptions) -> Result<Self, AccessError> {
+        let current = Arc::new(Mutex::new(options.read()?));
+        Ok(Self { options, current })
     }
 
-    /// Anyone may ask, without TLS.
-    pub fn open(clock: Clock) -> Self {
-        Self {
-            options: AccessOptions::default(),
-            checked: clock.now(),
-            clock,
-            files: Vec::new(),
-            current: ConnectionAccess::default(),
+    /// Returns what the next connection needs.
+    pub(super) fn current(&self) -> ConnectionAccess {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Reads the files again whenever they have changed. If they cannot be used, the last ones stay in force. Files are
+    /// read on a thread of their own: their file system may hang.
+    pub(super) async fn follow_files(self) {
+        if self.options == AccessOptions::default() {
+            return;
         }
-    }
-
-    /// Returns what the next connection needs. If changed files cannot be used, the last ones stay in force.
-    pub(super) fn current(&mut self) -> ConnectionAccess {
-        let now = self.clock.now();
-        if self.options != AccessOptions::default() && now.since(self.checked) >= CHECK_INTERVAL {
-            self.checked = now;
-            let files = self.options.versions();
-            if files != self.files {
-                self.files = files;
-                match self.options.read() {
-                    Ok(current) => self.current = current,
-                    Err(error) => tracing::warn!(
-                        error = %base::Chain(&error),
-                        "cannot use the changed files for metrics over HTTP, going on with the last ones"
-                    ),
-                }
+        let mut follower = FileFollower::new(self);
+        loop {
+            tokio::time::sleep(CHECK_INTERVAL).await;
+            match tokio::task::spawn_blocking(move || {
+                follower.check();
+                follower
+            })
+            .await
+            {
+                Ok(same) => follower = same,
+                Err(_panicked) => return,
             }
         }
-        self.current.clone()
+    }
+}
+
+/// Compares the files with their last versions.
+struct FileFollower {
+    access: HttpAccess,
+    versions: Vec<FileVersion>,
+}
+
+impl FileFollower {
+    /// The files may have changed since they were read: the first check reads them.
+    fn new(access: HttpAccess) -> Self {
+        let versions = Vec::new();
+        Self { access, versions }
+    }
+
+    fn check(&mut self) {
+        let versions = self.access.options.versions();
+        if versions == self.versions {
+            return;
+        }
+        match self.access.options.read() {
+            Ok(current) => *self.access.current.lock().unwrap_or_else(PoisonError::into_inner) = current,
+            Err(error) => tracing::warn!(
+                error = %base::Chain(&error),
+                "cannot use the changed files that restrict access to the HTTP server, going on with the last ones"
+            ),
+        }
+        self.versions = versions;
     }
 }
 
@@ -187,7 +202,7 @@ impl AccessOptions {
     fn versions(&self) -> Vec<FileVersion> {
         let version = |path: &Path| {
             let data = fs::metadata(path).ok()?;
-            Some((data.modified().ok()?, data.len()))
+            Some((data.ctime(), data.ctime_nsec(), data.len()))
         };
         self.paths().map(version).collect()
     }
@@ -237,23 +252,12 @@ fn read_token(path: &Path) -> Result<BearerToken, AccessError> {
     Ok(BearerToken(token.to_vec()))
 }
 
-/// Reads a small regular file; anything else could block.
 fn read_file(path: &Path) -> Result<Vec<u8>, AccessError> {
-    let error = |source| AccessError::Read {
+    let read = read_user_file(path, FILE_LIMITS).map_err(|source| AccessError::Read {
         path: path.to_owned(),
         source,
-    };
-    let unsuitable = || AccessError::Unsuitable { path: path.to_owned() };
-    if !fs::metadata(path).map_err(error)?.is_file() {
-        return Err(unsuitable());
-    }
-    let mut text = Vec::new();
-    let mut file = File::open(path).map_err(error)?.take(FILE_BYTES_MAX + 1);
-    file.read_to_end(&mut text).map_err(error)?;
-    if u64::try_from(text.len()).is_ok_and(|len| len <= FILE_BYTES_MAX) {
-        return Ok(text);
-    }
-    Err(unsuitable())
+    });
+    read.map(|(text, _)| text)
 }
 
 #[cfg(test)]
@@ -287,24 +291,21 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("token");
         fs::write(&path, "first\n").unwrap();
-        let now = Arc::new(std::sync::atomic::AtomicU64::new(0));
-        let read = Arc::clone(&now);
-        let clock = Clock::custom(move || Boottime::from_nanos(read.load(std::sync::atomic::Ordering::Relaxed)));
         let options = AccessOptions {
             tls: None,
             token: Some(path.clone()),
         };
-        let mut access = HttpAccess::load(options, clock).unwrap();
-        let mut token_after = |seconds: u64| {
-            now.store(seconds * 1_000_000_000, std::sync::atomic::Ordering::Relaxed);
-            let token = access.current().token.unwrap();
-            String::from_utf8(token.0.clone()).unwrap()
+        let access = HttpAccess::load(options).unwrap();
+        let mut follower = FileFollower::new(access.clone());
+        let mut token_after = |text: &str| {
+            fs::write(&path, text).unwrap();
+            follower.check();
+            String::from_utf8(access.current().token.unwrap().0.clone()).unwrap()
         };
-        fs::write(&path, "second token").unwrap();
-        assert_eq!(token_after(9), "first");
-        assert_eq!(token_after(10), "first", "a token has no space");
-        fs::write(&path, "third").unwrap();
-        assert_eq!(token_after(20), "third");
+        assert_eq!(token_after("second token"), "first", "a token has no space");
+        assert_eq!(token_after("third"), "third");
+        assert_eq!(token_after(""), "third");
+        assert_eq!(token_after("fourth\n"), "fourth");
     }
 
     #[test]
@@ -315,7 +316,7 @@ mod tests {
             tls: tls.then(|| (path.clone(), path.clone())),
             token: (!tls).then(|| path.clone()),
         };
-        let error = |tls: bool| match HttpAccess::load(options(tls), Clock::system()) {
+        let error = |tls: bool| match HttpAccess::load(options(tls)) {
             Ok(_) => panic!("it was taken"),
             Err(error) => error.to_string().replace(&path.display().to_string(), "FILE"),
         };
@@ -324,9 +325,9 @@ mod tests {
         assert_eq!(error(false), "FILE must have one line of visible ASCII characters");
         assert_eq!(error(true), "FILE has no certificate in PEM format");
         fs::write(&path, vec![b'x'; 70_000]).unwrap();
-        assert_eq!(error(false), "FILE must be a regular file of at most 65536 bytes");
+        assert_eq!(error(false), "read FILE", "it is too large");
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
-        assert_eq!(error(true), "FILE must be a regular file of at most 65536 bytes");
+        assert_eq!(error(true), "read FILE", "it is a directory");
     }
 }

@@ -18,7 +18,8 @@ use super::sink::Sink;
 
 /// The crates of this workspace, and the programs whose output is forwarded. Other crates are logged from `warn` on,
 /// because the etcd client's messages would flood `debug`.
-const OWN_CRATES: [&str; 19] = [
+const OWN_CRATES: [&str; 20] = [
+    "dist",
     "base",
     "model",
     "plan",

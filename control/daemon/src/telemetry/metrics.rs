@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use base::Clock;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
 use super::shared::{BUILD_INFO, CLUSTER_IDENTIFIER};
@@ -90,13 +89,12 @@ pub fn serve_metrics(
     access: AccessOptions,
     component: Component,
     cluster_name: &str,
-    clock: Clock,
 ) -> Result<MetricsServer, MetricsError> {
     let bind_error = |source| MetricsError::Bind {
         address: address.to_owned(),
         source,
     };
-    let access = HttpAccess::load(access, clock)?;
+    let access = HttpAccess::load(access)?;
     let server = HttpServer::bind(address, access).map_err(bind_error)?;
     let address = server.address();
     let recorder = match PrometheusBuilder::new().set_buckets(&BUCKET_SECONDS) {
@@ -175,7 +173,7 @@ mod tests {
         // cli 17.3, cli 18.25; the recorder is one per process, so one test has it all
         let serve = |address: &str| {
             let access = AccessOptions::default();
-            serve_metrics(address, access, Component::Keeper, "main", Clock::system())
+            serve_metrics(address, access, Component::Keeper, "main")
         };
         let server = serve("127.0.0.1:0").unwrap();
         let text = get(server.address, "/metrics");
