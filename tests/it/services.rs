@@ -99,6 +99,29 @@ async fn systemd_is_notified_of_start_role_and_stop() {
     }
 }
 
+/// `systemctl status` shows no log line of an attempt while the unit waits for the next one.
+#[tokio::test]
+async fn why_a_program_ends_is_its_last_status_line() {
+    let mut cluster = Cluster::builder(Profile::Fast)
+        .sentinels(0)
+        .keepers(0)
+        .proxies(0)
+        .start()
+        .await;
+    for name in [
+        cluster.prepare_sentinel(),
+        cluster.prepare_keeper(),
+        cluster.prepare_proxy(),
+    ] {
+        let socket = notifying(&mut cluster, &name);
+        cluster.program(&name).options.push("--log-level=loud".to_owned());
+        cluster.start(&name);
+        socket
+            .wait_line("STATUS=log level \"loud\" is unknown: use error")
+            .await;
+    }
+}
+
 #[tokio::test]
 async fn pages_report_whether_a_program_runs_and_does_its_job() {
     let mut cluster = Cluster::builder(Profile::Fast)

@@ -7,6 +7,7 @@
 pub mod args;
 pub mod health;
 pub mod http;
+mod notify;
 pub mod program;
 pub mod runtime;
 pub mod signals;

@@ -13,6 +13,7 @@ use listenfd::ListenFd;
 use sd_notify::NotifyState;
 
 use crate::health::{ProgramHealth, ServiceStatus};
+use crate::notify::{send, status_line};
 
 /// Interval of checks until the program has started.
 const START_POLL: Duration = Duration::from_millis(20);
@@ -136,26 +137,6 @@ impl Reported {
     }
 }
 
-fn status_line(summary: &str, not_ready: Option<&str>) -> String {
-    let line = match (summary, not_ready) {
-        (summary, None) => summary.to_owned(),
-        ("", Some(reason)) => reason.to_owned(),
-        (summary, Some(reason)) => format!("{summary}: {reason}"),
-    };
-    // A line break would begin another assignment.
-    line.replace(['\n', '\r'], " ")
-}
-
-fn send(states: &[NotifyState<'_>]) {
-    if states.is_empty() {
-        return;
-    }
-    if let Err(error) = sd_notify::notify(states) {
-        // Without systemd nobody waits for the notification; with it, it times out and says so.
-        tracing::debug!(%error, "could not notify systemd");
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -178,12 +159,5 @@ mod tests {
         assert_eq!(sent(true, "leader", true), "WATCHDOG=1");
         assert_eq!(sent(true, "leader", false), "", "the loop hangs");
         assert_eq!(sent(false, "candidate", true), "WATCHDOG=1 STATUS=candidate");
-    }
-
-    #[test]
-    fn a_status_line_has_the_reason_and_no_line_break() {
-        assert_eq!(status_line("leader", None), "leader");
-        assert_eq!(status_line("", Some("starting")), "starting");
-        assert_eq!(status_line("standby", Some("down:\nwhy")), "standby: down: why");
     }
 }

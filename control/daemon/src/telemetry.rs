@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::io::IsTerminal as _;
+use std::iter;
 use std::process::exit;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -25,6 +26,7 @@ pub use self::shared::TABLE as SHARED_METRICS;
 pub use self::table::{LabelValues, MetricKind, MetricLabel, MetricRow, MetricUnit, register_metrics};
 pub use console::{ignore_broken_pipe, print_stderr, print_stdout};
 
+use crate::notify;
 use format::{LevelName, Style};
 use layer::LineLayer;
 use sink::Sink;
@@ -103,7 +105,7 @@ pub fn flush() {
     }
 }
 
-/// Writes a line of level FATAL after all earlier lines, and exits with status 1 (cli 17.2).
+/// Writes a line of level FATAL after all earlier lines, reports it to systemd, and exits with status 1 (cli 17.2).
 pub fn fatal(message: impl Display) -> ! {
     log_and_exit(&message.to_string(), &[])
 }
@@ -133,5 +135,8 @@ fn log_and_exit(message: &str, fields: &[(&str, serde_json::Value)]) -> ! {
         // There is no place left to report that standard error is gone.
         None => drop(std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes())),
     }
+    let causes = fields.iter().filter_map(|(_, value)| value.as_str());
+    let reason: Vec<&str> = iter::once(message).chain(causes).collect();
+    notify::report_failure(&reason.join(": "));
     exit(1)
 }
