@@ -118,7 +118,7 @@ impl DataSteps {
             }
             Ok(_) => {}
             Err(failed) => {
-                if !matches!(failed, InstanceError::NoAnswer(_)) {
+                if !failed.is_unanswered() {
                     self.record_failed_copy(desired);
                 }
                 return Err(failed.into());
@@ -154,7 +154,9 @@ impl DataSteps {
             self.late.set(None);
         }
         if let Err(failed) = &copied {
-            self.record_failed_copy(desired);
+            if !failed.is_unanswered() {
+                self.record_failed_copy(desired);
+            }
             // strerror(ENOSPC), as printed by PostgreSQL's programs and the system.
             process.ran_out_of_space |= Chain(failed).to_string().contains("No space left on device");
         }

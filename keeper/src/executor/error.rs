@@ -56,6 +56,26 @@ impl StepError {
                 | Self::Instance(InstanceError::NotPermitted { .. })
         )
     }
+
+    /// Whether a file system does not answer, which proves nothing about the data or the server (keeper 12.13.5).
+    pub fn is_unanswered(&self) -> bool {
+        match self {
+            Self::NoAnswer(_) => true,
+            Self::File(failed) => failed.unanswered().is_some(),
+            Self::Instance(failed) => failed.is_unanswered(),
+            _ => false,
+        }
+    }
+
+    /// Whether a restart that failed like this is still under way (keeper R24.4): it is retried with less of the
+    /// configuration, its server is still starting or ended while starting, or it is unknown how far it has got.
+    pub fn leaves_restart_under_way(&self) -> bool {
+        self.is_unanswered()
+            || matches!(
+                self,
+                Self::Configuration(_) | Self::Instance(InstanceError::Timeout { .. } | InstanceError::Ended { .. })
+            )
+    }
 }
 
 /// Returns the log message of a failed step.
@@ -82,5 +102,41 @@ pub fn failure_message(step: &Step, failed: &StepError) -> &'static str {
         Step::Slot(_) => "could not change a replication slot",
         Step::Reload(_) => "failed to reload postgres",
         Step::Restart(..) => "failed to restart postgres",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, ErrorKind};
+
+    use super::*;
+    use crate::postgres::server::port::PortError;
+
+    fn failed(kind: ErrorKind) -> FileError {
+        FileError::new("write", "/data/postgresql.conf")(io::Error::from(kind))
+    }
+
+    /// Rule: keeper R24.4. The server is down or starts while its files do not answer.
+    #[test]
+    fn a_restart_whose_files_do_not_answer_is_still_under_way() {
+        let hung = || FileSystemHung { path: "/data".into() };
+        let port = PortError::File(hung().into());
+        for unanswered in [
+            StepError::File(hung().into()),
+            StepError::NoAnswer(hung()),
+            StepError::Instance(InstanceError::File(hung().into())),
+            StepError::Instance(InstanceError::NoAnswer(hung())),
+            StepError::Instance(InstanceError::Port(port)),
+            StepError::File(failed(ErrorKind::TimedOut)),
+        ] {
+            assert!(unanswered.leaves_restart_under_way(), "{unanswered:?}");
+        }
+        for answered in [
+            StepError::PermitExpired,
+            StepError::File(failed(ErrorKind::PermissionDenied)),
+            StepError::Instance(InstanceError::File(failed(ErrorKind::StorageFull))),
+        ] {
+            assert!(!answered.leaves_restart_under_way(), "{answered:?}");
+        }
     }
 }

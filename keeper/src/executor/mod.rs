@@ -12,7 +12,6 @@ use model::{DbUid, RestartState};
 use store::Revision;
 
 use crate::context::KeeperContext;
-use crate::postgres::server::error::InstanceError;
 use crate::reconcile::{
     DataState, Desired, Goal, ProcessState, ReconcilePlan, ServerConfig, ServerState, StartAs, Step, TargetDb,
 };
@@ -166,15 +165,9 @@ impl Executor {
             .publish_restart_state(context.desired, RestartState::Restarting);
         let restarted = self.stop_and_start(role, config, context).await;
         if let Err(failed) = &restarted {
-            // A restart that is retried with less of the configuration, or whose server is still starting or ended
-            // while starting, stays published as restarting: other keepers detect that it is overdue, and the master
-            // does not restart before it is over. What ended one server may end the other.
-            let is_still_restarting = matches!(
-                failed,
-                StepError::Configuration(_)
-                    | StepError::Instance(InstanceError::Timeout { .. } | InstanceError::Ended { .. })
-            );
-            if !is_still_restarting {
+            // What is still under way stays published as restarting: other keepers detect that it is overdue, and the
+            // master does not restart before it is over. What ended one server may end the other.
+            if !failed.leaves_restart_under_way() {
                 self.publish
                     .publish_restart_state(context.desired, RestartState::Pending);
             }

@@ -89,6 +89,19 @@ pub enum InstanceError {
     File(#[from] FileError),
 }
 
+impl InstanceError {
+    /// Whether a file system does not answer, which proves nothing about the data or the server (keeper 12.13.5).
+    pub fn is_unanswered(&self) -> bool {
+        match self {
+            Self::NoAnswer(_) => true,
+            Self::File(failed) | Self::Port(PortError::File(failed)) | Self::Clear(ClearError::File(failed)) => {
+                failed.unanswered().is_some()
+            }
+            _ => false,
+        }
+    }
+}
+
 fn exit_status_text(status: Option<ExitStatus>) -> String {
     status.map(|status| format!(" ({status})")).unwrap_or_default()
 }
