@@ -3,6 +3,7 @@
 
 mod copy_needs;
 mod housekeeping;
+mod own_data;
 mod probe;
 mod report;
 mod restart_turns;
@@ -209,8 +210,15 @@ impl Reconciler {
             return Some(RoundResult::OnHold);
         }
         self.set_in_progress(Some(desired));
-        round.copy = Some(Box::pin(self.probe.source(from, desired)).await);
+        let probed = Box::pin(self.probe.source(from, desired)).await;
         self.set_in_progress(None);
+        match probed {
+            Ok(copy) => round.copy = Some(copy),
+            Err(error) => {
+                error!(error = %Chain(&error), "could not observe the instance");
+                return Some(RoundResult::Failed);
+            }
+        }
         None
     }
 

@@ -6,22 +6,21 @@ use std::time::Duration;
 
 use base::Chain;
 use tokio::time::sleep;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use crate::args::Config;
 use crate::configuration::address;
 use crate::context::KeeperContext;
-use crate::executor::slot_of;
+use crate::executor::{StepError, slot_of};
 use crate::postgres::client::sql_error::SqlError;
 use crate::postgres::client::upstream::{self, UpstreamError};
-use crate::postgres::data::history::{self, Ancestor};
 use crate::postgres::instance::Instance;
-use crate::postgres::programs::{pg_control, wal_end};
 use crate::reconcile::{
-    CopyFacts, DataEnd, Desired, EndState, Fork, Goal, MemberUpstream, RecordedIdentity, RestartTurn, ServerFacts,
-    ServerProbe, SourceFacts, TargetDb, check_source, is_short_of_slots,
+    CopyFacts, Desired, Goal, MemberUpstream, RecordedIdentity, RestartTurn, ServerFacts, ServerProbe, SourceFacts,
+    TargetDb, check_source, is_short_of_slots,
 };
 use crate::reconciler::copy_needs::{CopyNeeds, CopySurvey};
+use crate::reconciler::own_data::{fork, own_end};
 use crate::reconciler::restart_turns::RestartTurns;
 
 /// Interval of probing a source that is not ready.
@@ -88,7 +87,11 @@ impl Probe {
     /// Waits until the source answers and has the slot for this db, which the source's keeper creates (keeper 6.4).
     /// Returns where the source's data and the local ones end. Waits without limit: another desired state aborts the
     /// round.
-    pub(super) async fn source(&self, from: &MemberUpstream, desired: &Desired) -> CopyFacts {
+    ///
+    /// # Errors
+    ///
+    /// The local data cannot be read, which decides nothing about them.
+    pub(super) async fn source(&self, from: &MemberUpstream, desired: &Desired) -> Result<CopyFacts, StepError> {
         let slot = slot_of(desired);
         let mut logged = String::new();
         let mut log_waiting = |text: String| {
@@ -107,13 +110,13 @@ impl Probe {
                 }
             }
         };
-        CopyFacts {
-            own: self.own_end().await,
+        Ok(CopyFacts {
+            own: own_end(&self.instance).await?,
             source,
             external_dirs: needs.external_dirs,
             bytes: needs.bytes,
             obstacle: needs.obstacle,
-        }
+        })
     }
 
     async fn try_source(
@@ -179,35 +182,6 @@ impl Probe {
         )?;
         Ok(source.for_programs(self.instance.programs()))
     }
-
-    /// Returns the end of the local data; `None` when there are none or it cannot be determined.
-    async fn own_end(&self) -> Option<DataEnd> {
-        if !self.instance.is_initialised().await.unwrap_or(false) {
-            return None;
-        }
-        let access = self.instance.access();
-        let limit = self.instance.config().request_timeout;
-        let end = wal_end::wal_end(self.instance.programs(), access, limit).await;
-        let end = end
-            .inspect_err(|error| warn!(error = %Chain(error), "could not find the end of our data"))
-            .ok()?;
-        let history = access.read(move |data| history::read_history(data, end.timeline));
-        let history = history
-            .await
-            .inspect_err(|error| warn!(error = %Chain(error), "could not read our history"))
-            .ok()??;
-        Some(DataEnd {
-            system_id: end.control.system_id.to_string(),
-            state: match end.control.state {
-                pg_control::ControlState::ShutDown => EndState::ShutDown,
-                pg_control::ControlState::ShutDownInRecovery => EndState::ShutDownInRecovery,
-                _ => EndState::Unclean,
-            },
-            timeline: end.timeline,
-            position: end.position.unwrap_or_default(),
-            history: history.iter().map(fork).collect(),
-        })
-    }
 }
 
 /// Returns whether this is a recovery setting. A promoted server reports those that are no longer in its configuration
@@ -223,13 +197,6 @@ fn source_facts(facts: &upstream::UpstreamFacts) -> SourceFacts {
         position: facts.position,
         history: facts.history.iter().map(fork).collect(),
         oldest_segment: facts.oldest_wal.clone(),
-    }
-}
-
-fn fork(ancestor: &Ancestor) -> Fork {
-    Fork {
-        timeline: ancestor.timeline,
-        switch_point: ancestor.switch_point,
     }
 }
 

@@ -27,6 +27,14 @@ impl FileError {
         (self.kind() == ErrorKind::TimedOut).then_some(&self.path)
     }
 
+    /// Whether the file was found missing, too short or not text, rather than not read.
+    pub fn proves_damage(&self) -> bool {
+        matches!(
+            self.kind(),
+            ErrorKind::NotFound | ErrorKind::UnexpectedEof | ErrorKind::InvalidData
+        )
+    }
+
     /// Returns the kind of the error.
     pub fn kind(&self) -> ErrorKind {
         self.source.kind()

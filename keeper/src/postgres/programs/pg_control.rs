@@ -6,6 +6,7 @@ use std::time::Duration;
 use model::Lsn;
 
 use crate::postgres::config::conf::StandbyMinimums;
+use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::wal_layout::WalLayout;
 use crate::postgres::programs::command::{self, CommandError};
 use crate::postgres::programs::environment;
@@ -135,6 +136,12 @@ impl ControlFile {
             }
         }
     }
+}
+
+/// Fails if the bytes of the control file cannot be read. pg_controldata fails then, and also for a file that is damaged.
+pub(crate) fn check_readable(data: &Path) -> Result<(), FileError> {
+    let path = data.join("global/pg_control");
+    std::fs::read(&path).map(drop).map_err(FileError::new("read", path))
 }
 
 /// Reads the control file of a data directory.

@@ -35,6 +35,20 @@ pub enum WalEndError {
     },
 }
 
+impl WalEndError {
+    /// Whether the data were read and are damaged, so that they have no end. Any other failure, such as a program that
+    /// did not end in time, proves nothing about them (keeper 12.13.5).
+    pub fn proves_damage(&self) -> bool {
+        match self {
+            Self::Control(ControlError::Missing { .. } | ControlError::Damaged { .. }) | Self::NoCheckpoint { .. } => {
+                true
+            }
+            Self::File(failed) => failed.proves_damage(),
+            Self::Control(ControlError::Run(_)) | Self::Run(_) => false,
+        }
+    }
+}
+
 /// End of a stopped instance's data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WalEnd {
@@ -133,8 +147,9 @@ pub(crate) async fn end_of_records(
     let mut end = None;
     let reading = command::run(command, |line| end = end_of_waldump_line(line, layout).max(end));
     match tokio::time::timeout(limit, reading).await {
-        // pg_waldump always fails at the first place without a record.
-        Ok(Ok(()) | Err(CommandError::Failed { .. })) => Ok(end),
+        // pg_waldump always fails at the first place without a record; one that was killed has not got there.
+        Ok(Ok(())) => Ok(end),
+        Ok(Err(CommandError::Failed { status, .. })) if status.code().is_some() => Ok(end),
         Ok(Err(failed)) => Err(failed.into()),
         Err(_) => Err(CommandError::Timeout {
             program: programs.path("pg_waldump"),
