@@ -28,6 +28,15 @@ impl DataAccess {
         }
     }
 
+    /// For tests: reads have this limit.
+    #[cfg(test)]
+    pub(crate) fn with_limit(data: &Path, changes: DataChanges, limit: std::time::Duration) -> Self {
+        Self {
+            reads: Walker::new(limit),
+            ..Self::new(data, changes)
+        }
+    }
+
     /// Returns the path of PGDATA.
     pub fn data(&self) -> &Path {
         &self.data
@@ -83,10 +92,7 @@ mod tests {
 
     fn access(data: &Path) -> DataAccess {
         let limit = Duration::from_millis(50);
-        DataAccess {
-            reads: Walker::new(limit),
-            ..DataAccess::new(data, DataChanges::with_limit(limit))
-        }
+        DataAccess::with_limit(data, DataChanges::with_limit(limit), limit)
     }
 
     #[tokio::test]

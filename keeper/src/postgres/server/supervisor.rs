@@ -2,8 +2,10 @@
 //! processes that use the data. Its configuration, and when to do what, are left to `instance`.
 
 use std::process::ExitStatus;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
+use base::Chain;
 use rustix::process::Signal;
 use tokio::process::Command;
 use tokio::sync::{Mutex, watch};
@@ -12,7 +14,7 @@ use tracing::{info, warn};
 
 use crate::postgres::data::access::DataAccess;
 use crate::postgres::data::file_error::FileError;
-use crate::postgres::data::lock_files;
+use crate::postgres::data::lock_files::{self, PidFile};
 use crate::postgres::data::walker::Walker;
 use crate::postgres::server::error::InstanceError;
 use crate::postgres::server::pgdata_users::{self, EndError};
@@ -61,6 +63,8 @@ pub struct RunningServer {
 
 /// Time limit for a start until the sockets are open (keeper section 0).
 const START_LIMIT: Duration = Duration::from_secs(60);
+/// Time limit of the end of a killed server.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
 /// Interval of checking files while waiting.
 const POLL: Duration = Duration::from_millis(20);
 
@@ -73,6 +77,8 @@ pub struct Supervisor {
     access: DataAccess,
     child_status: watch::Sender<ChildStatus>,
     child: Mutex<Option<PostmasterChild>>,
+    /// Process id of the child that its lock file has named as the postmaster: it is no wrapper script. 0 before.
+    proven_postmaster: AtomicI32,
     /// Reads other processes.
     walker: Walker,
 }
@@ -84,6 +90,7 @@ impl Supervisor {
             access,
             child_status: watch::Sender::new(ChildStatus::NotStarted),
             child: Mutex::new(None),
+            proven_postmaster: AtomicI32::new(0),
             walker: Walker::default(),
         }
     }
@@ -154,6 +161,7 @@ impl Supervisor {
             // Line 8 of the lock file is written after the sockets are open: a port conflict shows before.
             loop {
                 let lock = self.access.read(lock_files::pid_file).await?;
+                self.record_proof(lock.as_ref(), pid);
                 if lock.is_some_and(|lock| is_or_descends(lock.pid, pid) && lock.status.is_some()) {
                     return Ok(());
                 }
@@ -178,8 +186,16 @@ impl Supervisor {
     pub(crate) async fn stop(&self, limits: StopLimits) -> Result<StopOutcome, InstanceError> {
         const ACTION: &str = "stop PostgreSQL";
         let child = self.child.lock().await;
-        let Some(process) = self.postmaster(child.as_ref()).await? else {
-            return Ok(StopOutcome::NotRunning);
+        let process = match self.postmaster(child.as_ref()).await {
+            Ok(Some(process)) => process,
+            Ok(None) => return Ok(StopOutcome::NotRunning),
+            Err(failed) => match self.proven_child(child.as_ref()) {
+                Some(process) if failed.unanswered().is_some() => {
+                    warn!(error = %Chain(&failed), "cannot read postmaster.pid, stopping the server that was started");
+                    PostmasterProcess::Child(process)
+                }
+                _ => return Err(failed.into()),
+            },
         };
         let process = process.as_ref();
         info!("stopping database");
@@ -201,7 +217,12 @@ impl Supervisor {
         }
         warn!(limit = ?limits.immediate, "immediate stop takes too long, killing");
         signal(Signal::KILL)?;
-        self.wait_gone(process).await;
+        // A process that waits for a file system that hangs ends when that answers.
+        let killed = timeout(KILL_LIMIT, self.wait_gone(process)).await;
+        killed.map_err(|_| InstanceError::Timeout {
+            action: ACTION,
+            limit: KILL_LIMIT,
+        })?;
         self.end_other_processes().await?;
         Ok(StopOutcome::Killed)
     }
@@ -218,6 +239,7 @@ impl Supervisor {
             return Ok(leftover.map(PostmasterProcess::Other));
         };
         let lock = self.access.read(lock_files::pid_file).await?;
+        self.record_proof(lock.as_ref(), pid);
         let below = lock.filter(|lock| lock.pid != pid && is_or_descends(lock.pid, pid));
         // It may have ended meanwhile; then its wrapper ends too.
         let below = below.and_then(|lock| Process::open(lock.pid).ok().flatten());
@@ -225,6 +247,23 @@ impl Supervisor {
             PostmasterProcess::Child(server.process()),
             PostmasterProcess::Other,
         )))
+    }
+
+    /// Records that the running child is the postmaster if its lock file names it.
+    fn record_proof(&self, lock: Option<&PidFile>, child: i32) {
+        if lock.is_some_and(|lock| lock.pid == child) {
+            self.proven_postmaster.store(child, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns the running child if it is known to be the postmaster, for a time when its lock file cannot be read. Another
+    /// process than the postmaster, such as a wrapper script, must not be signalled: the server would go on without it.
+    fn proven_child<'a>(&self, server: Option<&'a PostmasterChild>) -> Option<&'a Process> {
+        let ChildStatus::Running { pid } = *self.child_status.borrow() else {
+            return None;
+        };
+        let is_proven = self.proven_postmaster.load(Ordering::Relaxed) == pid;
+        server.filter(|_| is_proven).map(PostmasterChild::process)
     }
 
     /// Waits for the end of a server; a child is also reaped.
@@ -360,5 +399,68 @@ async fn wait_ended(child_status: &mut watch::Receiver<ChildStatus>) -> Option<E
         Ok(ChildStatus::Ended { status, .. }) => *status,
         // The sender belongs to the instance, which is borrowed meanwhile.
         _ => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{self, Sender};
+
+    use super::*;
+    use crate::postgres::data::changes::DataChanges;
+
+    /// A supervisor whose child is this shell script, run in PGDATA, where it writes `postmaster.pid`.
+    async fn launched(dir: &std::path::Path, script: &str) -> Supervisor {
+        let access = DataAccess::with_limit(dir, DataChanges::default(), Duration::from_millis(200));
+        let supervisor = Supervisor::new(access);
+        let mut command = Command::new("/bin/sh");
+        command.arg("-c").arg(script).current_dir(dir).process_group(0);
+        let launched = async || {
+            supervisor.launch(command, || true, async || Ok(())).await.unwrap();
+        };
+        timeout(Duration::from_secs(60), launched()).await.unwrap();
+        supervisor
+    }
+
+    /// Makes reads of PGDATA hang until the sender is dropped.
+    async fn hang(supervisor: &Supervisor) -> Sender<()> {
+        let (answer, waits) = mpsc::channel::<()>();
+        let hung = supervisor.access.read(move |_| {
+            let _ = waits.recv(); // it hangs until the test ends
+            Ok::<_, FileError>(())
+        });
+        assert!(hung.await.is_err());
+        answer
+    }
+
+    const LOCK: &str = "/data\n1\n1\n\n\n\nready\n' > pid && mv pid postmaster.pid";
+
+    #[tokio::test]
+    async fn the_own_server_is_stopped_while_its_data_hang() {
+        let dir = tempfile::tempdir().unwrap();
+        let script = format!("printf \"$$\"'\n{LOCK} && exec sleep 1000");
+        let supervisor = launched(dir.path(), &script).await;
+        let _hung = hang(&supervisor).await;
+        let stopped = supervisor.stop(StopLimits::default()).await;
+        assert_eq!(stopped.unwrap(), StopOutcome::Fast);
+        assert!(matches!(*supervisor.child_status.borrow(), ChildStatus::Ended { .. }));
+    }
+
+    #[tokio::test]
+    async fn a_wrapper_script_is_not_signalled_in_place_of_its_server_while_the_data_hang() {
+        let dir = tempfile::tempdir().unwrap();
+        let script = format!("sleep 1000 & printf \"$!\"'\n{LOCK}; wait");
+        let supervisor = launched(dir.path(), &script).await;
+        let hung = hang(&supervisor).await;
+        let failed = supervisor.stop(StopLimits::default()).await.unwrap_err();
+        assert!(failed.is_unanswered(), "{failed}");
+        assert!(matches!(*supervisor.child_status.borrow(), ChildStatus::Running { .. }));
+        drop(hung);
+        let server = lock_files::pid_file(dir.path()).unwrap().unwrap().pid;
+        Process::open(server).unwrap().unwrap().signal(Signal::KILL).unwrap();
+        let mut child_status = supervisor.child_status();
+        timeout(Duration::from_secs(60), wait_ended(&mut child_status))
+            .await
+            .unwrap();
     }
 }
