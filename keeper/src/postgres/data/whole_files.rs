@@ -4,25 +4,43 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::postgres::data::file_error::FileError;
+use crate::postgres::data::walker;
 
 /// Writes a file atomically and durably (keeper 2.5): a temporary file beside it, mode 0600, is synced and renamed;
-/// then the directory is synced, too, because `dbstate` must survive a crash.
+/// then the directory is synced, too, because `dbstate` must survive a crash. Each of these steps counts as progress of
+/// the running change (keeper 12.12.1).
 pub fn write_atomically(path: &Path, content: &[u8]) -> Result<(), FileError> {
     let attempt = || -> io::Result<()> {
         let (dir, name) = match (path.parent(), path.file_name()) {
             (Some(dir), Some(name)) => (dir, name),
             _ => return Err(io::Error::new(ErrorKind::InvalidInput, "not the path of a file")),
         };
+        walker::progress_at(path);
         let mut file = temporary(dir, name)?;
         file.write_all(content)?;
-        file.as_file().sync_all()?;
+        walker::sync_at(dir, || file.as_file().sync_all())?;
+        walker::progress_at(path);
         file.persist(path).map_err(|failed| failed.error)?;
-        File::open(dir)?.sync_all()
+        walker::sync_at(dir, || File::open(dir)?.sync_all())?;
+        walker::progress_at(dir);
+        Ok(())
     };
     attempt().map_err(FileError::new("write", path))
+}
+
+/// Writes a file as [`write_atomically`] does, unless it is there with this content and no other user can read it. For
+/// generated files only: the one that is there may not have been synced.
+pub fn write_if_changed(path: &Path, content: &[u8]) -> Result<(), FileError> {
+    walker::progress_at(path);
+    let is_private = fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.mode() & 0o077 == 0);
+    if is_private && fs::read(path).is_ok_and(|found| found == content) {
+        return Ok(());
+    }
+    write_atomically(path, content)
 }
 
 /// Part of a temporary file's name, between the name of the file and the random suffix; an operator's copy of the file
@@ -62,6 +80,7 @@ pub fn remove_leftovers(dir: &Path) -> Result<(), FileError> {
 
 /// Removes a file; a missing one is not an error.
 pub(crate) fn remove_if_there(path: &Path) -> Result<(), FileError> {
+    walker::progress_at(path);
     match fs::remove_file(path) {
         Err(source) if source.kind() != ErrorKind::NotFound => Err(FileError::new("remove", path)(source)),
         _ => Ok(()),
@@ -70,6 +89,7 @@ pub(crate) fn remove_if_there(path: &Path) -> Result<(), FileError> {
 
 /// Returns the contents of a text file; `None` if it does not exist.
 pub(crate) fn read_if_there(path: &Path) -> Result<Option<String>, FileError> {
+    walker::progress_at(path);
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(gone) if gone.kind() == ErrorKind::NotFound => Ok(None),
@@ -79,6 +99,7 @@ pub(crate) fn read_if_there(path: &Path) -> Result<Option<String>, FileError> {
 
 /// Whether a file or directory exists.
 pub(crate) fn exists(path: &Path) -> Result<bool, FileError> {
+    walker::progress_at(path);
     path.try_exists().map_err(FileError::new("look for", path))
 }
 
@@ -98,6 +119,27 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    /// Rule: keeper 12.12.1. All files of a configuration were one step, which a slow disk never ended in time.
+    #[test]
+    fn each_sync_of_a_written_file_is_progress() {
+        let dir = tempfile::tempdir().unwrap();
+        let (written, steps) = walker::count_steps(|| write_atomically(&dir.path().join("dbstate"), b"new"));
+        written.unwrap();
+        assert_eq!(steps, 5, "begun, synced, renamed, directory synced, done");
+    }
+
+    #[tokio::test]
+    async fn a_hanging_write_names_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("postgresql.conf");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RWXU).unwrap();
+        let walker = walker::Walker::new(std::time::Duration::from_millis(50));
+        let read = pipe.clone();
+        let hung = walker.run(move || read_if_there(&read)).await.unwrap_err(); // nobody writes into the pipe
+        assert_eq!(hung.path, pipe);
+        drop(File::options().write(true).open(&pipe).unwrap());
     }
 
     #[test]
