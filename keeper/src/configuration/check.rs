@@ -285,8 +285,14 @@ impl ConfigCheck {
                 return;
             }
             let limit = self.instance.config().request_timeout;
-            let refused =
-                parameter_check::refused_parameters(self.instance.programs(), &self.data_dir, &candidate, limit).await;
+            let refused = parameter_check::refused_parameters(
+                self.instance.programs(),
+                self.instance.access(),
+                &self.data_dir,
+                &candidate,
+                limit,
+            )
+            .await;
             self.checked_parameters = Some(candidate);
             match refused {
                 Ok(refused) if refused.is_empty() => return,

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use tracing::{debug, info};
 
 use crate::postgres::client::session_settings::{self, SessionUser};
-use crate::postgres::config::conninfo::{Address, LibpqPasswordFile, copy_conninfo};
+use crate::postgres::config::conninfo::{Address, copy_conninfo, copy_passfile};
 use crate::postgres::data::changes::DataChanges;
 use crate::postgres::data::data_build::DataBuild;
 use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::files;
 use crate::postgres::data::owned_dirs::OwnedDirs;
+use crate::postgres::data::scratch_file::ScratchFile;
 use crate::postgres::instance::Instance;
 use crate::postgres::programs::command;
 use crate::postgres::programs::environment;
@@ -75,12 +76,11 @@ pub async fn run(
     instance.end_other_processes().await?;
     let config = instance.config();
     let login = &config.replication;
-    let (dir, source, user) = (config.scratch_dir().to_owned(), copy.source.clone(), login.clone());
-    let write = move |_: &Path| {
-        LibpqPasswordFile::write(&dir, &source, &user)
-            .map_err(FileError::new("write the password file for pg_basebackup in", dir))
-    };
-    let password_file = instance.access().write(write).await?;
+    let mut password_file = None;
+    if let Some(content) = copy_passfile(&copy.source, login) {
+        let file = ScratchFile::write(instance.access(), config.scratch_dir(), "pgpass", content).await?;
+        password_file = Some(file);
+    }
     let major = session_settings::major(Some(instance.programs())).await;
     let options = session_settings::options(major, SessionUser::Replication);
     let mut command = environment::command(&instance.programs().path("pg_basebackup"));
@@ -99,27 +99,53 @@ pub async fn run(
         .arg(copy_conninfo(&copy.application_name, &copy.source, login, &options));
     command.arg("--slot").arg(&copy.slot);
     info!("running pg_basebackup");
-    command::run(command, |line| match BaseBackupProgress::parse(line) {
+    let copied = command::run(command, |line| match BaseBackupProgress::parse(line) {
         Some(now) => progress(now),
         None => debug!(target: "pg_basebackup", "{line}"),
     })
-    .await?;
+    .await;
+    if let Some(file) = password_file {
+        file.remove().await;
+    }
+    copied?;
     let (build, owned, data) = (build.clone(), Arc::clone(owned), config.data.clone());
-    let finish = move || {
-        drop(password_file);
-        build.finish(&owned)?;
-        // -R wrote the connection with the password there.
-        files::link_auto_conf(&data)?;
-        files::signal_standby(&data)?;
-        finished();
-        Ok::<_, FileError>(())
-    };
-    Ok(changes.run(finish).await??)
+    Ok(changes.run(move || complete(&build, &owned, &data, finished)).await??)
+}
+
+/// Moves a copy to its place, and calls `finished` once it is complete.
+fn complete(build: &DataBuild, owned: &OwnedDirs, data: &Path, finished: impl FnOnce()) -> Result<(), FileError> {
+    build.finish(owned)?;
+    // -R wrote the connection with the password there.
+    files::link_auto_conf(data)?;
+    files::signal_standby(data)?;
+    finished();
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use base::RandomBytes;
+
     use super::*;
+
+    /// Rule: keeper 12.12.5.
+    #[test]
+    fn a_copy_is_reported_as_finished_once_it_is_complete_and_only_then() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("postgres");
+        let owned = OwnedDirs::load(dir.path(), RandomBytes::system()).unwrap();
+        let build = DataBuild::plain(&data);
+        let missing = complete(&build, &owned, &data, || panic!("there are no data"));
+        assert!(missing.is_err());
+        std::fs::create_dir(&data).unwrap();
+        files::make_data(&data, "content");
+        let mut has_finished = false;
+        complete(&build, &owned, &data, || {
+            has_finished = files::signals(&data).unwrap().standby
+        })
+        .unwrap();
+        assert!(has_finished);
+    }
 
     #[test]
     fn progress_reads_in_its_forms() {

@@ -1,7 +1,5 @@
 //! Runs initdb (keeper 5.1, N4).
 
-use std::io::Write;
-use std::path::Path;
 use std::sync::Arc;
 
 use base::Chain;
@@ -9,9 +7,8 @@ use tracing::{debug, warn};
 
 use crate::postgres::data::changes::DataChanges;
 use crate::postgres::data::data_build::DataBuild;
-use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::owned_dirs::OwnedDirs;
-use crate::postgres::data::whole_files;
+use crate::postgres::data::scratch_file::ScratchFile;
 use crate::postgres::instance::Instance;
 use crate::postgres::programs::command::{self, CommandError};
 use crate::postgres::programs::environment;
@@ -48,16 +45,8 @@ pub async fn run(
         .arg(&config.superuser.user);
     let mut password_file = None;
     if let Some(password) = config.superuser.password() {
-        let dir = config.scratch_dir().to_owned();
-        let write = move |_: &Path| {
-            let write = || {
-                let mut file = whole_files::temporary(&dir, "initdb".as_ref())?;
-                writeln!(file, "{password}")?;
-                Ok(file)
-            };
-            write().map_err(FileError::new("write the password file for initdb in", dir))
-        };
-        let file = instance.access().write(write).await?;
+        let content = format!("{password}\n");
+        let file = ScratchFile::write(instance.access(), config.scratch_dir(), "initdb", content).await?;
         command.arg("--pwfile").arg(file.path());
         password_file = Some(file);
     }
@@ -70,7 +59,9 @@ pub async fn run(
         command.arg("--data-checksums");
     }
     let result = command::run(command, |line| debug!(target: "initdb", "{line}")).await;
-    drop(password_file);
+    if let Some(file) = password_file {
+        file.remove().await;
+    }
     let (build, owned) = (build.clone(), Arc::clone(owned));
     if let Err(CommandError::Failed { .. } | CommandError::Read { .. }) = result {
         let discarded = changes.run(move || build.discard()).await.map_err(InstanceError::from);

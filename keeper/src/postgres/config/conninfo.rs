@@ -1,12 +1,7 @@
 //! Connection strings and password files for libpq (keeper 7.2, 7.3). The keeper's own connections in `sql` and
 //! `replication` do not use them.
 
-use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-
-use tempfile::NamedTempFile;
 
 use crate::postgres::config::credentials::Login;
 use crate::postgres::data::file_error::FileError;
@@ -73,16 +68,11 @@ pub fn write_passfile(path: &Path, login: &Login) -> Result<(), FileError> {
         return Ok(());
     };
     let line = passfile_line("*", "*", &login.user, &password);
-    // libpq ignores a file that is readable by others.
-    let is_private = fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.mode() & 0o077 == 0);
-    if is_private && fs::read(path).is_ok_and(|content| content == line.as_bytes()) {
-        return Ok(());
-    }
-    whole_files::write_atomically(path, line.as_bytes())
+    whole_files::write_if_changed(path, line.as_bytes())
 }
 
-/// Returns the connection string of a program that copies from `source`; its password goes into a
-/// [`LibpqPasswordFile`].
+/// Returns the connection string of a program that copies from `source`; its password is in the file of
+/// [`copy_passfile`].
 ///
 /// `options` are the settings of its sessions (`session_settings`); users' settings, such as a timeout, could end the
 /// copy.
@@ -97,26 +87,12 @@ pub fn copy_conninfo(application_name: &str, source: &Address, login: &Login, op
     ])
 }
 
-/// A password file for one libpq program: mode 0600, removed when dropped.
-#[derive(Debug)]
-pub struct LibpqPasswordFile(NamedTempFile);
-
-impl LibpqPasswordFile {
-    /// Writes the file into `dir` for a connection to `source`; `None` when the login needs no password.
-    pub fn write(dir: &Path, source: &Address, login: &Login) -> io::Result<Option<Self>> {
-        let Some(password) = login.password() else {
-            return Ok(None);
-        };
-        let mut file = whole_files::temporary(dir, "pgpass".as_ref())?;
-        let (host, port) = (escape_field(&source.host), escape_field(&source.port));
-        file.write_all(passfile_line(&host, &port, &login.user, &password).as_bytes())?;
-        Ok(Some(Self(file)))
-    }
-
-    /// Returns its path, for `PGPASSFILE`.
-    pub fn path(&self) -> &Path {
-        self.0.path()
-    }
+/// Returns the content of the password file of a program that copies from `source`; `None` when the login needs no
+/// password.
+pub fn copy_passfile(source: &Address, login: &Login) -> Option<String> {
+    let password = login.password()?;
+    let (host, port) = (escape_field(&source.host), escape_field(&source.port));
+    Some(passfile_line(&host, &port, &login.user, &password))
 }
 
 /// Returns a line of a password file: fields separated by colons (keeper W15; PostgreSQL manual 34.16), for any
@@ -132,6 +108,9 @@ fn escape_field(field: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
     use crate::postgres::config::credentials::{AuthMethod, Secret};
 
@@ -221,18 +200,10 @@ mod tests {
             passfile_line(&escape_field(&source.host), &source.port, "r:u", "a\\b:c'"),
             "fd00\\:\\:1:5432:*:r\\:u:a\\\\b\\:c'\n"
         );
-        let dir = tempfile::tempdir().unwrap();
-        assert!(
-            LibpqPasswordFile::write(dir.path(), &source, &login(None))
-                .unwrap()
-                .is_none()
+        assert_eq!(copy_passfile(&source, &login(None)), None);
+        assert_eq!(
+            copy_passfile(&source, &login(Some("pw"))).as_deref(),
+            Some("fd00\\:\\:1:5432:*:repluser:pw\n")
         );
-        let file = LibpqPasswordFile::write(dir.path(), &source, &login(Some("pw")))
-            .unwrap()
-            .unwrap();
-        let path = file.path().to_path_buf();
-        assert!(std::fs::read_to_string(&path).unwrap().ends_with(":pw\n"));
-        drop(file);
-        assert!(!path.exists());
     }
 }

@@ -3,17 +3,16 @@
 //! those errors show at a start.
 
 use std::collections::BTreeMap;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::postgres::config::conf::{self, Parameters, Recovery};
 use crate::postgres::config::pinned;
+use crate::postgres::data::access::DataAccess;
 use crate::postgres::data::file_error::FileError;
-use crate::postgres::data::whole_files;
+use crate::postgres::data::scratch_file::ScratchFile;
 use crate::postgres::programs::command::{self, CommandError};
 use crate::postgres::programs::environment;
 use crate::postgres::programs::installation::Programs;
@@ -42,9 +41,10 @@ pub enum ParameterCheckError {
     Unclear(String),
 }
 
-/// Returns the parameters that `postgres` refuses, with reasons. `dir` is a directory for the scratch file.
+/// Returns the parameters that `postgres` refuses, with reasons. `dir` is the keeper's directory, for the scratch file.
 pub async fn refused_parameters(
     programs: &Programs,
+    access: &DataAccess,
     dir: &Path,
     parameters: &Parameters,
     limit: Duration,
@@ -52,7 +52,7 @@ pub async fn refused_parameters(
     let mut left = parameters.clone();
     let mut refused = BTreeMap::new();
     for _ in 0..ROUNDS_MAX {
-        let Some(output) = run(programs, dir, &left, limit).await? else {
+        let Some(output) = run(programs, access, dir, &left, limit).await? else {
             return Ok(refused);
         };
         let named = named(&left, &output);
@@ -68,12 +68,13 @@ pub async fn refused_parameters(
 /// Returns the output if the program refused the parameters.
 async fn run(
     programs: &Programs,
+    access: &DataAccess,
     dir: &Path,
     parameters: &Parameters,
     limit: Duration,
 ) -> Result<Option<Vec<String>>, ParameterCheckError> {
     let text = conf::render(parameters, &Recovery::default());
-    let file = write_scratch_file(dir.to_owned(), text, limit).await?;
+    let file = ScratchFile::write(access, dir, SCRATCH, text).await?;
     let mut command = environment::command(&programs.path("postgres"));
     command.arg("-C").arg("port").arg("-D").arg(dir);
     let config_file = ("config_file", file.path().display().to_string());
@@ -96,32 +97,14 @@ async fn run(
             output.push(line.to_owned());
         }
     };
-    match timeout(limit, command::run(command, on_line)).await {
+    let ended = timeout(limit, command::run(command, on_line)).await;
+    file.remove().await;
+    match ended {
         Err(_) => Err(ParameterCheckError::Timeout(limit)),
         Ok(Ok(())) => Ok(None),
         Ok(Err(CommandError::Failed { status, .. })) if status.code().is_some() => Ok(Some(output)),
         Ok(Err(failed)) => Err(ParameterCheckError::Run(failed)),
     }
-}
-
-/// Writes a scratch file, removed when dropped, on another thread: the file system may hang (keeper 12.13).
-async fn write_scratch_file(
-    dir: PathBuf,
-    text: String,
-    limit: Duration,
-) -> Result<tempfile::NamedTempFile, ParameterCheckError> {
-    let write = spawn_blocking(move || {
-        let write = || {
-            let mut file = whole_files::temporary(&dir, SCRATCH.as_ref())?;
-            file.write_all(text.as_bytes())?;
-            Ok(file)
-        };
-        write().map_err(FileError::new("write a scratch file in", dir))
-    });
-    let written = timeout(limit, write)
-        .await
-        .map_err(|_| ParameterCheckError::Timeout(limit))?;
-    Ok(written.expect("writing a file does not panic")?)
 }
 
 /// Returns the parameters that the output names, by name or by line number, with the messages.
@@ -173,6 +156,7 @@ fn quoted_after<'a>(text: &'a str, before: &str) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::postgres::data::changes::DataChanges;
 
     fn parameters(list: &[(&str, &str)]) -> Parameters {
         list.iter()
@@ -214,13 +198,16 @@ mod tests {
         let programs = Programs::find(None, std::env::var_os("PATH").as_deref(), None).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let limit = Duration::from_secs(60);
+        let access = DataAccess::new(dir.path(), DataChanges::default());
         let good = parameters(&[
             ("work_mem", "8MB"),
             ("no.such", "x"),
             ("data_directory", "/nonexistent"),
         ]);
         assert_eq!(
-            refused_parameters(&programs, dir.path(), &good, limit).await.unwrap(),
+            refused_parameters(&programs, &access, dir.path(), &good, limit)
+                .await
+                .unwrap(),
             BTreeMap::new()
         );
         let mut bad = good.clone();
@@ -234,7 +221,9 @@ mod tests {
             ("server_version", "3"),
             ("log_line_prefix", "%d"),
         ]));
-        let refused = refused_parameters(&programs, dir.path(), &bad, limit).await.unwrap();
+        let refused = refused_parameters(&programs, &access, dir.path(), &bad, limit)
+            .await
+            .unwrap();
         assert_eq!(
             refused.keys().collect::<Vec<_>>(),
             [
