@@ -317,3 +317,45 @@ async fn stop_leftover_instance(instance: &Instance) {
         warn!(error = %Chain(&error), "could not stop the processes that use the data directory");
     }
 }
+
+/// For tests: what the parts of a keeper in this directory share. Its store is never asked.
+#[cfg(test)]
+pub(crate) fn test_context(dir: &Path) -> KeeperContext {
+    use daemon::args::{KEEPER, try_parse};
+
+    use crate::args::{Args, HostEnv};
+
+    let data_dir = format!("--data-dir={}", dir.join("keeper").display()); // not there yet, so it has no owner
+    let options = [
+        "--cluster-name=main",
+        "--store-backend=etcdv3",
+        &data_dir,
+        "--pg-listen-address=127.0.0.1",
+        "--pg-repl-username=repl",
+        "--pg-repl-password=replpass",
+        "--pg-su-username=super",
+        "--pg-su-password=supass",
+    ];
+    let args: Args = try_parse(KEEPER, options.map(str::to_owned), |_| None).unwrap().args;
+    let host = HostEnv {
+        uid: 1,
+        user: None,
+        directory: dir.to_owned(),
+    };
+    let (config, clock, random) = (
+        args.check(&host).config.unwrap(),
+        Clock::system(),
+        RandomBytes::system(),
+    );
+    let (dir, sockets) = take_data_dir(&config, &random).unwrap();
+    let store = Store::new(config.common.store.clone(), clock.clone());
+    let keeper = StartedKeeper {
+        programs: Programs::find(None, std::env::var_os("PATH").as_deref(), None).unwrap(),
+        config,
+        metrics: Metrics::register(),
+        dir,
+        clock,
+        random,
+    };
+    keeper.into_context(store, &Spec::default(), &sockets)
+}

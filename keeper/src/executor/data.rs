@@ -86,6 +86,12 @@ impl DataSteps {
         }
     }
 
+    /// For tests: the copy of this db is completed after its step gave up.
+    #[cfg(test)]
+    pub(super) fn complete_late(&self, db: &str) {
+        self.late.set(Some(db.into()));
+    }
+
     /// Saves the local db durably before the steps that follow.
     pub(super) async fn save_db(&self, db: &LocalDb) -> Result<(), StepError> {
         self.write_db(db).await?;

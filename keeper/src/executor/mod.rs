@@ -203,3 +203,24 @@ fn target(desired: &Desired) -> &TargetDb {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reconcile::HoldReason;
+    use crate::start::test_context;
+
+    /// Rule: keeper 12.12.5.
+    #[tokio::test]
+    async fn a_plan_counts_a_copy_that_was_completed_after_its_step_gave_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut executor = Executor::new(&test_context(dir.path()));
+        let desired = Desired {
+            cluster: Some("c1".into()),
+            goal: Goal::Hold(HoldReason::NotListed),
+        };
+        assert_eq!(executor.process_state(&desired).completed, None);
+        executor.data.complete_late("db1");
+        assert_eq!(executor.process_state(&desired).completed, Some("db1".into()));
+    }
+}
