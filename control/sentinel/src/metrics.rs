@@ -1,11 +1,17 @@
 //! The metrics of stolon-sentinel (sentinel M-2).
 
+use std::time::Duration;
+
 use daemon::telemetry::register_metrics;
-use metrics::Gauge;
+use metrics::{Gauge, Histogram};
+use model::{ClusterData, DbUid};
 use store::election::Leadership;
 use tokio::sync::watch;
 
+mod failover;
 mod table;
+
+pub(crate) use failover::FailoverTimer;
 
 pub use table::TABLE;
 
@@ -18,6 +24,9 @@ pub struct Metrics {
     is_leader: Gauge,
     /// Leaderships won since the start.
     leader_count: Gauge,
+    round_seconds: Histogram,
+    /// What the cluster data say, in the order of `set_cluster`.
+    cluster: [Gauge; 6],
 }
 
 impl Metrics {
@@ -28,14 +37,91 @@ impl Metrics {
             last_check: table::LAST_CHECK.gauge_of(&[]),
             is_leader: table::IS_LEADER.gauge_of(&[]),
             leader_count: table::LEADER_COUNT.gauge_of(&[]),
+            round_seconds: table::ROUND_SECONDS.histogram_of(&[]),
+            cluster: [
+                table::MASTER_ANNOUNCED,
+                table::MASTER_HEALTHY,
+                table::HEALTHY_STANDBYS,
+                table::KEEPERS,
+                table::KEEPERS_FAILED,
+                table::PROXIES,
+            ]
+            .map(|row| row.gauge_of(&[])),
         }
     }
 
     /// Records a write as leader at this time, in nanoseconds since 1970.
     pub(crate) fn set_last_check(&self, unix_nanos: i128) {
-        #[expect(clippy::cast_precision_loss, reason = "a metric in seconds needs no nanoseconds")]
-        let nanos = unix_nanos as f64;
-        self.last_check.set(nanos / 1e9);
+        self.last_check.set(unix_seconds(unix_nanos));
+    }
+
+    /// Counts a round that ended so and took this long.
+    pub(crate) fn count_round(&self, result: RoundEnd, took: Duration) {
+        table::ROUNDS.counter_of(&[result.label()]).increment(1);
+        self.round_seconds.record(took.as_secs_f64());
+    }
+
+    /// Records the cluster as it was read.
+    pub(crate) fn set_cluster(&self, data: &ClusterData) {
+        let is_healthy = |uid: &DbUid| data.dbs().get(uid).is_some_and(|db| db.status.healthy);
+        let standbys = data.dbs().iter().filter(|(uid, _)| Some(*uid) != data.master_uid());
+        let healthy_standbys = standbys.filter(|(_, db)| db.status.healthy).count();
+        let failed = data.keepers().values().filter(|keeper| !keeper.status.healthy).count();
+        let proxies = data.proxy.as_ref().map_or(0, |proxy| proxy.spec.enabled_proxies.len());
+        let announced = data.proxied_master().is_some();
+        let master_healthy = data.master_uid().is_some_and(is_healthy);
+        for (gauge, value) in self.cluster.iter().zip([
+            usize::from(announced),
+            usize::from(master_healthy),
+            healthy_standbys,
+            data.keepers().len(),
+            failed,
+            proxies,
+        ]) {
+            gauge.set(u32::try_from(value).map_or(f64::MAX, f64::from));
+        }
+    }
+}
+
+/// Converts nanoseconds since 1970 to the seconds of a metric.
+#[expect(clippy::cast_precision_loss, reason = "a metric in seconds needs no nanoseconds")]
+fn unix_seconds(nanos: i128) -> f64 {
+    nanos as f64 / 1e9
+}
+
+/// How a round ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RoundEnd {
+    /// The leader wrote its plan.
+    Written,
+    /// The leader's plan can wait.
+    Unchanged,
+    /// Another sentinel leads.
+    Followed,
+    /// The store has changed since it was read.
+    Conflict,
+    /// The write failed.
+    WriteFailed,
+    /// Nothing can be planned from the cluster data.
+    NotPlanned,
+    /// There are no usable cluster data.
+    NoData,
+    /// The store did not answer.
+    NoStore,
+}
+
+impl RoundEnd {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Written => "written",
+            Self::Unchanged => "unchanged",
+            Self::Followed => "followed",
+            Self::Conflict => "conflict",
+            Self::WriteFailed => "write_failed",
+            Self::NotPlanned => "not_planned",
+            Self::NoData => "no_data",
+            Self::NoStore => "no_store",
+        }
     }
 }
 

@@ -21,7 +21,7 @@ use crate::ages;
 use crate::decode::{DecodedSnapshot, decode, key_ranges};
 use crate::info_publisher::SentinelInfoPublisher;
 use crate::log_state::LogState;
-use crate::metrics::{Metrics, count_leaderships};
+use crate::metrics::{FailoverTimer, Metrics, RoundEnd, count_leaderships};
 use crate::missing_data::{MissingData, MissingDataDecision};
 use crate::status::RoundStatus;
 use crate::throttle::RoundThrottle;
@@ -95,6 +95,9 @@ struct Sentinel {
     log_state: LogState,
     heartbeat: Heartbeat,
     status: RoundStatus,
+    failover: FailoverTimer,
+    /// How the current round ends.
+    result: RoundEnd,
 }
 
 /// What a round has read.
@@ -153,6 +156,8 @@ impl Sentinel {
             own_requests: Duration::ZERO,
             log_state: LogState::default(),
             status: RoundStatus::default(),
+            failover: FailoverTimer::default(),
+            result: RoundEnd::NoStore,
         }
     }
 
@@ -171,7 +176,9 @@ impl Sentinel {
         loop {
             self.throttle.start_round(self.clock.now());
             self.heartbeat.beat();
+            let began = self.clock.now();
             let next = self.round().await;
+            self.metrics.count_round(self.result, self.clock.now().since(began));
             let earliest = self.throttle.earliest_next();
             let due = match next {
                 NextRound::At(at) => at.before(read_lead_time(self.store.latency())).max(earliest),
@@ -243,6 +250,7 @@ impl Sentinel {
             Ok(snapshot) => snapshot,
             Err(error) => {
                 self.had_outage = true;
+                self.result = RoundEnd::NoStore;
                 self.log_state.log_store_error(&error, "error retrieving cluster data");
                 self.status.set_no_store(Chain(&error).to_string());
                 self.missing_data.restart_wait();
@@ -262,6 +270,9 @@ impl Sentinel {
     fn record_usable_data(&mut self, data: &CheckedClusterData) -> Duration {
         self.missing_data.reset();
         self.status.set_cluster(data);
+        self.metrics.set_cluster(&data.data);
+        self.failover
+            .record_read(&data.data, self.clock.now(), self.clock.wall());
         self.log_state.warn_of_clamped_durations(data);
         let interval = data.spec.sleep_interval.max(SLEEP_INTERVAL_MIN);
         self.info_publisher.set_interval(Some(interval));
@@ -270,6 +281,8 @@ impl Sentinel {
 
     /// Records that another sentinel leads. What was read is added to the memory, in case this one leads next.
     fn follow(&mut self, data: &CheckedClusterData, input: &RoundInput, interval: Duration) -> NextRound {
+        self.result = RoundEnd::Followed;
+        self.failover.end_leadership();
         self.writer.end_leadership();
         self.memory = self.memory.after_read(&input.snapshot.observations, data, input.now);
         self.log_state.clear_notes();
@@ -300,7 +313,8 @@ impl Sentinel {
         };
         self.log_state.clear_error();
         if let Some(due) = self.postponed_until(&plan, interval, input.now) {
-            self.log_state.log_notes(&plan.notes);
+            self.result = RoundEnd::Unchanged;
+            self.record_decisions(&plan);
             self.memory = plan.memory;
             return NextRound::At(plan.wake_at.map_or(due, |wake| wake.min(due)));
         }
@@ -327,6 +341,7 @@ impl Sentinel {
 
     /// Records that nothing can be planned from this input. The next round is due at `retry_at`.
     fn record_plan_error(&mut self, error: &PlanError, memory_if_failed: Memory, retry_at: Boottime) -> NextRound {
+        self.result = RoundEnd::NotPlanned;
         let first_run = self.memory.leadership != memory_if_failed.leadership;
         self.memory = memory_if_failed;
         self.log_state.log_plan_error(error);
@@ -357,18 +372,21 @@ impl Sentinel {
     ) -> NextRound {
         match written {
             Ok(Some(at)) => {
+                self.result = RoundEnd::Written;
                 self.metrics.set_last_check(self.clock.wall());
-                self.log_state.log_notes(&plan.notes);
+                self.record_decisions(&plan);
                 self.memory = plan.memory;
                 NextRound::At(plan.wake_at.map_or(at + interval, |wake| wake.min(at + interval)))
             }
             Ok(None) => {
                 // Another program wrote, the old master published, or this sentinel no longer leads: read again.
+                self.result = RoundEnd::Conflict;
                 debug!("the store has changed since it was read, planning again");
                 self.memory = memory_if_failed;
                 NextRound::Soon
             }
             Err(error) => {
+                self.result = RoundEnd::WriteFailed;
                 self.log_state.log_notes(&plan.notes);
                 error!(error = %Chain(&error), "error saving clusterdata");
                 self.memory = memory_if_failed.keeping_election_of(&plan.memory);
@@ -377,7 +395,15 @@ impl Sentinel {
         }
     }
 
+    /// Logs and measures what a plan decided that counts.
+    fn record_decisions(&mut self, plan: &Plan) {
+        self.log_state.log_notes(&plan.notes);
+        let (now, wall) = (self.clock.now(), self.clock.wall());
+        self.failover.record_plan(&plan.notes, &plan.next, now, wall);
+    }
+
     fn handle_unusable_data(&mut self, input: &RoundInput) -> NextRound {
+        self.result = RoundEnd::NoData;
         self.info_publisher.set_interval(None);
         self.status.set_no_data("the cluster data cannot be used");
         let key = self.store.keys().cluster_data();
@@ -388,6 +414,7 @@ impl Sentinel {
     /// Handles missing cluster data: creates a cluster, whether or not this sentinel leads, unless keepers show that
     /// the cluster data was lost.
     async fn handle_missing_data(&mut self, input: &RoundInput) -> NextRound {
+        self.result = RoundEnd::NoData;
         self.info_publisher.set_interval(None);
         self.status.set_no_data("there are no cluster data");
         let spec = self.initial_spec.as_ref().and_then(|spec| spec.resolve().ok());
