@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use base::Chain;
+use base::clock::Boottime;
 use model::{
     BootUuid, CreationRecord, KeeperUid, Stored, UNREADABLE_DATA_REMEDY, UNUSABLE_DATA_REMEDY, Unusable, from_slice,
 };
@@ -27,6 +28,8 @@ const SLOW_STORE: Duration = Duration::from_millis(100);
 pub struct ReadClusterData {
     pub state: ClusterDataState,
     pub revision: Revision,
+    /// When the read was sent; `None` for what the watch brought.
+    pub sent: Option<Boottime>,
 }
 
 /// Reads the cluster data of one keeper.
@@ -69,6 +72,7 @@ impl ClusterDataReader {
         let read = ReadClusterData {
             state: cluster_data_state(Some(&entry)),
             revision: entry.mod_revision,
+            sent: None,
         };
         let is_standby = matches!(self.instance.local_role().await, Ok(FileRole::Standby));
         let runs = matches!(self.instance.running().await, Ok(Some(_)));
@@ -82,16 +86,19 @@ impl ClusterDataReader {
 
     /// Reads the cluster data.
     pub async fn read(&self) -> ReadClusterData {
+        let sent = Some(self.instance.clock().now());
         match self.store.get(&self.store.keys().cluster_data()).await {
             Ok(entry) => ReadClusterData {
                 state: cluster_data_state(entry.as_ref()),
                 revision: entry.map_or(Revision::ABSENT, |entry| entry.mod_revision),
+                sent,
             },
             Err(error) => {
                 debug!(error = %Chain(&error), "could not read the cluster data");
                 ReadClusterData {
                     state: ClusterDataState::Unavailable,
                     revision: Revision::ABSENT,
+                    sent,
                 }
             }
         }

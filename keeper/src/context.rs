@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use base::Clock;
+use daemon::health::Heartbeat;
 use model::{BootUuid, KeeperUid};
 use store::Store;
 
@@ -17,6 +18,7 @@ use crate::postgres::data::walker::Walker;
 use crate::postgres::instance::Instance;
 use crate::problems::Problems;
 use crate::publish::Publisher;
+use crate::status::KeeperHealth;
 
 /// Handles that the parts of one keeper share.
 #[derive(Debug, Clone)]
@@ -38,5 +40,9 @@ pub struct KeeperContext {
     pub changes: DataChanges,
     pub metrics: Arc<Metrics>,
     pub problems: Arc<Problems>,
+    /// What pages and systemd show.
+    pub status: KeeperHealth,
+    /// The last turn of the loop.
+    pub heartbeat: Heartbeat,
     pub clock: Clock,
 }

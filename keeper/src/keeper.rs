@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::Chain;
+use base::clock::Boottime;
 use daemon::signals::{ProcessSignal, SignalHandlers};
+use daemon::systemd;
 use model::{KeeperInfo, KeeperUid, LIVENESS_PERIOD, from_slice};
-use store::{Changes, Entry, KeyRange, Watch};
+use store::{Changes, KeyChange, KeyRange, Watch};
 use tokio::task::{JoinError, spawn_local};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::{debug, error, info, warn};
@@ -23,6 +25,7 @@ use crate::reconciler::RoundOutcome;
 use crate::rounds::Rounds;
 use crate::schedule::{COALESCE, Schedule};
 use crate::shutdown::{Shutdown, ShutdownKind};
+use crate::status::DesiredSource;
 
 /// A sleepInterval of zero is valid; it must not cause a busy loop.
 const SLEEP_MIN: Duration = Duration::from_millis(100);
@@ -38,6 +41,8 @@ pub struct KeeperLoop {
     sleep_interval: Duration,
     /// The desired state of the last completed round.
     last_desired: Option<Desired>,
+    /// When the running round began.
+    round_began: Boottime,
     /// The keeper of the followed instance, whose info is watched (extensions ).
     upstream: Option<KeeperUid>,
 }
@@ -53,6 +58,7 @@ impl KeeperLoop {
         Self {
             rounds: Rounds::new(&context),
             schedule: Schedule::new(context.clock.now()),
+            round_began: context.clock.now(),
             context,
             signals,
             liveness_key,
@@ -77,6 +83,8 @@ impl KeeperLoop {
             ended = &mut publisher => propagate_panic(ended),
             ended = &mut monitor => propagate_panic(ended),
         };
+        self.context.status.set_stopping();
+        systemd::report_stopping();
         // From here on only the shutdown acts and publishes.
         publisher.abort();
         monitor.abort();
@@ -91,9 +99,11 @@ impl KeeperLoop {
         let mut child_status = self.context.instance.child_status();
         let mut renewal = interval(LIVENESS_PERIOD);
         renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.context.status.set_running();
         loop {
             let now = self.context.clock.now();
             if !self.rounds.is_running() && self.schedule.due() <= now {
+                self.round_began = now;
                 self.rounds.begin(self.schedule.begin(now));
             }
             // One round at a time; while one runs, signals, the watch and the liveness key are still served.
@@ -115,9 +125,12 @@ impl KeeperLoop {
                         watch = self.watch();
                     }
                 }
-                _ = renewal.tick() => if !self.renew_liveness() {
-                    return ShutdownKind::Replaced;
-                },
+                _ = renewal.tick() => {
+                    self.context.heartbeat.beat();
+                    if !self.renew_liveness() {
+                        return ShutdownKind::Replaced;
+                    }
+                }
                 () = sleep(delay), if is_idle => {}
             }
         }
@@ -145,6 +158,7 @@ impl KeeperLoop {
                     warn!(pid, %status, "postgres has ended");
                 }
                 self.schedule.server_ended(now, self.sleep_interval);
+                self.context.status.server_ended();
             }
             ChildStatus::NotStarted => {}
         }
@@ -152,6 +166,8 @@ impl KeeperLoop {
 
     fn on_round_ended(&mut self, outcome: Option<RoundOutcome>) {
         let now = self.context.clock.now();
+        let result = outcome.as_ref().map_or("aborted", |outcome| outcome.result.label());
+        self.context.metrics.count_round(result, now.since(self.round_began));
         let Some(outcome) = outcome else {
             return self.schedule.round_aborted(now);
         };
@@ -191,7 +207,7 @@ impl KeeperLoop {
             self.context.publisher.change(Due::Now, |_| {});
         }
         if let Some(change) = cluster_data {
-            self.on_cluster_data(change.entry.as_ref());
+            self.on_cluster_data(change);
         }
         if let Some(upstream) = &self.upstream
             && let Some(change) = changes.keys.get(&keys.keeper_info(upstream.as_str()))
@@ -204,8 +220,14 @@ impl KeeperLoop {
         }
     }
 
-    fn on_cluster_data(&mut self, entry: Option<&Entry>) {
+    fn on_cluster_data(&mut self, change: &KeyChange) {
+        let entry = change.entry.as_ref();
         let desired = desired_state(&cluster_data_state(entry), &self.context.me, &self.context.boot);
+        let source = DesiredSource {
+            revision: change.revision,
+            sent: None,
+        };
+        self.context.status.set_desired(&desired, source);
         self.rounds.set_latest(entry);
         if self.rounds.is_running() {
             self.rounds.abort_if_superseded(&desired);

@@ -30,4 +30,5 @@ pub mod schedule;
 pub mod settings;
 pub mod shutdown;
 pub mod start;
+pub mod status;
 pub mod streaming;

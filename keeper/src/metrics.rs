@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use daemon::telemetry::{MetricRow, register_metrics};
-use metrics::Gauge;
+use metrics::{Gauge, Histogram};
 
+mod instance;
 mod table;
 
-pub(crate) use self::table::PROBLEMS;
+pub use self::instance::{InstanceMetrics, InstanceSample, StandbyLag, UpstreamLag};
 pub use self::table::TABLE;
+pub(crate) use self::table::{POSTGRES_ENDS, POSTGRES_STARTS, PROBLEMS};
 
 /// Handles of all metrics of the keeper.
 #[derive(Debug)]
@@ -24,6 +26,9 @@ pub struct Metrics {
     needs_restart: Gauge,
     target_role: RoleGauges,
     local_role: RoleGauges,
+    /// What observations of the instance find.
+    pub instance: InstanceMetrics,
+    round_seconds: Histogram,
 }
 
 /// Role in a metric.
@@ -39,7 +44,7 @@ pub enum MetricRole {
 
 impl MetricRole {
     /// Value of the label `role`.
-    const fn label(self) -> &'static str {
+    pub const fn label(self) -> &'static str {
         match self {
             Self::Undefined => "undefined",
             Self::Master => "master",
@@ -65,6 +70,8 @@ impl Metrics {
             needs_restart: table::NEEDS_RESTART.gauge_of(&[]),
             target_role: RoleGauges::of(&table::TARGET_ROLE),
             local_role: RoleGauges::of(&table::LOCAL_ROLE),
+            instance: InstanceMetrics::register(),
+            round_seconds: table::ROUND_SECONDS.histogram_of(&[]),
         }
     }
 
@@ -82,6 +89,17 @@ impl Metrics {
     /// Sets whether a parameter is pending restart.
     pub fn set_needs_restart(&self, needed: bool) {
         self.needs_restart.set(f64::from(u8::from(needed)));
+    }
+
+    /// Records the end of a round: its result, a value of the label, and its duration.
+    pub fn count_round(&self, result: &'static str, took: Duration) {
+        table::ROUNDS.counter_of(&[result]).increment(1);
+        self.round_seconds.record(took.as_secs_f64());
+    }
+
+    /// Counts a failed step by the value of its label.
+    pub fn count_failed_step(&self, step: &'static str) {
+        table::FAILED_STEPS.counter_of(&[step]).increment(1);
     }
 
     /// Sets the requested role.

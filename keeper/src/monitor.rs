@@ -25,7 +25,10 @@ use crate::publish::{Due, Publisher};
 use crate::streaming::{FollowedDb, StreamingCheck};
 
 mod details;
+mod instance_report;
 mod published_state;
+
+pub use self::instance_report::InstanceReporter;
 
 /// Interval of observations while a standby's position is expected to come to rest (extensions ).
 const FAST_POLL_DELAY: Duration = Duration::from_millis(25);
@@ -47,6 +50,7 @@ pub struct Monitor {
     /// The published address.
     advertised: Address,
     problems: Arc<Problems>,
+    reporter: InstanceReporter,
     wake: Notify,
     settings: Mutex<MonitorSettings>,
     connections: Mutex<ConnectionAttempts>,
@@ -68,6 +72,7 @@ impl Monitor {
         publisher: Arc<Publisher>,
         local: Arc<LocalState>,
         problems: Arc<Problems>,
+        reporter: InstanceReporter,
         advertised: Address,
         interval: Duration,
     ) -> Self {
@@ -82,6 +87,7 @@ impl Monitor {
             local,
             advertised,
             problems,
+            reporter,
             wake: Notify::new(),
             settings,
             connections: Mutex::default(),
@@ -258,6 +264,7 @@ impl Monitor {
         let position = observation.position;
         // An open session may still work while the postmaster hangs: clients could not connect, so it is not healthy.
         let healthy = observation.is_healthy && runs && !is_silent;
+        self.reporter.report(&observation, healthy);
         let state = state(&db.uid, db.generation, &self.advertised, observation, healthy);
         let is_fast_poll = self.continue_fast_poll(memory, position);
         let before = self.publisher.report();
@@ -303,7 +310,7 @@ impl Monitor {
                 () = tokio::time::sleep(RECEIVER_DELAY) => {}
             }
             match self.instance.observer().standby().await {
-                Ok(Some(standby)) if standby.receiver.is_some() => {}
+                Ok(Some(standby)) if standby.receiver.is_some() => self.reporter.report_standby(&standby),
                 _ => return self.fast_poll(),
             }
         }

@@ -9,11 +9,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use base::{Chain, Clock, RandomBytes};
-use daemon::program;
+use daemon::health::{BEAT_INTERVAL, Heartbeat, ProgramHealth};
 use daemon::signals::{ProcessSignal, SignalHandlers};
-use daemon::telemetry::Component;
+use daemon::telemetry::{Component, MetricsServer};
+use daemon::{program, systemd};
 use model::{BootUuid, KeeperUid, Spec};
 use store::Store;
+use tokio::task::spawn_local;
 use tracing::{info, warn};
 
 use crate::args::{Config, address_warnings};
@@ -27,7 +29,7 @@ use crate::local::lock::DataDirLock;
 use crate::local::state::LocalState;
 use crate::local::uid::{boot_uuid, take_uid};
 use crate::metrics::Metrics;
-use crate::monitor::Monitor;
+use crate::monitor::{InstanceReporter, Monitor};
 use crate::postgres::config::conninfo::Address;
 use crate::postgres::config::instance::InstanceConfig;
 use crate::postgres::data::changes::DataChanges;
@@ -44,6 +46,7 @@ use crate::problems::Problems;
 use crate::publish::{InfoReport, KeeperIdentity, Publisher};
 use crate::reconcile::ClusterDataState;
 use crate::shutdown::{Shutdown, ShutdownKind, next_shutdown};
+use crate::status::KeeperHealth;
 
 /// Time limit for resolving the advertised address before a warning is logged.
 const RESOLVE_LIMIT: Duration = Duration::from_secs(2);
@@ -64,6 +67,8 @@ struct StartedKeeper {
     config: Config,
     programs: Programs,
     metrics: Metrics,
+    status: KeeperHealth,
+    heartbeat: Heartbeat,
     dir: DataDir,
     clock: Clock,
     random: RandomBytes,
@@ -87,8 +92,13 @@ struct DataDir {
 /// It cannot start; or another process with the same uid has taken over, which happens when this one was suspended for
 /// a while ([`ReplacedError`]).
 pub async fn run(config: Config, advertise_option: &str, clock: Clock, random: RandomBytes) -> Result<()> {
-    program::serve_metrics(&config.common, Component::Keeper)?;
+    let server = program::serve_metrics(&config.common, Component::Keeper)?;
     let metrics = Metrics::register();
+    let (status, heartbeat) = (
+        KeeperHealth::new(clock.clone()),
+        Heartbeat::new(clock.clone(), Duration::ZERO),
+    );
+    report_health(server.as_ref(), &status, &heartbeat).context("report to systemd")?;
     let programs = find_programs(&config).await?;
     let resolved = resolve(&config.advertise_address).await;
     for warning in address_warnings(advertise_option, &config.advertise_address, resolved.as_deref()) {
@@ -100,6 +110,8 @@ pub async fn run(config: Config, advertise_option: &str, clock: Clock, random: R
         config,
         programs,
         metrics,
+        status,
+        heartbeat,
         dir,
         clock,
         random,
@@ -107,6 +119,28 @@ pub async fn run(config: Config, advertise_option: &str, clock: Clock, random: R
     let ended = Box::pin(keeper.run(signals, &sockets)).await;
     sockets.remove();
     Ok(ended?)
+}
+
+/// Reports what the keeper does from now on. While its loop does not run, at the start and the end, a task beats for it.
+fn report_health(server: Option<&MetricsServer>, status: &KeeperHealth, heartbeat: &Heartbeat) -> std::io::Result<()> {
+    if let Some(server) = server {
+        status.add_pages(server);
+    }
+    let (shown, beaten) = (status.clone(), heartbeat.clone());
+    program::report_health(
+        server,
+        ProgramHealth::new(beaten.clone(), move || shown.service_status()),
+    )?;
+    let status = status.clone();
+    spawn_local(async move {
+        loop {
+            if !status.is_running() {
+                beaten.beat();
+            }
+            tokio::time::sleep(BEAT_INTERVAL).await;
+        }
+    });
+    Ok(())
 }
 
 impl StartedKeeper {
@@ -147,6 +181,8 @@ impl StartedKeeper {
                 ShutdownKind::Leaving | ShutdownKind::Interrupted => Ok(()),
             };
         };
+        context.status.set_stopping();
+        systemd::report_stopping();
         let shutdown = Shutdown::new(context, liveness_key, signals);
         // A process that never held the key publishes nothing: the uid may belong to another process.
         if is_ours {
@@ -161,16 +197,7 @@ impl StartedKeeper {
     fn into_context(self, store: Store, spec: &Spec, sockets: &PrivateSocketDir) -> KeeperContext {
         let (config, dir, clock) = (self.config, self.dir, self.clock);
         let sleep_interval = effective_sleep_interval(spec.sleep_interval);
-        let instance_config = InstanceConfig {
-            data: layout::data_of(&config.data_dir),
-            socket_dir: sockets.path().to_owned(),
-            public_socket_dir: Some(PUBLIC.to_owned()),
-            listen_addresses: config.listen_address.clone(),
-            port: config.port,
-            superuser: config.superuser.clone(),
-            replication: config.replication.clone(),
-            request_timeout: spec.request_timeout,
-        };
+        let instance_config = instance_config(&config, spec, sockets);
         let walker = Walker::default();
         let changes = DataChanges::new(walker.clone());
         let programs = Arc::new(self.programs);
@@ -199,15 +226,18 @@ impl StartedKeeper {
             host: config.advertise_address.clone(),
             port: config.advertise_port.clone(),
         };
+        let metrics = Arc::new(self.metrics);
+        let reporter = InstanceReporter::new(self.status.clone(), Arc::clone(&metrics), clock.clone());
         let monitor = Monitor::new(
             Arc::clone(&instance),
             Arc::clone(&publisher),
             Arc::clone(&local),
             Arc::clone(&problems),
+            reporter,
             advertised,
             sleep_interval,
         );
-        self.metrics.set_sleep_interval(sleep_interval);
+        metrics.set_sleep_interval(sleep_interval);
         KeeperContext {
             config: Arc::new(config),
             me: dir.me,
@@ -220,10 +250,26 @@ impl StartedKeeper {
             owned: Arc::new(dir.owned),
             changes,
             walker,
-            metrics: Arc::new(self.metrics),
+            metrics,
             problems,
+            status: self.status,
+            heartbeat: self.heartbeat,
             clock,
         }
+    }
+}
+
+/// Returns how the instance is run.
+fn instance_config(config: &Config, spec: &Spec, sockets: &PrivateSocketDir) -> InstanceConfig {
+    InstanceConfig {
+        data: layout::data_of(&config.data_dir),
+        socket_dir: sockets.path().to_owned(),
+        public_socket_dir: Some(PUBLIC.to_owned()),
+        listen_addresses: config.listen_address.clone(),
+        port: config.port,
+        superuser: config.superuser.clone(),
+        replication: config.replication.clone(),
+        request_timeout: spec.request_timeout,
     }
 }
 
@@ -353,6 +399,8 @@ pub(crate) fn test_context(dir: &Path) -> KeeperContext {
         programs: Programs::find(None, std::env::var_os("PATH").as_deref(), None).unwrap(),
         config,
         metrics: Metrics::register(),
+        status: KeeperHealth::new(clock.clone()),
+        heartbeat: Heartbeat::new(clock.clone(), Duration::ZERO),
         dir,
         clock,
         random,

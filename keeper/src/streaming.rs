@@ -201,6 +201,8 @@ mod tests {
             replayed: Some(Lsn(1)),
             received: None,
             is_paused: false,
+            upstream_end: None,
+            replayed_age: None,
             receiver: None,
         }
     }

@@ -79,6 +79,12 @@ impl HttpPage {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct HttpQuery<'a>(&'a str);
 
+impl<'a> From<&'a str> for HttpQuery<'a> {
+    fn from(query: &'a str) -> Self {
+        Self(query)
+    }
+}
+
 impl<'a> HttpQuery<'a> {
     /// Returns the value of the first field of this name, as sent: nothing is decoded.
     pub fn get(self, name: &str) -> Option<&'a str> {
@@ -118,7 +124,7 @@ impl HttpRoutes {
         let page = self.pages().get(path).cloned();
         match page {
             Some(page) if matches!(*method, Method::GET | Method::HEAD) => {
-                let page = page(HttpQuery(query));
+                let page = page(query.into());
                 let status = match page.status {
                     HttpStatus::Ok => StatusCode::OK,
                     HttpStatus::BadRequest => StatusCode::BAD_REQUEST,

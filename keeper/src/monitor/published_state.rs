@@ -3,6 +3,7 @@
 
 use model::{DbUid, Lsn, PostgresState, TimelineHistory};
 
+use crate::postgres::client::sql::WalSender;
 use crate::postgres::config::conninfo::Address;
 use crate::postgres::data::history::Ancestor;
 use crate::postgres::observe::Observation;
@@ -22,10 +23,11 @@ pub(super) fn state(
         reason: ancestor.reason,
     };
     // only names with the keepers' prefix (keeper 3.5 step 4)
-    let in_sync = |names: Vec<String>| {
-        names
+    let in_sync = |senders: Vec<WalSender>| {
+        senders
             .iter()
-            .filter_map(|name| name.strip_prefix("stolon_"))
+            .filter(|sender| sender.is_sync)
+            .filter_map(|sender| sender.application_name.strip_prefix("stolon_"))
             .map(Into::into)
             .collect()
     };
@@ -40,7 +42,7 @@ pub(super) fn state(
         xlog_pos: observation.position.unwrap_or_default(),
         timelines_history: observation.history.into_iter().map(entry).collect(),
         pg_parameters: observation.parameters.unwrap_or_default(),
-        synchronous_standbys: observation.in_sync.map(in_sync),
+        synchronous_standbys: observation.senders.map(in_sync),
         older_wal_file: observation.oldest_wal.unwrap_or_default(),
     }
 }
@@ -90,6 +92,17 @@ mod tests {
         ));
     }
 
+    fn sender(application_name: &str, is_sync: bool) -> WalSender {
+        WalSender {
+            application_name: application_name.to_owned(),
+            is_sync,
+            is_streaming: true,
+            flush_lag: None,
+            replay_lag: None,
+            replay_seconds: 0.0,
+        }
+    }
+
     #[test]
     fn only_names_with_our_prefix_are_reported_in_sync() {
         let advertised = Address {
@@ -97,7 +110,11 @@ mod tests {
             port: "1".into(),
         };
         let observation = Observation {
-            in_sync: Some(vec!["stolon_b".into(), "other".into()]),
+            senders: Some(vec![
+                sender("stolon_b", true),
+                sender("other", true),
+                sender("stolon_c", false),
+            ]),
             ..Observation::default()
         };
         let state = state(&"a".into(), 1, &advertised, observation, true);

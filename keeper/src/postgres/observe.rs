@@ -7,7 +7,7 @@ use model::Lsn;
 use tracing::warn;
 
 use crate::postgres::client::refusal::ServerRefusal;
-use crate::postgres::client::sql::StandbyStatus;
+use crate::postgres::client::sql::{StandbyStatus, WalSender};
 use crate::postgres::client::sql_error::SqlError;
 use crate::postgres::config::conf::{self, Parameters};
 use crate::postgres::data::access::DataAccess;
@@ -15,7 +15,7 @@ use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::history::{self, Ancestor, HistoryFileError};
 use crate::postgres::data::wal_segments;
 use crate::postgres::data::wal_segments::OldestWal;
-use crate::postgres::instance::Instance;
+use crate::postgres::instance::{Instance, LocalRole};
 use crate::postgres::programs::wal_end::WalEndError;
 use crate::postgres::server::position::{self, PositionError, Timeline};
 
@@ -29,8 +29,10 @@ pub struct Observation {
     pub is_healthy: bool,
     /// The configured parameters without managed ones; `None` when they could not be queried.
     pub parameters: Option<Parameters>,
-    /// Application names of the synchronous standbys; `None` when they could not be queried.
-    pub in_sync: Option<Vec<String>>,
+    /// The WAL senders; `None` when they could not be queried.
+    pub senders: Option<Vec<WalSender>>,
+    /// Whether the server is in recovery; `None` when it could not be queried.
+    pub is_in_recovery: Option<bool>,
     /// System identifier.
     pub system_id: Option<u64>,
     /// Timeline.
@@ -134,6 +136,7 @@ async fn probe(instance: &Instance, observation: &mut Observation, scope: Observ
         }
     };
     observation.system_id = Some(instance_position.system_id);
+    observation.is_in_recovery = Some(instance_position.is_in_recovery);
     let position = instance_position.position.unwrap_or_default();
     let (known, layout) = (instance_position.known_timeline, instance_position.layout);
     let timeline = move |data: &Path| position::timeline_at(data, known, position, layout);
@@ -153,8 +156,8 @@ async fn probe_details(instance: &Instance, observation: &mut Observation, is_st
         Ok(configured) => observation.parameters = Some(conf::published(&configured)),
         Err(failed) => observation.failed = Some(ObserveError::Parameters(failed)),
     }
-    match sql.in_sync().await {
-        Ok(names) => observation.in_sync = Some(names),
+    match sql.wal_senders().await {
+        Ok(senders) => observation.senders = Some(senders),
         Err(failed) => observation.failed = Some(ObserveError::Sql(failed)),
     }
     if is_standby {
@@ -171,6 +174,11 @@ async fn probe_without_superuser(
     scope: ObserveScope,
 ) -> Result<(), ObserveError> {
     let config = instance.config();
+    observation.is_in_recovery = match instance.local_role().await {
+        Ok(LocalRole::Master) => Some(false),
+        Ok(LocalRole::Standby) => Some(true),
+        Ok(LocalRole::Undefined) | Err(_) => None,
+    };
     if scope.replication {
         match instance.replication().identify().await {
             Ok(identity) => {

@@ -126,6 +126,32 @@ impl Step {
         )
     }
 
+    /// Returns the name of the step in metrics; steps that cannot fail have one together.
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::SaveCluster(_) => "save_cluster",
+            Self::SaveDb(_) => "save_db",
+            Self::Stop => "stop",
+            Self::PublishStopped(_) => "publish_stopped",
+            Self::ClearData(_) => "clear_data",
+            Self::Initdb(_) => "initdb",
+            Self::StartTemporarily(_) | Self::Start(..) => "start",
+            Self::WaitReady => "wait_ready",
+            Self::ReadInitParameters => "read_init_parameters",
+            Self::SetUpRoles => "set_up_roles",
+            Self::BaseBackup(..) => "base_backup",
+            Self::MarkStandby => "mark_standby",
+            Self::Permit => "permit",
+            Self::WaitStreaming(_) => "wait_streaming",
+            Self::Promote => "promote",
+            Self::Slot(_) => "slot",
+            Self::Reload(_) => "reload",
+            Self::Restart(..) => "restart",
+            Self::SaveApplied(_) => "save_applied",
+            Self::Log(_) | Self::MarkComplete(_) | Self::ReportRestart(_) => "other",
+        }
+    }
+
     /// Whether the round continues when the step fails (keeper R23, R24, S5, 11.3).
     pub fn may_fail(&self) -> bool {
         matches!(self, Self::Reload(_) | Self::Restart(..) | Self::Slot(_))

@@ -29,6 +29,7 @@ use crate::reconcile::{
     TargetRole, Upstream, changed_fields, plan,
 };
 use crate::round_log::{HoldLog, RoundLog};
+use crate::status::DesiredSource;
 use crate::streaming::{self, FollowedDb};
 
 use self::housekeeping::Housekeeping;
@@ -77,6 +78,18 @@ pub enum RoundResult {
     Failed,
     /// The desired state is the one that failed before.
     Skipped,
+}
+
+impl RoundResult {
+    /// Returns the name of the result in metrics.
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::OnHold => "on_hold",
+            Self::Failed => "failed",
+            Self::Skipped => "skipped",
+        }
+    }
 }
 
 /// What a round returns to the loop.
@@ -255,7 +268,13 @@ impl Reconciler {
     fn update_from_cluster_data(&mut self, desired: &Desired, round: &mut RoundState) {
         if let ClusterDataState::Valid(checked) = &round.read.state {
             self.reporter.cluster_data(checked);
+            self.context.status.set_keepers(checked);
         }
+        let source = DesiredSource {
+            revision: round.read.revision,
+            sent: round.read.sent,
+        };
+        self.context.status.set_desired(desired, source);
         self.reporter.password_files();
         let assigned = match &desired.goal {
             Goal::Run(target) => Some(Some(&target.db)),

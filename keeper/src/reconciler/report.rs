@@ -106,6 +106,7 @@ impl RoundReporter {
 
     /// Reports a failed step that is retried.
     pub(super) fn step_failed(&self, step: &Step, failed: &StepError) {
+        self.metrics.count_failed_step(step.label());
         if let Some((kind, problem)) = failed_step(step, failed, &self.owned) {
             self.problems.set(kind, "step", vec![problem]);
         }

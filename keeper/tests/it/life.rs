@@ -46,7 +46,7 @@ fn a_new_cluster_has_its_roles_and_takes_their_hostile_passwords() {
             let seen = observe(&node.instance, ObserveScope::ALL).await;
             assert!(seen.is_healthy, "{:?}", seen.failed);
             assert_eq!(seen.system_id, Some(identity.system_id));
-            assert_eq!(seen.in_sync, Some(vec![]));
+            assert_eq!(seen.senders, Some(vec![]));
             assert_eq!(seen.oldest_wal.as_deref(), Some("000000010000000000000001"));
             assert_eq!(
                 seen.parameters.as_ref().unwrap().keys().collect::<Vec<_>>(),

@@ -132,17 +132,28 @@ impl SqlClient {
         Ok(rows.iter().map(|row| field(row, 0)).collect())
     }
 
-    /// Returns the application names of the synchronous standbys: sync_state exactly `sync` (keeper Q2).
-    pub async fn in_sync(&self) -> Result<Vec<String>, SqlError> {
+    /// Returns the WAL senders of the server (keeper Q2).
+    pub async fn wal_senders(&self) -> Result<Vec<WalSender>, SqlError> {
         // Without the view pg_stat_replication, whose role names wait for a lock on pg_authid.
-        let statement = "select a.application_name from pg_stat_get_wal_senders() w \
-                        join pg_stat_get_activity(null) a using (pid) where w.sync_state = 'sync' order by 1";
-        Ok(self
-            .query("read the synchronous standbys", statement)
-            .await?
-            .iter()
-            .map(|row| field(row, 0))
-            .collect())
+        let statement = "select a.application_name, w.sync_state = 'sync', w.state = 'streaming', \
+                        pg_wal_lsn_diff(p.own, w.flush_lsn), pg_wal_lsn_diff(p.own, w.replay_lsn), \
+                        extract(epoch from w.replay_lag) \
+                        from pg_stat_get_wal_senders() w join pg_stat_get_activity(null) a using (pid), \
+                        (select case when pg_is_in_recovery() \
+                        then greatest(pg_last_wal_replay_lsn(), pg_last_wal_receive_lsn()) \
+                        else pg_current_wal_flush_lsn() end as own) p order by 1";
+        let rows = self.query("read the connected standbys", statement).await?;
+        // A sender may be ahead of a position that was read before its own.
+        let bytes = |row: &SimpleQueryRow, index| Some(row.get(index)?.parse::<i64>().ok()?.max(0).unsigned_abs());
+        let sender = |row: &SimpleQueryRow| WalSender {
+            application_name: field(row, 0),
+            is_sync: field(row, 1) == "t",
+            is_streaming: field(row, 2) == "t",
+            flush_lag: bytes(row, 3),
+            replay_lag: bytes(row, 4),
+            replay_seconds: field(row, 5).parse().unwrap_or_default(),
+        };
+        Ok(rows.iter().map(sender).collect())
     }
 
     /// Returns the replication slots without temporary ones (keeper Q3).
@@ -307,7 +318,8 @@ impl SqlClient {
         // One row: pg_stat_wal_receiver has at most one. From 14 on replay may also be paused by the server.
         let statement = "select pg_is_in_recovery(), pg_last_wal_replay_lsn(), pg_last_wal_receive_lsn(), \
                         case when pg_is_in_recovery() then pg_is_wal_replay_paused() end, r.status, r.sender_host, \
-                        r.sender_port, r.received_tli, r.slot_name, r.pid \
+                        r.sender_port, r.received_tli, r.slot_name, r.pid, r.latest_end_lsn, \
+                        extract(epoch from clock_timestamp() - pg_last_xact_replay_timestamp()) \
                         from (select 1) one left join pg_stat_get_wal_receiver() r on r.pid is not null";
         let rows = self.query(action, statement).await?;
         let row = first_row(action, &rows)?;
@@ -319,6 +331,8 @@ impl SqlClient {
             replayed: position(1),
             received: position(2),
             is_paused: field(row, 3) == "t",
+            upstream_end: position(10),
+            replayed_age: row.get(11).and_then(|text| text.parse().ok()),
             receiver: row.get(4).map(|status| WalReceiver {
                 is_streaming: status == "streaming",
                 host: field(row, 5),
@@ -347,8 +361,24 @@ pub struct InstancePosition {
     pub position: Option<Lsn>,
 }
 
+/// A WAL sender, and how far its receiver is behind.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WalSender {
+    pub application_name: String,
+    /// Its sync_state is exactly `sync`.
+    pub is_sync: bool,
+    /// It has caught up and streams.
+    pub is_streaming: bool,
+    /// Bytes that the receiver has not flushed; `None` if it has reported none.
+    pub flush_lag: Option<u64>,
+    /// Bytes that it has not replayed.
+    pub replay_lag: Option<u64>,
+    /// Time until recent WAL was replayed, in seconds; 0 when idle.
+    pub replay_seconds: f64,
+}
+
 /// Replication status of a standby.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct StandbyStatus {
     /// Replayed position.
     pub replayed: Option<Lsn>,
@@ -357,6 +387,10 @@ pub struct StandbyStatus {
     /// Replay is paused or being paused. If not by an operator, its parameters are too low, and it cannot be promoted
     /// before a restart (keeper 8.7).
     pub is_paused: bool,
+    /// End of the upstream's WAL as last reported; `None` without a WAL receiver.
+    pub upstream_end: Option<Lsn>,
+    /// Age of the last replayed transaction in seconds; `None` before the first.
+    pub replayed_age: Option<f64>,
     /// Its WAL receiver; `None` when none is running.
     pub receiver: Option<WalReceiver>,
 }

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::metrics::{POSTGRES_ENDS, POSTGRES_STARTS};
 use crate::postgres::programs::command::{OutputTail, read_lines};
 use crate::postgres::server::process::Process;
 
@@ -84,10 +85,12 @@ impl PostmasterChild {
             tokio::spawn(read_lines(stdout, on_line(&tail))),
             tokio::spawn(read_lines(stderr, on_line(&tail))),
         ];
+        POSTGRES_STARTS.counter_of(&[]).increment(1);
         child_status.send_replace(ChildStatus::Running { pid });
         let child_status = child_status.clone();
         tokio::spawn(async move {
             let status = child.wait().await.ok();
+            POSTGRES_ENDS.counter_of(&[]).increment(1);
             child_status.send_replace(ChildStatus::Ended { pid, status });
         });
         Ok(Self { process, tail, readers })
