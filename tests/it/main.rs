@@ -13,6 +13,7 @@ mod failover;
 mod fencing;
 mod hung_data_directory;
 mod hung_shutdown;
+mod keeper_services;
 mod keepers;
 mod leftover_processes;
 mod logins;

@@ -25,7 +25,7 @@ use stolon_tests::wait::eventually;
 use tokio_postgres::Config;
 
 /// Receives what a program sends to systemd.
-struct NotifySocket {
+pub(crate) struct NotifySocket {
     socket: UnixDatagram,
     received: RefCell<Vec<String>>,
 }
@@ -41,7 +41,7 @@ impl NotifySocket {
     }
 
     /// Waits until a line that begins like this has arrived.
-    async fn wait_line(&self, start: &str) {
+    pub(crate) async fn wait_line(&self, start: &str) {
         eventually(format!("{start} to be sent"), LONG_TIMEOUT, async || {
             let mut received = self.received.borrow_mut();
             let mut buffer = [0; 4096];
@@ -57,7 +57,7 @@ impl NotifySocket {
 }
 
 /// Prepares a program that reports to the returned socket.
-fn notifying(cluster: &mut Cluster, name: &str) -> NotifySocket {
+pub(crate) fn notifying(cluster: &mut Cluster, name: &str) -> NotifySocket {
     let path = cluster.dir().path().join(format!("{name}.notify"));
     let socket = NotifySocket::bind(&path);
     let environment = &mut cluster.program(name).environment;
@@ -67,7 +67,7 @@ fn notifying(cluster: &mut Cluster, name: &str) -> NotifySocket {
 }
 
 /// Lets a program serve its pages; returns their address.
-fn serving_pages(cluster: &mut Cluster, name: &str) -> String {
+pub(crate) fn serving_pages(cluster: &mut Cluster, name: &str) -> String {
     let address = format!("127.0.0.1:{}", ports::free());
     let option = format!("--metrics-listen-address={address}");
     cluster.program(name).options.push(option);
@@ -160,7 +160,7 @@ async fn pages_report_whether_a_program_runs_and_does_its_job() {
 }
 
 /// Waits until a page has this status and these words.
-async fn wait_page(address: &str, path: &str, status: u16, words: &str) {
+pub(crate) async fn wait_page(address: &str, path: &str, status: u16, words: &str) {
     eventually(
         format!("{path} to be {status} with {words:?}"),
         LONG_TIMEOUT,
