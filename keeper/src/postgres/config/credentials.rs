@@ -126,7 +126,7 @@ impl SecretFile {
 /// Returns text and mode of a password file; a link is followed.
 ///
 /// # Errors
-/// It cannot be read, is not UTF-8, or exceeds [`FILE_LIMITS`].
+/// It cannot be read, is not UTF-8, or exceeds 64 KiB.
 pub fn read_password_file(path: &Path) -> io::Result<(String, u32)> {
     let (text, metadata) = read_user_file(path, FILE_LIMITS)?;
     let text = String::from_utf8(text).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))?;
