@@ -12,7 +12,7 @@ use crate::harness::{Master, Proxy, ProxyHarness, run_test};
 /// Rounds through all garbage and all kinds of ends.
 const ROUNDS: usize = 6;
 /// Limit of concurrent connections to the metrics port.
-const METRICS_CONNECTIONS: usize = 16;
+const METRICS_CONNECTIONS: usize = 64;
 
 /// Returns pseudo-random bytes, the same ones in every run.
 fn random_bytes(mut seed: u64, bytes: usize) -> Vec<u8> {
