@@ -47,9 +47,15 @@ async fn every_panel_has_data_before_during_and_after_a_failover() {
     cluster.wait_healthy(&elected, &Role::Master).await;
     cluster.wait_proxy_serves("proxy0").await;
     all_have_data("after the election").await;
+    wait_series(&prometheus, r#"ALERTS{alertname="StolonFailover",alertstate="firing"}"#).await;
 
     cluster.start("keeper0");
     cluster.wait_healthy("keeper0", &Role::Standby).await;
+    wait_series(
+        &prometheus,
+        "cluster:stolon_standbys:sum == 2 and cluster:stolon_masters:sum == 1",
+    )
+    .await;
     all_have_data("after the old master's return").await;
     assert_eq!(prometheus.failed_rules().unwrap(), [""; 0]);
     drop(writers);
