@@ -150,6 +150,10 @@ pub struct PostgresState {
     /// Name of the oldest WAL file in `pg_wal`.
     #[serde(skip_serializing_if = "is_zero")]
     pub older_wal_file: String,
+    /// Each of `synchronous_standbys` has flushed all that commits under earlier names could have been acknowledged for
+    /// (SY-3). Go stolon ignores it and never sets it.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub sync_marked: bool,
 }
 
 /// A proxy's info (data-model 8.3). Go stolon ignores `fenced` and `stopped` (fencing F-6, extensions ).

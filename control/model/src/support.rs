@@ -3,6 +3,9 @@
 
 use crate::{CheckedClusterData, DbInitMode, DbSpec, FollowType, InitMode, Role, Spec};
 
+/// Whether this version supports synchronous replication; if not, every spec and every db that requests it is refused.
+pub const SYNCHRONOUS_REPLICATION: bool = false;
+
 /// A feature that this version does not support.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0} is not supported yet")]
@@ -23,7 +26,7 @@ pub fn cluster_data(checked: &CheckedClusterData) -> Result<(), NotSupported> {
 /// # Errors
 /// The first unsupported feature.
 pub fn spec(spec: &Spec) -> Result<(), NotSupported> {
-    if spec.synchronous_replication {
+    if spec.synchronous_replication && !SYNCHRONOUS_REPLICATION {
         return Err(NotSupported("synchronousReplication"));
     }
     match spec.init_mode {
@@ -81,7 +84,7 @@ pub fn db(spec: &DbSpec) -> Result<(), UnsupportedDb> {
     // Standbys that are listed although the flag is off are part of the feature too: a plan would remove them.
     let lists_standbys = spec.synchronous_standbys.iter().any(|list| !list.is_empty())
         || spec.external_synchronous_standbys.iter().any(|list| !list.is_empty());
-    if spec.synchronous_replication || lists_standbys {
+    if (spec.synchronous_replication || lists_standbys) && !SYNCHRONOUS_REPLICATION {
         return Err(UnsupportedDb::SynchronousReplication);
     }
     let follow = spec.follow_config.as_ref();

@@ -435,6 +435,22 @@ fn odd_spellings_and_the_numeric_timeout_are_kept() {
     assert_eq!(read::<PostgresState>(r#"{"systemID":"7"}"#).unwrap().system_id, "7");
 }
 
+/// Go stolon's keepers never set the mark, and its sentinels ignore it (data-model 8.1).
+#[test]
+fn the_mark_of_reported_standbys_is_left_out_unless_it_is_set() {
+    for text in [
+        r#"{"uid":"d1","timelinesHistory":[],"synchronousStandbys":["d2"]}"#,
+        r#"{"uid":"d1","synchronousStandbys":["d2"],"syncMarked":false}"#,
+    ] {
+        assert_eq!(
+            rewritten::<PostgresState>(text),
+            r#"{"uid":"d1","synchronousStandbys":["d2"]}"#
+        );
+    }
+    let marked = r#"{"uid":"d1","synchronousStandbys":["d2"],"syncMarked":true}"#;
+    assert_eq!(rewritten::<PostgresState>(marked), marked);
+}
+
 // data-model 12.20, J-9
 #[test]
 fn a_null_request_timeout_is_an_error_only_where_the_field_is_plain() {

@@ -375,6 +375,7 @@ pub(super) fn state_of(db: &Db) -> PostgresState {
         pg_parameters: status.pg_parameters.clone(),
         synchronous_standbys: None,
         older_wal_file: status.older_wal_file.clone(),
+        sync_marked: false,
     }
 }
 
