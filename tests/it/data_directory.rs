@@ -122,8 +122,13 @@ async fn restart_with_new_db(cluster: &mut Cluster, uid: &str) -> usize {
 /// Kills a keeper and its server, whose PGDATA is at `real`.
 fn kill_keeper_and_server_at(cluster: &mut Cluster, uid: &str, real: &Path) {
     cluster.process(uid).signal(Signal::KILL);
+    kill_server_at(real);
+    cluster.process(uid).kill();
+}
+
+/// Kills the server whose PGDATA is at `real`.
+fn kill_server_at(real: &Path) {
     let postmaster = fs::read_to_string(real.join("postmaster.pid")).unwrap();
     let pid: u32 = postmaster.lines().next().unwrap().parse().unwrap();
     stolon_tests::process::send_signal(pid, Signal::KILL);
-    cluster.process(uid).kill();
 }

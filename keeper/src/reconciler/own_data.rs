@@ -29,7 +29,7 @@ pub(super) async fn own_end(instance: &Instance) -> Result<Option<DataEnd>, Step
         Err(failed) => {
             if is_exit(&failed) {
                 access.read(pg_control::check_readable).await?;
-            } else if !failed.proves_damage() && !is_wal_unread(&failed) {
+            } else if !failed.proves_damage() {
                 return Err(failed.into());
             }
             warn!(error = %Chain(&failed), "could not find the end of our data");
@@ -56,11 +56,6 @@ pub(super) async fn own_end(instance: &Instance) -> Result<Option<DataEnd>, Step
         position: end.position.unwrap_or_default(),
         history: history.iter().map(fork).collect(),
     }))
-}
-
-/// Whether pg_waldump did not end in time. Its input may be what it waits for: such data have no known end.
-fn is_wal_unread(failed: &WalEndError) -> bool {
-    matches!(failed, WalEndError::Run(_))
 }
 
 /// Whether pg_controldata ended with a failure, rather than being killed. It has then read the file or failed to.

@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use model::Role;
 use stolon_tests::cluster::{Cluster, Profile, check};
 use stolon_tests::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
-use stolon_tests::process::Process;
+use stolon_tests::process::{Process, Signal};
 use stolon_tests::status;
 use stolon_tests::wait::eventually;
 
-use super::{assign_new_db, kill_keeper_and_server_at, make_dir, restart_with_new_db, wait_copied, with_mounts};
+use super::{
+    assign_new_db, kill_keeper_and_server_at, kill_server_at, make_dir, restart_with_new_db, wait_copied, with_mounts,
+};
 
 /// Two real file systems: one without room for old and new data, and one that is mounted below PGDATA for a while.
 #[tokio::test]
@@ -42,7 +44,13 @@ async fn old_data_are_removed_first_without_room_and_kept_while_a_file_system_is
     cluster.wait_healthy(&uid, &Role::Standby).await;
     cluster.process("sentinel0").kill();
     trigger("mount").await;
+    // Data that were shut down in order would be kept (keeper 6.7).
+    let pgdata = cluster.pgdata(&uid);
+    let real = namespace_path(cluster.process(&uid), &pgdata);
+    cluster.process(&uid).freeze(SHORT_TIMEOUT).await;
+    kill_server_at(&real);
     assign_new_db(&cluster, &uid).await;
+    cluster.process(&uid).signal(Signal::CONT);
     status::wait_status_shows(
         &cluster,
         &[&uid],
@@ -52,12 +60,7 @@ async fn old_data_are_removed_first_without_room_and_kept_while_a_file_system_is
     let keeper = cluster.process(&uid);
     let copies = |keeper: &Process| keeper.log().matches("running pg_basebackup").count();
     assert_eq!(copies(keeper), 1, "the first copy");
-    // The file in the keeper's mount namespace (proc_pid_root(5)).
-    let keeper_root = PathBuf::from(format!("/proc/{}/root", keeper.pid()));
-    let data = keeper_root
-        .join(mounted.strip_prefix("/").unwrap())
-        .with_file_name("PG_VERSION");
-    assert!(data.exists(), "nothing is removed");
+    assert!(real.join("PG_VERSION").exists(), "nothing is removed");
 
     trigger("umount").await;
     cluster.start("sentinel0");
@@ -70,6 +73,11 @@ async fn old_data_are_removed_first_without_room_and_kept_while_a_file_system_is
     assert!(log.find(first) < log.rfind("running pg_basebackup"), "logged before");
     assert!(!log.contains("keeping the old data"));
     status::wait_status_has_no_problems(&cluster).await;
+}
+
+/// Returns a path as a process with a mount namespace of its own sees it (proc_pid_root(5)).
+fn namespace_path(process: &Process, path: &Path) -> PathBuf {
+    PathBuf::from(format!("/proc/{}/root", process.pid())).join(path.strip_prefix("/").unwrap())
 }
 
 /// The root of a file system, with a `lost+found` that the keeper may not read, as PGDATA and as `--data-dir`.

@@ -11,6 +11,13 @@ pub struct WalLayout {
     pub page_bytes: u64,
 }
 
+/// For tests: the layout of a server that was built and initialised with the defaults.
+#[cfg(test)]
+pub(crate) const LAYOUT: WalLayout = WalLayout {
+    segment_bytes: 16 << 20,
+    page_bytes: 8192,
+};
+
 /// Returns the end of a record of `length` bytes that begins at `start`. Its length is rounded up to a multiple of 8,
 /// and each page that it enters has a header first, a longer one on a segment's first page (access/xlog_internal.h). An
 /// end at a page boundary is the end of the page, as in the server.
@@ -44,11 +51,6 @@ pub fn segment_name(timeline: u64, position: Lsn, layout: WalLayout) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const LAYOUT: WalLayout = WalLayout {
-        segment_bytes: 16 << 20,
-        page_bytes: 8192,
-    };
 
     #[test]
     fn the_end_of_a_record_includes_alignment_and_page_headers() {

@@ -77,7 +77,7 @@ pub async fn wal_end(programs: &Programs, access: &DataAccess, limit: Duration) 
     let timeline = control.current_timeline();
     let position = match control.state {
         ControlState::ShutDown => Some(end_of_checkpoint(access, &control).await?),
-        ControlState::ShutDownInRecovery => Some(end_of_received(programs, data, &control, limit).await?),
+        ControlState::ShutDownInRecovery => Some(end_of_received(programs, access, &control, limit).await?),
         ControlState::InProduction
         | ControlState::CrashRecovery
         | ControlState::ArchiveRecovery
@@ -117,13 +117,13 @@ fn record_length(segment: &Path, offset: u64) -> Result<u32, FileError> {
 /// Returns the end of the last complete record that a standby has; at least the position at which it is consistent.
 async fn end_of_received(
     programs: &Programs,
-    data: &Path,
+    access: &DataAccess,
     control: &ControlFile,
     limit: Duration,
 ) -> Result<Lsn, WalEndError> {
     let known = control.minimum_recovery_end;
     let timeline = control.current_timeline();
-    let end = end_of_records(programs, data, timeline, known, control.layout, limit).await?;
+    let end = end_of_records(programs, access, timeline, known, control.layout, limit).await?;
     Ok(end.map_or(known, |end| end.max(known)))
 }
 
@@ -131,19 +131,25 @@ async fn end_of_received(
 /// is none.
 pub(crate) async fn end_of_records(
     programs: &Programs,
-    data: &Path,
+    access: &DataAccess,
     timeline: u64,
     start: Lsn,
     layout: WalLayout,
     limit: Duration,
 ) -> Result<Option<Lsn>, WalEndError> {
+    // Without an end pg_waldump waits 5 s for the first missing segment: with -f it could still appear
+    // (bin/pg_waldump/pg_waldump.c, WALDumpOpenSegment).
+    let until = access.read(move |data| end_of_segments(data, timeline, start, layout));
+    let Some(until) = until.await? else { return Ok(None) };
     let mut command = environment::command(&programs.path("pg_waldump"));
-    command.env("LC_ALL", "C").arg("-p").arg(data.join("pg_wal"));
+    command.env("LC_ALL", "C").arg("-p").arg(access.data().join("pg_wal"));
     command
         .arg("-t")
         .arg(timeline.to_string())
         .arg("-s")
-        .arg(start.to_string());
+        .arg(start.to_string())
+        .arg("-e")
+        .arg(until.to_string());
     let mut end = None;
     let reading = command::run(command, |line| end = end_of_waldump_line(line, layout).max(end));
     match tokio::time::timeout(limit, reading).await {
@@ -156,6 +162,21 @@ pub(crate) async fn end_of_records(
             limit,
         }
         .into()),
+    }
+}
+
+/// Returns the end of the segments that exist from `start` on without a gap; `None` when the one with `start` is
+/// missing.
+fn end_of_segments(data: &Path, timeline: u64, start: Lsn, layout: WalLayout) -> Result<Option<Lsn>, FileError> {
+    let mut end = None;
+    let mut segment = start.0 - start.0 % layout.segment_bytes;
+    loop {
+        let path = data.join("pg_wal").join(segment_name(timeline, Lsn(segment), layout));
+        if !path.try_exists().map_err(FileError::new("look at", path))? {
+            return Ok(end);
+        }
+        segment += layout.segment_bytes;
+        end = Some(Lsn(segment));
     }
 }
 
@@ -173,11 +194,26 @@ fn end_of_waldump_line(line: &str, layout: WalLayout) -> Option<Lsn> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::postgres::data::wal_layout::LAYOUT;
 
-    const LAYOUT: WalLayout = WalLayout {
-        segment_bytes: 16 << 20,
-        page_bytes: 8192,
-    };
+    #[test]
+    fn records_are_read_up_to_the_first_missing_segment() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("pg_wal")).unwrap();
+        let end = |start| end_of_segments(dir.path(), 1, Lsn(start), LAYOUT).unwrap();
+        assert_eq!(end(0x300_0028), None);
+        for name in [
+            "000000010000000000000003",
+            "0000000100000000000000FF",
+            "000000010000000100000000",
+        ] {
+            std::fs::write(dir.path().join("pg_wal").join(name), "").unwrap();
+        }
+        assert_eq!(end(0x300_0028), Some(Lsn(0x400_0000)));
+        assert_eq!(end(0x400_0000), None, "the next one is not there yet");
+        assert_eq!(end(0xFF00_0000), Some(Lsn(0x1_0100_0000)));
+        assert_eq!(end_of_segments(dir.path(), 2, Lsn(0x300_0028), LAYOUT).unwrap(), None);
+    }
 
     #[test]
     fn a_line_of_pg_waldump_contains_the_end_of_its_record() {

@@ -90,7 +90,7 @@ pub async fn end_of_wal(
     for (timeline, segments) in access.read(move |data| candidates(data, known, layout)).await? {
         let mut end = None;
         for segment in segments {
-            let found = wal_end::end_of_records(programs, data, timeline.id, segment, layout, limit).await;
+            let found = wal_end::end_of_records(programs, access, timeline.id, segment, layout, limit).await;
             end = match unless_timeout(found)? {
                 Some(found) => end.max(found),
                 // The control file is a lower bound: a server is not unhealthy because its WAL takes long to read.
@@ -201,11 +201,7 @@ fn segment_start(name: &str, timeline: u64, layout: WalLayout) -> Option<Lsn> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const LAYOUT: WalLayout = WalLayout {
-        segment_bytes: 16 << 20,
-        page_bytes: 8192,
-    };
+    use crate::postgres::data::wal_layout::LAYOUT;
 
     fn data(files: &[(&str, &str)]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
