@@ -43,6 +43,12 @@ impl fmt::Display for InvalidHost {
 
 impl std::error::Error for InvalidHost {}
 
+/// Returns the number of a port, 0 included; `None` for all else, such as a number with a sign.
+pub fn parse_port(port: &str) -> Option<u16> {
+    let is_number = port.bytes().all(|byte| byte.is_ascii_digit());
+    port.parse().ok().filter(|_| is_number)
+}
+
 /// Checks that a text is an IP address, without brackets, or could be the name of a host. Names in any script pass, since
 /// /etc/hosts may hold them.
 ///

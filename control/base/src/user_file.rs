@@ -27,6 +27,20 @@ pub struct ReadLimits {
     pub time: Duration,
 }
 
+impl ReadLimits {
+    /// Limits of a file with one secret, for a daemon: a larger one was given by mistake.
+    pub const SECRET: Self = Self {
+        bytes: 64 << 10,
+        time: Duration::from_secs(10),
+    };
+    /// Limits of a spec or of certificates, for a daemon. The store accepts values of up to 2 MiB (store S-13), and an
+    /// indented text is several times as long; the certificates of a whole operating system have less than 1 MiB.
+    pub const DOCUMENT: Self = Self {
+        bytes: 8 << 20,
+        time: Duration::from_secs(10),
+    };
+}
+
 /// Returns the contents of a file, and its metadata; a link is followed.
 ///
 /// # Errors

@@ -9,7 +9,7 @@ use crate::http::AccessOptions;
 use crate::telemetry::{LogConfig, LogFormat};
 pub use crate::version::VERSION;
 use base::Chain;
-use base::host::check_host;
+use base::host::{check_host, parse_port};
 use model::GoDuration;
 use store::keys::DEFAULT_PREFIX;
 use store::{ConfigError, DEFAULT_TIMEOUT, KeysError, StoreConfig, StoreOptions, TlsOptions};
@@ -231,7 +231,7 @@ fn listen_address_fault(address: &str) -> Option<String> {
     let Some((host, port)) = address.rsplit_once(':') else {
         return refuse(&"the port is missing");
     };
-    if !port.bytes().all(|byte| byte.is_ascii_digit()) || port.parse::<u16>().is_err() {
+    if parse_port(port).is_none() {
         return refuse(&"the port is no number from 0 to 65535");
     }
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));

@@ -1,18 +1,11 @@
 //! The spec of a new cluster, from a file. When it is used is left to the loop.
 
 use std::path::Path;
-use std::time::Duration;
 
 use base::Chain;
 use base::user_file::{ReadLimits, read_user_file};
 use daemon::args::{ArgsWarning, Faults};
 use model::{ClusterSpec, InvalidSpec, NotSupported, SpecInput, from_slice, spec_text_warnings, support};
-
-/// As in `stolonctl init`; the store accepts values of up to 2 MiB (store S-13).
-const FILE_LIMITS: ReadLimits = ReadLimits {
-    bytes: 8 << 20,
-    time: Duration::from_secs(10),
-};
 
 /// Reads and validates the file; errors go to `faults` (sentinel L-3). Warns of what counts otherwise than given.
 pub(crate) fn read(path: &Path, faults: &mut Faults, warnings: &mut Vec<ArgsWarning>) -> Option<ClusterSpec> {
@@ -24,7 +17,7 @@ pub(crate) fn read(path: &Path, faults: &mut Faults, warnings: &mut Vec<ArgsWarn
         ));
         None
     };
-    let text = match read_user_file(path, FILE_LIMITS) {
+    let text = match read_user_file(path, ReadLimits::DOCUMENT) {
         Ok((text, _)) => text,
         Err(error) => return refuse("cannot read provided initial cluster config file", &error),
     };

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use base::host::check_host;
+use base::host::{check_host, parse_port};
 use http::uri::Authority;
 
 /// The default of `--store-endpoints` for etcd (store S-18).
@@ -160,9 +160,7 @@ fn parse_address(address: &str) -> Result<(String, u16, Authority), String> {
     check_host(bare).map_err(|why| why.to_string())?;
     let port = match port {
         None | Some("") => return Err("the port is missing, usually 2379".to_owned()),
-        // A number with a sign is none here.
-        Some(port) if !port.bytes().all(|byte| byte.is_ascii_digit()) => None,
-        Some(port) => port.parse().ok().filter(|port| *port != 0),
+        Some(port) => parse_port(port).filter(|port| *port != 0),
     };
     let port = port.ok_or("the port is no number from 1 to 65535")?;
     // Names in other scripts than ASCII cannot stand in requests.

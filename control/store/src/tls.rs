@@ -4,7 +4,6 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 use base::user_file::{ReadLimits, read_user_file};
@@ -16,12 +15,6 @@ use rustls::{
         CertificateDer, PrivateKeyDer, ServerName, UnixTime,
         pem::{self, PemObject},
     },
-};
-
-/// Many times the certificates of a whole operating system.
-const FILE_LIMITS: ReadLimits = ReadLimits {
-    bytes: 8 << 20,
-    time: Duration::from_secs(10),
 };
 
 /// The store's TLS options as given.
@@ -151,16 +144,21 @@ fn system_roots() -> RootCertStore {
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let chain = CertificateDer::pem_slice_iter(&read(path)?).collect::<Result<Vec<_>, _>>();
-    match chain {
-        Ok(chain) if chain.is_empty() => Err(TlsError::Pem {
-            path: path.to_owned(),
-            source: pem::Error::NoItemsFound,
-        }),
-        other => other.map_err(|source| TlsError::Pem {
-            path: path.to_owned(),
-            source,
-        }),
+    certificate_chain(&read(path)?).map_err(|source| TlsError::Pem {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Returns the certificates in a text in PEM format, in their order.
+///
+/// # Errors
+/// The text is not in that format, or has none.
+pub fn certificate_chain(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, pem::Error> {
+    let chain = CertificateDer::pem_slice_iter(text).collect::<Result<Vec<_>, _>>()?;
+    match chain.is_empty() {
+        true => Err(pem::Error::NoItemsFound),
+        false => Ok(chain),
     }
 }
 
@@ -172,7 +170,7 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    match read_user_file(path, FILE_LIMITS) {
+    match read_user_file(path, ReadLimits::DOCUMENT) {
         Ok((text, _)) => Ok(text),
         Err(source) => Err(TlsError::Read {
             path: path.to_owned(),

@@ -10,11 +10,10 @@ use base::user_file::{ReadLimits, read_stdin, read_user_file};
 use daemon::telemetry::print_stderr;
 use model::{ClusterSpec, from_slice};
 
-/// No value in the store may be larger than 2 MiB (store S-13); an indented text is several times as long. A program that
-/// writes into a pipe may first ask a person for something.
+/// A program that writes into a pipe may first ask a person for something.
 const LIMITS: ReadLimits = ReadLimits {
-    bytes: 8 << 20,
     time: Duration::from_secs(300),
+    ..ReadLimits::DOCUMENT
 };
 
 /// Returns the argument of `init` and `update`, which take at most one (cli O-25).

@@ -1,7 +1,7 @@
 //! Checks of the addresses at which PostgreSQL listens and is reached (keeper 1.3). Whether this host has them is left to
 //! `postgres::server`.
 
-use base::host::check_host;
+use base::host::{check_host, parse_port};
 use daemon::args::Faults;
 
 /// Checks `listen_addresses`: a list of addresses and names, or `*`, as PostgreSQL reads it.
@@ -30,7 +30,7 @@ pub(super) fn check_advertised(address: &str, port: &str, faults: &mut Faults) {
             "--pg-advertise-address {address:?} is not valid: {why}; use an address or a name that other hosts reach"
         ));
     }
-    let is_port = port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port != 0);
+    let is_port = parse_port(port).is_some_and(|port| port != 0);
     if !port.is_empty() && !is_port {
         faults.push(format!(
             "--pg-advertise-port {port:?} is not a valid port: use a number from 1 to 65535"

@@ -13,15 +13,11 @@ use base::user_file::{ReadLimits, read_user_file};
 use http::HeaderValue;
 use rustls::ServerConfig;
 use rustls::crypto::ring;
+use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::{self, PemObject as _};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use store::certificate_chain;
 use tokio_rustls::TlsAcceptor;
 
-/// Limits of reading a file.
-const FILE_LIMITS: ReadLimits = ReadLimits {
-    bytes: 64 << 10,
-    time: Duration::from_secs(10),
-};
 /// Minimum interval of looking for changed files.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -222,13 +218,7 @@ fn read_tls(certificate: &Path, key: &Path) -> Result<TlsAcceptor, AccessError> 
         let path = path.to_owned();
         move |source| AccessError::Pem { path, what, source }
     };
-    let text = read_file(certificate)?;
-    let chain = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
-    let chain = chain.and_then(|chain| match chain.is_empty() {
-        true => Err(pem::Error::NoItemsFound),
-        false => Ok(chain),
-    });
-    let chain = chain.map_err(pem_error(certificate, "certificate"))?;
+    let chain = certificate_chain(&read_file(certificate)?).map_err(pem_error(certificate, "certificate"))?;
     let private_key = PrivateKeyDer::from_pem_slice(&read_file(key)?).map_err(pem_error(key, "private key"))?;
     let unusable = |source| AccessError::Certificate {
         path: certificate.to_owned(),
@@ -253,7 +243,7 @@ fn read_token(path: &Path) -> Result<BearerToken, AccessError> {
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>, AccessError> {
-    let read = read_user_file(path, FILE_LIMITS).map_err(|source| AccessError::Read {
+    let read = read_user_file(path, ReadLimits::SECRET).map_err(|source| AccessError::Read {
         path: path.to_owned(),
         source,
     });

@@ -6,7 +6,6 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 
 use base::user_file::{ReadLimits, read_user_file};
 use tracing::{info, warn};
@@ -33,12 +32,6 @@ struct LastRead {
     /// Why the file could not be read the last time; the password is an older one then.
     failure: Option<String>,
 }
-
-/// A longer password file was given by mistake. A pipe is only read at the start.
-const FILE_LIMITS: ReadLimits = ReadLimits {
-    bytes: 64 << 10,
-    time: Duration::from_secs(10),
-};
 
 impl Secret {
     /// Wraps a password.
@@ -128,7 +121,7 @@ impl SecretFile {
 /// # Errors
 /// It cannot be read, is not UTF-8, or exceeds 64 KiB.
 pub fn read_password_file(path: &Path) -> io::Result<(String, u32)> {
-    let (text, metadata) = read_user_file(path, FILE_LIMITS)?;
+    let (text, metadata) = read_user_file(path, ReadLimits::SECRET)?;
     let text = String::from_utf8(text).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))?;
     Ok((text, metadata.permissions().mode() & 0o7777))
 }
