@@ -125,10 +125,3 @@ impl RoleGauges {
         }
     }
 }
-
-/// Converts nanoseconds to the seconds of a metric.
-pub fn unix_seconds(nanos: i128) -> f64 {
-    #[expect(clippy::cast_precision_loss, reason = "a metric needs no nanoseconds")]
-    let seconds = nanos as f64 / 1e9;
-    seconds
-}

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use base::Chain;
 use daemon::signals::{ProcessSignal, SignalHandlers};
+use daemon::telemetry::unix_seconds;
 use model::Stopped as StoppedInfo;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
@@ -14,7 +15,6 @@ use tracing::{debug, info, warn};
 use crate::context::KeeperContext;
 use crate::executor::read_stopped;
 use crate::liveness::{LivenessKey, renew_forever};
-use crate::metrics::unix_seconds;
 use crate::postgres::server::error::InstanceError;
 use crate::postgres::server::supervisor::StopLimits;
 use crate::publish::Due;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use base::{Chain, Clock, RandomBytes};
-use daemon::health::{BEAT_INTERVAL, Heartbeat, ProgramHealth};
+use daemon::health::{Heartbeat, ProgramHealth};
 use daemon::signals::{ProcessSignal, SignalHandlers};
 use daemon::telemetry::{Component, MetricsServer};
 use daemon::{program, systemd};
@@ -132,14 +132,7 @@ fn report_health(server: Option<&MetricsServer>, status: &KeeperHealth, heartbea
         ProgramHealth::new(beaten.clone(), move || shown.service_status()),
     )?;
     let status = status.clone();
-    spawn_local(async move {
-        loop {
-            if !status.is_running() {
-                beaten.beat();
-            }
-            tokio::time::sleep(BEAT_INTERVAL).await;
-        }
-    });
+    spawn_local(beaten.beat_while(move || !status.is_running()));
     Ok(())
 }
 

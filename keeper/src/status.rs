@@ -6,8 +6,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use base::Clock;
 use base::clock::Boottime;
+use base::{Clock, counted};
 use daemon::health::{ServiceStatus, check_page};
 use daemon::http::{HttpPage, HttpQuery, HttpStatus};
 use daemon::telemetry::MetricsServer;
@@ -346,9 +346,8 @@ impl fmt::Display for StatusState {
         let sample = &self.sample;
         match sample.role.filter(|_| sample.healthy) {
             Some(MetricRole::Master) => {
-                let standbys = sample.streaming_standbys();
-                let plural = if standbys == 1 { "standby" } else { "standbys" };
-                write!(f, "master, {standbys} {plural} streaming")
+                let standbys = counted(sample.streaming_standbys(), "standby", "standbys");
+                write!(f, "master, {standbys} streaming")
             }
             Some(MetricRole::Standby) => {
                 f.write_str("standby")?;

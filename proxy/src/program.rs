@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use base::{Clock, RandomBytes};
-use daemon::health::{BEAT_INTERVAL, Heartbeat, ProgramHealth};
+use daemon::health::{Heartbeat, ProgramHealth};
 use daemon::signals::{ProcessSignal, STOP, SignalHandlers};
 use daemon::telemetry::{self, Component, MetricsServer};
 use daemon::{program, runtime, systemd};
@@ -87,7 +87,7 @@ async fn check_in_until_stopped(
 ) -> anyhow::Result<()> {
     let mut signals = SignalHandlers::install(&STOP)?;
     // Also while connections end after a signal.
-    tokio::spawn(beat(heartbeat));
+    tokio::spawn(heartbeat.beat_while(|| true));
     let stopped_by = tokio::select! {
         fatal = checkin.run() => return Err(fatal.into()),
         end = listening => {
@@ -107,14 +107,6 @@ async fn check_in_until_stopped(
     info!(signal = %stopped_by, "stopping, closing connections to master");
     checkin.stop().await;
     Ok(())
-}
-
-/// Beats as long as the control loop's thread runs its tasks.
-async fn beat(heartbeat: Heartbeat) {
-    loop {
-        heartbeat.beat();
-        tokio::time::sleep(BEAT_INTERVAL).await;
-    }
 }
 
 /// Reports what the proxy does from now on. Returns the heartbeat of its control loop.

@@ -5,6 +5,7 @@
 
 mod chain;
 pub mod clock;
+mod count;
 pub mod host;
 mod printable;
 mod random;
@@ -13,5 +14,6 @@ pub mod user_file;
 
 pub use chain::Chain;
 pub use clock::Clock;
+pub use count::counted;
 pub use printable::{is_printable, printable};
 pub use random::RandomBytes;

@@ -42,6 +42,16 @@ impl Heartbeat {
         self.last.store(self.clock.now().as_nanos(), Ordering::Relaxed);
     }
 
+    /// Beats on behalf of a loop while `is_due`: it proves that the tasks of this thread run.
+    pub async fn beat_while(self, is_due: impl Fn() -> bool) {
+        loop {
+            if is_due() {
+                self.beat();
+            }
+            tokio::time::sleep(BEAT_INTERVAL).await;
+        }
+    }
+
     /// Returns the time since the last turn.
     pub fn age(&self) -> Duration {
         let last = Boottime::from_nanos(self.last.load(Ordering::Relaxed));

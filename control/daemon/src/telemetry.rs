@@ -21,7 +21,7 @@ mod shared;
 mod sink;
 mod table;
 
-pub use self::metrics::{Component, MetricsError, MetricsServer, on_scrape, serve_metrics};
+pub use self::metrics::{Component, MetricsError, MetricsServer, on_scrape, serve_metrics, unix_seconds};
 pub use self::shared::TABLE as SHARED_METRICS;
 pub use self::table::{LabelValues, MetricKind, MetricLabel, MetricRow, MetricUnit, register_metrics};
 pub use console::{ignore_broken_pipe, print_stderr, print_stdout};

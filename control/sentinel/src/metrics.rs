@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use daemon::telemetry::register_metrics;
+use daemon::telemetry::{register_metrics, unix_seconds};
 use metrics::{Gauge, Histogram};
-use model::{ClusterData, DbUid};
 use store::election::Leadership;
 use tokio::sync::watch;
+
+use crate::overview::ClusterOverview;
 
 mod failover;
 mod table;
@@ -25,7 +26,7 @@ pub struct Metrics {
     /// Leaderships won since the start.
     leader_count: Gauge,
     round_seconds: Histogram,
-    /// What the cluster data say, in the order of `set_cluster`.
+    /// The figures of the cluster data, in the order of `set_cluster`.
     cluster: [Gauge; 6],
 }
 
@@ -62,31 +63,19 @@ impl Metrics {
     }
 
     /// Records the cluster as it was read.
-    pub(crate) fn set_cluster(&self, data: &ClusterData) {
-        let is_healthy = |uid: &DbUid| data.dbs().get(uid).is_some_and(|db| db.status.healthy);
-        let standbys = data.dbs().iter().filter(|(uid, _)| Some(*uid) != data.master_uid());
-        let healthy_standbys = standbys.filter(|(_, db)| db.status.healthy).count();
-        let failed = data.keepers().values().filter(|keeper| !keeper.status.healthy).count();
-        let proxies = data.proxy.as_ref().map_or(0, |proxy| proxy.spec.enabled_proxies.len());
-        let announced = data.proxied_master().is_some();
-        let master_healthy = data.master_uid().is_some_and(is_healthy);
-        for (gauge, value) in self.cluster.iter().zip([
-            usize::from(announced),
-            usize::from(master_healthy),
-            healthy_standbys,
-            data.keepers().len(),
-            failed,
-            proxies,
-        ]) {
+    pub(crate) fn set_cluster(&self, cluster: &ClusterOverview) {
+        let values = [
+            usize::from(cluster.announced.is_some()),
+            usize::from(cluster.is_master_healthy),
+            cluster.healthy_standbys,
+            cluster.keepers,
+            cluster.failed_keepers,
+            cluster.proxies,
+        ];
+        for (gauge, value) in self.cluster.iter().zip(values) {
             gauge.set(u32::try_from(value).map_or(f64::MAX, f64::from));
         }
     }
-}
-
-/// Converts nanoseconds since 1970 to the seconds of a metric.
-#[expect(clippy::cast_precision_loss, reason = "a metric in seconds needs no nanoseconds")]
-fn unix_seconds(nanos: i128) -> f64 {
-    nanos as f64 / 1e9
 }
 
 /// How a round ended.

@@ -23,6 +23,7 @@ use crate::info_publisher::SentinelInfoPublisher;
 use crate::log_state::LogState;
 use crate::metrics::{FailoverTimer, Metrics, RoundEnd, count_leaderships};
 use crate::missing_data::{MissingData, MissingDataDecision};
+use crate::overview::ClusterOverview;
 use crate::status::RoundStatus;
 use crate::throttle::RoundThrottle;
 use crate::timing::{
@@ -269,8 +270,9 @@ impl Sentinel {
     /// Records that there is usable cluster data. Returns the interval of rounds that it sets.
     fn record_usable_data(&mut self, data: &CheckedClusterData) -> Duration {
         self.missing_data.reset();
-        self.status.set_cluster(data);
-        self.metrics.set_cluster(&data.data);
+        let overview = ClusterOverview::of(&data.data);
+        self.metrics.set_cluster(&overview);
+        self.status.set_cluster(overview);
         self.failover
             .record_read(&data.data, self.clock.now(), self.clock.wall());
         self.log_state.warn_of_clamped_durations(data);

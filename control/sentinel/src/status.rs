@@ -1,13 +1,13 @@
 //! What the sentinel reports about itself over HTTP and to systemd. What the loop does is left to `sentinel`.
 
-use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use daemon::health::ServiceStatus;
-use model::CheckedClusterData;
 use serde_json::json;
 use store::election::Leadership;
 use tokio::sync::watch;
+
+use crate::overview::ClusterOverview;
 
 /// What the last round found. Clones share it.
 #[derive(Debug, Clone, Default)]
@@ -24,14 +24,7 @@ enum LastRound {
     /// There are no usable cluster data.
     NoData(&'static str),
     /// The cluster as it was read.
-    Cluster(ClusterSummary),
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct ClusterSummary {
-    master: Option<String>,
-    standbys: usize,
-    proxies: usize,
+    Cluster(ClusterOverview),
 }
 
 impl RoundStatus {
@@ -43,15 +36,8 @@ impl RoundStatus {
         self.set(LastRound::NoData(reason));
     }
 
-    pub(crate) fn set_cluster(&self, data: &CheckedClusterData) {
-        let data = &data.data;
-        let master = data.proxied_master();
-        let standbys = data.dbs().iter().filter(|(uid, _)| Some(*uid) != data.master_uid());
-        self.set(LastRound::Cluster(ClusterSummary {
-            master: master.map(|(_, db)| db.spec.keeper_uid.to_string()),
-            standbys: standbys.filter(|(_, db)| db.status.healthy).count(),
-            proxies: data.proxy.as_ref().map_or(0, |proxy| proxy.spec.enabled_proxies.len()),
-        }));
+    pub(crate) fn set_cluster(&self, cluster: ClusterOverview) {
+        self.set(LastRound::Cluster(cluster));
     }
 
     fn set(&self, last: LastRound) {
@@ -82,22 +68,6 @@ fn status(is_leader: bool, last: &LastRound) -> ServiceStatus {
     }
 }
 
-impl fmt::Display for ClusterSummary {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.master {
-            Some(master) => write!(f, "master {master}, ")?,
-            None => f.write_str("no master, ")?,
-        }
-        let (standbys, proxies) = (self.standbys, self.proxies);
-        write!(
-            f,
-            "{standbys} healthy {}, ",
-            if standbys == 1 { "standby" } else { "standbys" }
-        )?;
-        write!(f, "{proxies} {}", if proxies == 1 { "proxy" } else { "proxies" })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,10 +80,11 @@ mod tests {
 
     #[test]
     fn a_sentinel_is_ready_once_it_has_read_usable_cluster_data() {
-        let cluster = LastRound::Cluster(ClusterSummary {
-            master: Some("keeper0".to_owned()),
-            standbys: 1,
+        let cluster = LastRound::Cluster(ClusterOverview {
+            announced: Some("keeper0".into()),
+            healthy_standbys: 1,
             proxies: 2,
+            ..ClusterOverview::default()
         });
         assert_eq!(
             line(true, &cluster),
@@ -128,7 +99,7 @@ mod tests {
             "true candidate: the store does not answer: timed out"
         );
         assert_eq!(
-            line(true, &LastRound::Cluster(ClusterSummary::default())),
+            line(true, &LastRound::Cluster(ClusterOverview::default())),
             "true leader, no master, 0 healthy standbys, 0 proxies"
         );
     }

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use daemon::telemetry::MetricRow;
+use daemon::telemetry::{MetricRow, unix_seconds};
 use metrics::Gauge;
 
-use crate::metrics::{MetricRole, RoleGauges, table, unix_seconds};
+use crate::metrics::{MetricRole, RoleGauges, table};
 
 /// What one observation found of the instance, as far as it is reported.
 #[derive(Debug, Clone, Default, PartialEq)]

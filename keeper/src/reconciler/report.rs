@@ -5,13 +5,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use base::{Chain, Clock};
+use daemon::telemetry::unix_seconds;
 use model::{CheckedClusterData, Clamped, ClusterUid, DbUid, Problem};
 
 use crate::context::KeeperContext;
 use crate::executor::{StepError, failure_message};
 use crate::external_dirs::Obstacle;
 use crate::local::state::LocalState;
-use crate::metrics::{MetricRole, Metrics, unix_seconds};
+use crate::metrics::{MetricRole, Metrics};
 use crate::postgres::config::credentials::Secret;
 use crate::postgres::data::owned_dirs::OwnedDirs;
 use crate::postgres::data::previous_data::ClearError;

@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use base::clock::Boottime;
+use base::counted;
 use daemon::health::ServiceStatus;
 use serde_json::json;
 use tracing::info;
@@ -120,10 +121,7 @@ impl CheckInStatus {
         let state = self.state();
         let reason = state.closed_reason(now).map(str::to_owned);
         let route = state.route.as_ref().filter(|_| reason.is_none());
-        let clients_text = match clients {
-            1 => "1 client".to_owned(),
-            clients => format!("{clients} clients"),
-        };
+        let clients_text = counted(clients, "client", "clients");
         ServiceStatus {
             // The first check-in has ended, well or not.
             is_started: state.last_good.is_some() || state.failure.is_some(),

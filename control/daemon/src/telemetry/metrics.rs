@@ -130,6 +130,12 @@ fn register_shared(component: Component, cluster_name: &str) {
     BUILD_INFO.replace_series([(vec![VERSION.to_owned()], 1.0)]);
 }
 
+/// Converts nanoseconds since 1970 to the seconds of a metric.
+#[expect(clippy::cast_precision_loss, reason = "a metric needs no nanoseconds")]
+pub fn unix_seconds(nanos: i128) -> f64 {
+    nanos as f64 / 1e9
+}
+
 fn page(handle: &PrometheusHandle) -> HttpPage {
     if let Some(update) = ON_SCRAPE.get() {
         update();

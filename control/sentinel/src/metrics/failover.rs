@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use base::clock::Boottime;
+use daemon::telemetry::unix_seconds;
 use model::{ClusterData, DbUid};
 use plan::Note;
 
 use super::table::{CHANGE_PHASE, ELECTIONS, MASTER_CHANGE};
-use super::unix_seconds;
 
 /// Follows the changes of master that this sentinel sees and makes.
 #[derive(Debug, Clone, Default)]
