@@ -13,7 +13,6 @@ use anyhow::{Context, ensure};
 use local_cluster::UnixUser;
 use model::Role;
 use stolon_tests::cluster::{Cluster, Profile};
-use stolon_tests::ports;
 use stolon_tests::wait::now;
 use tokio::task::JoinHandle;
 
@@ -198,7 +197,8 @@ async fn measure_cluster(options: IdleOptions, report: &mut Report) -> anyhow::R
     for (index, (name, _)) in programs.iter().enumerate() {
         let used = cpu_after[index].saturating_sub(cpu_before[index]).as_secs_f64() / elapsed;
         report.add(&format!("{name}: CPU"), used * 100.0, CPU_LIMIT * 100.0, "% of a core");
-        let resident = resident(pids[index])? / MIB;
+        #[expect(clippy::cast_precision_loss, reason = "no program has 2^52 bytes")]
+        let resident = usage::resident_bytes(&[pids[index]])? as f64 / MIB;
         report.add(
             &format!("{name}: resident memory"),
             resident,
@@ -219,9 +219,7 @@ async fn start_cluster() -> (Cluster, Vec<(String, String)>) {
     let names = [sentinel].into_iter().chain(keepers.clone()).chain([proxy.clone()]);
     let mut programs = Vec::new();
     for name in names {
-        let address = format!("127.0.0.1:{}", ports::free());
-        let option = format!("--metrics-listen-address={address}");
-        cluster.program(&name).options.push(option);
+        let address = cluster.serve_pages(&name);
         cluster.start(&name);
         if let Some(index) = keepers.iter().position(|keeper| *keeper == name) {
             let role = if index == 0 { Role::Master } else { Role::Standby };
@@ -256,16 +254,6 @@ impl Drop for Scrapes {
     fn drop(&mut self) {
         self.0.iter().for_each(JoinHandle::abort);
     }
-}
-
-/// Resident memory in bytes (`VmRSS` of proc_pid_status(5)).
-fn resident(pid: u32) -> anyhow::Result<f64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line
-        .and_then(|line| line.trim().strip_suffix(" kB"))
-        .context("no VmRSS")?;
-    Ok(kib.trim().parse::<f64>()? * 1024.0)
 }
 
 /// Returns how many keys etcd has put and deleted since its start, by its metrics.

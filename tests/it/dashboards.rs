@@ -5,7 +5,6 @@ use model::Role;
 use stolon_tests::cluster::{Cluster, Profile, check};
 use stolon_tests::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
 use stolon_tests::grafana::Dashboard;
-use stolon_tests::ports;
 use stolon_tests::prometheus::{Prometheus, ScrapedProgram};
 use stolon_tests::wait::eventually;
 use stolon_tests::writers::Writers;
@@ -65,9 +64,7 @@ async fn every_panel_has_data_before_during_and_after_a_failover() {
 async fn start_with_metrics(cluster: &mut Cluster) -> Vec<ScrapedProgram> {
     let mut programs = Vec::new();
     let mut start = |cluster: &mut Cluster, job, name: String| {
-        let address = format!("127.0.0.1:{}", ports::free());
-        let option = format!("--metrics-listen-address={address}");
-        cluster.program(&name).options.push(option);
+        let address = cluster.serve_pages(&name);
         cluster.start(&name);
         programs.push(ScrapedProgram { job, name, address });
     };

@@ -14,12 +14,12 @@ use stolon_tests::sql::SqlClient;
 use stolon_tests::wait::eventually;
 use tokio_postgres::Config;
 
-use crate::services::{notifying, serving_pages, wait_page};
+use crate::services::{notifying, wait_page};
 
 /// Starts two keepers with pages; returns their addresses.
 async fn two_keepers(cluster: &mut Cluster) -> [String; 2] {
     let names = [cluster.prepare_keeper(), cluster.prepare_keeper()];
-    let pages = [0, 1].map(|at: usize| serving_pages(cluster, &names[at]));
+    let pages = [0, 1].map(|at: usize| cluster.serve_pages(&names[at]));
     for (name, role) in names.iter().zip([Role::Master, Role::Standby]) {
         cluster.start(name);
         cluster.wait_healthy(name, &role).await;
@@ -85,20 +85,15 @@ async fn pages_tell_the_master_from_a_standby_through_a_failover() {
 
 #[tokio::test]
 async fn every_metric_of_the_tables_is_exported_and_no_other() {
-    let mut cluster = Cluster::builder(Profile::Fast)
-        .sentinels(0)
-        .keepers(0)
-        .proxies(0)
-        .start()
-        .await;
+    let mut cluster = Cluster::builder(Profile::Fast).without_programs().start().await;
     let sentinel = cluster.prepare_sentinel();
-    let sentinel_page = serving_pages(&mut cluster, &sentinel);
+    let sentinel_page = cluster.serve_pages(&sentinel);
     // Before it has read the store.
     cluster.start(&sentinel);
     wait_metrics(&sentinel_page, sentinel::metrics::TABLE).await;
     let keepers = two_keepers(&mut cluster).await;
     let proxy = cluster.prepare_proxy();
-    let proxy_page = serving_pages(&mut cluster, &proxy);
+    let proxy_page = cluster.serve_pages(&proxy);
     cluster.start(&proxy);
     cluster.wait_proxy_serves(&proxy).await;
     for (address, table) in [

@@ -18,7 +18,6 @@ use stolon_tests::certificates::Certificates;
 use stolon_tests::cluster::{Cluster, Profile, check};
 use stolon_tests::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
 use stolon_tests::http;
-use stolon_tests::ports;
 use stolon_tests::process::Signal;
 use stolon_tests::sql::SqlClient;
 use stolon_tests::wait::eventually;
@@ -66,14 +65,6 @@ pub(crate) fn notifying(cluster: &mut Cluster, name: &str) -> NotifySocket {
     socket
 }
 
-/// Lets a program serve its pages; returns their address.
-pub(crate) fn serving_pages(cluster: &mut Cluster, name: &str) -> String {
-    let address = format!("127.0.0.1:{}", ports::free());
-    let option = format!("--metrics-listen-address={address}");
-    cluster.program(name).options.push(option);
-    address
-}
-
 #[tokio::test]
 async fn systemd_is_notified_of_start_role_and_stop() {
     let mut cluster = Cluster::builder(Profile::Fast).start().await;
@@ -102,12 +93,7 @@ async fn systemd_is_notified_of_start_role_and_stop() {
 /// `systemctl status` shows no log line of an attempt while the unit waits for the next one.
 #[tokio::test]
 async fn why_a_program_ends_is_its_last_status_line() {
-    let mut cluster = Cluster::builder(Profile::Fast)
-        .sentinels(0)
-        .keepers(0)
-        .proxies(0)
-        .start()
-        .await;
+    let mut cluster = Cluster::builder(Profile::Fast).without_programs().start().await;
     for name in [
         cluster.prepare_sentinel(),
         cluster.prepare_keeper(),
@@ -124,21 +110,13 @@ async fn why_a_program_ends_is_its_last_status_line() {
 
 #[tokio::test]
 async fn pages_report_whether_a_program_runs_and_does_its_job() {
-    let mut cluster = Cluster::builder(Profile::Fast)
-        .sentinels(0)
-        .keepers(0)
-        .proxies(0)
-        .start()
-        .await;
+    let mut cluster = Cluster::builder(Profile::Fast).without_programs().start().await;
     let (sentinel, keepers) = (
         cluster.prepare_sentinel(),
         [cluster.prepare_keeper(), cluster.prepare_keeper()],
     );
     let proxy = cluster.prepare_proxy();
-    let pages = [
-        serving_pages(&mut cluster, &sentinel),
-        serving_pages(&mut cluster, &proxy),
-    ];
+    let pages = [cluster.serve_pages(&sentinel), cluster.serve_pages(&proxy)];
     for name in [&sentinel, &proxy] {
         cluster.start(name);
     }
@@ -176,7 +154,7 @@ pub(crate) async fn wait_page(address: &str, path: &str, status: u16, words: &st
 async fn bad_requests_and_slow_clients_delay_neither_pages_nor_the_program() {
     let mut cluster = Cluster::store_only().await;
     let sentinel = cluster.prepare_sentinel();
-    let address = serving_pages(&mut cluster, &sentinel);
+    let address = cluster.serve_pages(&sentinel);
     cluster.start(&sentinel);
     wait_page(&address, "/readyz", 503, "there are no cluster data").await;
     for (status, request) in [
@@ -214,7 +192,7 @@ async fn pages_can_require_tls_and_a_token() {
     fs::write(&token, "correct-horse\n").unwrap();
     fs::set_permissions(&token, fs::Permissions::from_mode(0o644)).unwrap();
     let sentinel = cluster.prepare_sentinel();
-    let address = serving_pages(&mut cluster, &sentinel);
+    let address = cluster.serve_pages(&sentinel);
     cluster.program(&sentinel).options.extend([
         format!("--metrics-cert-file={}", certificates.path("pages.pem").display()),
         format!("--metrics-key-file={}", certificates.path("pages.key").display()),

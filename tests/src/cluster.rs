@@ -47,6 +47,8 @@ pub struct Cluster {
     pub relays: Vec<TcpRelay>,
     /// The store client of the test itself.
     pub store: Store,
+    /// The ports of the programs' pages.
+    page_ports: Vec<Port>,
 }
 
 impl Cluster {
@@ -65,6 +67,7 @@ impl Cluster {
             etcd,
             relays: Vec::new(),
             store,
+            page_ports: Vec::new(),
         }
     }
 
@@ -148,6 +151,16 @@ impl Cluster {
         let port = ports::free();
         self.prepare(&name, ProgramKind::Proxy, vec![format!("--port={port}")], Some(port));
         name
+    }
+
+    /// Lets a stopped program serve metrics and its other pages; returns their address.
+    pub fn serve_pages(&mut self, name: &str) -> String {
+        let port = ports::free();
+        let address = format!("127.0.0.1:{port}");
+        self.page_ports.push(port);
+        let option = format!("--metrics-listen-address={address}");
+        self.program(name).options.push(option);
+        address
     }
 
     /// Starts a program, for the first time or again.

@@ -35,11 +35,25 @@ pub fn cpu(pids: &[u32]) -> anyhow::Result<Duration> {
 ///
 /// One of the processes has ended.
 pub fn anonymous_bytes(pids: &[u32]) -> anyhow::Result<u64> {
+    status_bytes(pids, "RssAnon:")
+}
+
+/// Returns the resident memory of these processes in bytes, shared pages included (`VmRSS` of `/proc/PID/status`).
+///
+/// # Errors
+///
+/// One of the processes has ended.
+pub fn resident_bytes(pids: &[u32]) -> anyhow::Result<u64> {
+    status_bytes(pids, "VmRSS:")
+}
+
+/// Returns the sum of a field of `/proc/PID/status` that is in KiB, in bytes.
+fn status_bytes(pids: &[u32], field: &str) -> anyhow::Result<u64> {
     let mut kib = 0;
     for pid in pids {
         let path = format!("/proc/{pid}/status");
         let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-        kib += number_after(&text, "RssAnon:").with_context(|| format!("no RssAnon in {path}"))?;
+        kib += number_after(&text, field).with_context(|| format!("no {field} in {path}"))?;
     }
     Ok(kib * 1024)
 }
