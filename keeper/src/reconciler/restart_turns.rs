@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use base::clock::Boottime;
 use base::{Chain, Clock};
-use model::{KeeperInfo, KeeperUid, SettingsInfo, from_slice};
+use model::{KeeperInfo, KeeperUid, RestartState, SettingsInfo, from_slice};
 use store::Store;
 use tracing::warn;
 
@@ -122,7 +122,7 @@ impl PeerHistory {
             let restart = self.restarts.get(keeper);
             let settings = match restart {
                 Some(restart) => Some(restart.settings.clone()),
-                None => info.and_then(settings_in_force).cloned(),
+                None => info.and_then(settings_in_force),
             };
             // Without an info it is not known whether its keeper publishes its progress.
             let is_awaited = restart.is_none() && (info.is_none() || settings.is_some());
@@ -152,10 +152,9 @@ impl PeerHistory {
             self.unhealthy_since.entry(keeper.clone()).or_insert(now);
         }
         for info in infos.iter().filter(|info| is_member(&info.uid)) {
-            match settings_in_force(info).filter(|settings| settings.is_restarting()) {
+            match settings_in_force(info).filter(SettingsInfo::is_restarting) {
                 Some(settings) => {
                     let since = self.restarts.get(&info.uid).map_or(now, |restart| restart.since);
-                    let settings = settings.clone();
                     self.restarts.insert(info.uid.clone(), PeerRestart { since, settings });
                 }
                 None => {
@@ -167,8 +166,19 @@ impl PeerHistory {
 }
 
 /// Returns the progress that an info reports. That of a keeper that ends in order does not count: it stops its server.
-fn settings_in_force(info: &KeeperInfo) -> Option<&SettingsInfo> {
-    info.settings.as_ref().filter(|_| !info.is_leaving_or_stopped())
+/// A keeper with a liveness key publishes its progress, but not before its first round with a running server, for
+/// example after a copy: until then its instance has no parameters applied.
+fn settings_in_force(info: &KeeperInfo) -> Option<SettingsInfo> {
+    if info.is_leaving_or_stopped() {
+        return None;
+    }
+    let not_yet_known = || {
+        info.liveness_key.then(|| SettingsInfo {
+            fingerprint: String::new(),
+            state: RestartState::Pending,
+        })
+    };
+    info.settings.clone().or_else(not_yet_known)
 }
 
 fn is_healthy(info: &KeeperInfo) -> bool {
@@ -189,8 +199,6 @@ fn wait_limits(target: &TargetDb) -> WaitLimits {
 
 #[cfg(test)]
 mod tests {
-    use model::RestartState;
-
     use super::*;
 
     const LIMITS: WaitLimits = WaitLimits {
@@ -297,6 +305,38 @@ mod tests {
         assert_eq!(overdue(&mut restarts, &["a", "b"], 60), ["a"]);
         assert_eq!(overdue(&mut restarts, &["b"], 61), [""; 0]);
         assert_eq!(overdue(&mut restarts, &["b"], 119), ["b"]);
+    }
+
+    #[test]
+    fn a_keeper_that_has_not_published_its_progress_yet_is_waited_for() {
+        // Rule: keeper R24.3. Its standby may just have been copied, and be healthy already.
+        let state = Some(model::PostgresState {
+            healthy: true,
+            ..model::PostgresState::default()
+        });
+        let new_keeper = KeeperInfo {
+            uid: "a".into(),
+            liveness_key: true,
+            postgres_state: state.clone(),
+            ..KeeperInfo::default()
+        };
+        let go_stolon = KeeperInfo {
+            uid: "b".into(),
+            postgres_state: state,
+            ..KeeperInfo::default()
+        };
+        let turn = |infos: &[KeeperInfo]| {
+            let members = ["a", "b"].map(standby);
+            let peers = PeerHistory::default().peers(infos, &members, Boottime::from_nanos(0), LIMITS);
+            restart_turn(&"c".into(), true, "new", &peers)
+        };
+        let infos = [new_keeper, go_stolon];
+        assert_eq!(turn(&infos), RestartTurn::After("a".into()));
+        let applied = KeeperInfo {
+            settings: info("a", RestartState::Applied).settings,
+            ..infos[0].clone()
+        };
+        assert_eq!(turn(&[applied, infos[1].clone()]), RestartTurn::Now);
     }
 
     /// Returns the keepers whose instances are waited for although they are not reported as healthy.
