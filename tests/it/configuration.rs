@@ -7,7 +7,7 @@ use serde_json::json;
 use stolon_tests::cluster::{Cluster, ClusterBuilder, Profile, check};
 use stolon_tests::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
 use stolon_tests::pg_programs;
-use stolon_tests::process::Signal;
+use stolon_tests::process::{Signal, send_signal};
 use stolon_tests::spec::{store_spec, update, wait_parameter_is, wait_query_returns};
 use stolon_tests::status;
 use stolon_tests::wait::eventually;
@@ -301,6 +301,26 @@ async fn a_master_that_does_not_start_with_a_change_reverts_it() {
     }
     cluster.wait_healthy("keeper0", &Role::Master).await;
     cluster.wait_healthy("keeper1", &Role::Standby).await;
+}
+
+/// A frozen postmaster takes the signal of a reload without reading its files (keeper R23).
+#[tokio::test]
+async fn a_reload_that_the_server_does_not_perform_is_reported_and_repeated() {
+    let mut cluster = without_failover().keepers(1).proxies(0).start().await;
+    wait_parameter_is(&cluster, "keeper0", "work_mem", "4MB").await;
+    let postmaster = cluster.postmaster("keeper0").unwrap();
+    send_signal(postmaster, Signal::STOP);
+    update(&cluster, &json!({"pgParameters": {"work_mem": "5MB"}})).await;
+    let unread = "wait until PostgreSQL has read its configuration: not done within";
+    cluster.process("keeper0").wait_for_log(unread, LONG_TIMEOUT).await;
+    status::wait_status_shows(&cluster, &["keeper0"], unread).await;
+    send_signal(postmaster, Signal::CONT);
+    wait_parameter_is(&cluster, "keeper0", "work_mem", "5MB").await;
+    eventually("status to report nothing", LONG_TIMEOUT, async || {
+        let (_, status) = cluster.stolonctl(&["status"]).await;
+        check(!status.contains(unread), || status)
+    })
+    .await;
 }
 
 /// A cluster whose failInterval is longer than a crashed instance needs to come back on a busy machine.
