@@ -7,6 +7,8 @@ pub const DEFAULT_PREFIX: &str = "stolon/cluster";
 
 /// Longest cluster name, in bytes: that of a file name, since names stand in keys, labels and logs.
 const NAME_BYTES_MAX: usize = 255;
+/// Longest prefix, in bytes. Far below what etcd takes in a request; each key and many logs hold it.
+const PREFIX_BYTES_MAX: usize = 1024;
 
 /// Every key of one cluster, below its base path. Prefixes to list end with a slash (store S-10).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,7 +16,7 @@ pub struct Keys {
     base: String,
 }
 
-/// A cluster name that cannot be part of a key.
+/// A cluster name or prefix that cannot be part of a key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeysError {
     /// No cluster name at all.
@@ -26,6 +28,12 @@ pub enum KeysError {
     /// Longer than any name.
     #[error("invalid cluster name {0:?}…: it is longer than {NAME_BYTES_MAX} bytes; choose another name")]
     TooLong(String),
+    /// A prefix with a control character.
+    #[error("invalid --store-prefix {0:?}: it holds a control character")]
+    PrefixControlCharacter(String),
+    /// A prefix that makes every key too long.
+    #[error("invalid --store-prefix {0:?}…: it is longer than {PREFIX_BYTES_MAX} bytes")]
+    PrefixTooLong(String),
     /// The normalised base path would be empty, the prefix itself or outside of it, as with `.` and `..`.
     #[error(
         "invalid cluster name {name:?}: its keys would not be below the store prefix {prefix:?}; choose another name"
@@ -41,8 +49,15 @@ pub enum KeysError {
 impl Keys {
     /// Returns the keys of the cluster of this name under this prefix.
     ///
-    /// Refuses a name that is empty, too long, holds control characters, or whose base is empty or not below the prefix.
+    /// Refuses a name that is empty, too long, holds control characters, or whose base is empty or not below the prefix,
+    /// and a prefix that is too long or holds control characters.
     pub fn new(prefix: &str, cluster_name: &str) -> Result<Self, KeysError> {
+        if prefix.len() > PREFIX_BYTES_MAX {
+            return Err(KeysError::PrefixTooLong(prefix.chars().take(20).collect()));
+        }
+        if prefix.chars().any(char::is_control) {
+            return Err(KeysError::PrefixControlCharacter(prefix.to_owned()));
+        }
         if cluster_name.is_empty() {
             return Err(KeysError::NoClusterName);
         }
@@ -232,6 +247,11 @@ mod tests {
         let why = Keys::new("p", &"x".repeat(300)).unwrap_err().to_string();
         assert!(why.contains("longer than 255 bytes") && why.len() < 120, "{why}");
         assert!(matches!(Keys::new("p", "a\nb"), Err(KeysError::ControlCharacter(_))));
+        assert!(Keys::new(&"x".repeat(1000), "a").is_ok());
+        let why = Keys::new(&"x".repeat(5000), "a").unwrap_err().to_string();
+        assert!(why.contains("--store-prefix") && why.len() < 120, "{why}");
+        let why = Keys::new("a\u{1b}[31m", "a").unwrap_err().to_string();
+        assert!(why.contains("--store-prefix") && !why.contains('\u{1b}'), "{why}");
         assert_eq!(Keys::new("p", "teams/blue").unwrap().base(), "p/teams/blue");
         assert_eq!(Keys::new("/", "c").unwrap().base(), "/c");
     }

@@ -6,6 +6,7 @@ use std::error::Error;
 use std::ffi::{OsStr, OsString};
 use std::process::exit;
 
+use base::printable;
 use clap::builder::ValueParser;
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, Command, Parser};
@@ -318,7 +319,10 @@ fn into_args_error(error: clap::Error, command: &mut Command) -> ArgsError {
             ArgsError::HelpOrVersion(error)
         }
         _ => {
+            // The parser repeats what was typed, which may hold control characters.
             let text = error.render().to_string();
+            let lines: Vec<_> = text.lines().map(printable).collect();
+            let text = lines.join("\n");
             let text = text.strip_prefix("error: ").unwrap_or(&text).trim_end();
             let message = text.lines().next().unwrap_or_default().to_owned();
             // The parser shows the usage for unknown options, but not for bad values.

@@ -71,6 +71,23 @@ fn a_bad_variable_is_named_and_the_alphabetically_last_one_first() {
 }
 
 #[test]
+fn control_characters_of_a_wrong_argument_are_not_printed() {
+    for typed in [
+        "--no-such\u{1b}[31m",
+        "--log-color=\u{1b}]0;title\u{7}",
+        "--store-timeout=\u{9b}1s",
+    ] {
+        match try_parse::<Args>(KEEPER, [typed], |_| None).unwrap_err() {
+            ArgsError::Usage { text, message } => {
+                let is_plain = |text: &str| !text.chars().any(|c| c.is_control() && c != '\n');
+                assert!(is_plain(&text) && is_plain(&message), "{typed:?}: {text:?}");
+            }
+            other => panic!("{typed:?}: {other:?}"),
+        }
+    }
+}
+
+#[test]
 fn a_variable_that_is_not_utf_8_is_named_without_its_value() {
     // it may be a password
     use std::os::unix::ffi::OsStringExt as _;
