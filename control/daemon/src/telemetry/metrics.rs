@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use serde_json::json;
 
 use super::shared::{BUILD_INFO, CLUSTER_IDENTIFIER};
 use super::{process, series, shared, table};
@@ -40,6 +41,14 @@ impl Component {
             Self::Keeper => "keeper",
             Self::Sentinel => "sentinel",
             Self::Proxy => "proxy",
+        }
+    }
+
+    /// Returns the pages that fail while the program starts.
+    fn readiness_pages(self) -> &'static [&'static str] {
+        match self {
+            Self::Keeper => &["/readyz", "/primary", "/standby"],
+            Self::Sentinel | Self::Proxy => &["/readyz"],
         }
     }
 }
@@ -107,6 +116,11 @@ pub fn serve_metrics(
     let rendered = handle.clone();
     let routes = HttpRoutes::default();
     routes.add("/metrics", move |_| page(&rendered));
+    // From the first request on: a page that does not exist yet would be taken for a wrong path.
+    routes.add("/healthz", |_| starting_page(HttpStatus::Ok, "ok"));
+    for path in component.readiness_pages() {
+        routes.add(path, |_| starting_page(HttpStatus::Unavailable, "unavailable"));
+    }
     server
         .start("metrics", routes.clone(), run_upkeep(handle))
         .map_err(MetricsError::Start)?;
@@ -145,6 +159,10 @@ fn page(handle: &PrometheusHandle) -> HttpPage {
         content_type: "text/plain; version=0.0.4; charset=utf-8",
         body: handle.render() + &series::text() + &process::metrics(),
     }
+}
+
+fn starting_page(status: HttpStatus, word: &str) -> HttpPage {
+    HttpPage::json(status, &json!({ "status": word, "summary": "starting" }))
 }
 
 async fn run_upkeep(handle: PrometheusHandle) {
@@ -190,6 +208,15 @@ mod tests {
         );
         assert!(text.contains("\nprocess_resident_memory_bytes "), "{text}");
         assert!(get(server.address, "/").starts_with("HTTP/1.1 404 "));
+        // The program has not added its own pages yet.
+        assert!(get(server.address, "/healthz").starts_with("HTTP/1.1 200 "));
+        for path in ["/readyz", "/primary", "/standby?lag=1MB"] {
+            let text = get(server.address, path);
+            assert!(
+                text.starts_with("HTTP/1.1 503 ") && text.contains("starting"),
+                "{path}: {text}"
+            );
+        }
         let again = serve(&server.address.to_string()).unwrap_err();
         assert!(matches!(again, MetricsError::Bind { .. }), "{again}");
     }
