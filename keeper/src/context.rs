@@ -42,7 +42,7 @@ pub struct KeeperContext {
     pub problems: Arc<Problems>,
     /// What pages and systemd show.
     pub status: KeeperHealth,
-    /// The last turn of the loop.
+    /// The last progress of the main loop.
     pub heartbeat: Heartbeat,
     pub clock: Clock,
 }

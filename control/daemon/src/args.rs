@@ -52,7 +52,7 @@ pub struct CommonArgs {
     /// Do not verify the store's certificate; no effect with http
     #[arg(long, global = true, help_heading = COMMON)]
     pub store_skip_tls_verify: Option<Switch>,
-    /// Address of the metrics server, such as 127.0.0.1:9102 [default: none]
+    /// Address of the HTTP server with metrics and health, such as 127.0.0.1:9102 [default: none]
     #[arg(long, global = true, help_heading = COMMON, value_name = "ADDRESS")]
     pub metrics_listen_address: Option<String>,
     /// Option of the kubernetes backend, which is not supported
@@ -75,13 +75,13 @@ pub struct DaemonArgs {
     /// Log format: text, json or tab [default: text]
     #[arg(long, help_heading = COMMON, value_name = "FORMAT")]
     pub log_format: Option<String>,
-    /// Certificate for metrics over HTTPS [default: none, plain HTTP]
+    /// Certificate of the HTTP server, for HTTPS [default: none, plain HTTP]
     #[arg(long, help_heading = COMMON, value_name = "FILE")]
     pub metrics_cert_file: Option<PathBuf>,
     /// Key of that certificate
     #[arg(long, help_heading = COMMON, value_name = "FILE")]
     pub metrics_key_file: Option<PathBuf>,
-    /// File with the bearer token that requests for metrics must have [default: none]
+    /// File with the bearer token that all requests to the HTTP server must have [default: none]
     #[arg(long, help_heading = COMMON, value_name = "FILE")]
     pub metrics_token_file: Option<PathBuf>,
     /// The same as --log-level=debug

@@ -13,14 +13,14 @@ use serde_json::{Value, json};
 use crate::http::{HttpPage, HttpStatus};
 use crate::telemetry::MetricsServer;
 
-/// A loop that has not turned for this long hangs. Loops turn at least once a second, or after the requests of one round
+/// A loop that has made no progress for this long hangs. It makes some at least once a second, or after the requests of one round
 /// to the store; a busy or suspended machine must not look like a hung loop.
 pub const HANG_LIMIT: Duration = Duration::from_secs(30);
 
-/// Interval in which a loop turns at least.
+/// Maximum time between two beats of a loop that waits.
 pub const BEAT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The last turn of a program's main loop. Clones share it.
+/// The last progress of a program's main loop. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Heartbeat {
     clock: Clock,
@@ -29,7 +29,7 @@ pub struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// The loop counts as just turned. `round` is the longest time that one turn may take, such as the timeouts of its
+    /// The loop has just made progress. `round` is the longest time that one round may take, such as the timeouts of its
     /// requests.
     pub fn new(clock: Clock, round: Duration) -> Self {
         let last = Arc::new(AtomicU64::new(clock.now().as_nanos()));
@@ -37,7 +37,7 @@ impl Heartbeat {
         Self { clock, limit, last }
     }
 
-    /// Records a turn of the loop.
+    /// Records progress of the loop.
     pub fn beat(&self) {
         self.last.store(self.clock.now().as_nanos(), Ordering::Relaxed);
     }
@@ -52,7 +52,7 @@ impl Heartbeat {
         }
     }
 
-    /// Returns the time since the last turn.
+    /// Returns the time since the last progress.
     pub fn age(&self) -> Duration {
         let last = Boottime::from_nanos(self.last.load(Ordering::Relaxed));
         self.clock.now().since(last)
@@ -125,7 +125,7 @@ impl ProgramHealth {
 
     fn hang_reason(&self) -> Option<String> {
         let age = self.heartbeat.age();
-        (age >= self.heartbeat.limit).then(|| format!("the main loop has not turned for {} s", age.as_secs()))
+        (age >= self.heartbeat.limit).then(|| format!("the main loop has made no progress for {} s", age.as_secs()))
     }
 }
 
@@ -162,12 +162,15 @@ mod tests {
     }
 
     #[test]
-    fn a_loop_hangs_once_it_has_not_turned_for_the_limit() {
+    fn a_loop_hangs_once_it_has_made_no_progress_for_the_limit() {
         let status = ServiceStatus::default();
         assert!(health(HANG_LIMIT - Duration::from_nanos(1), status.clone()).is_alive());
         let hung = health(HANG_LIMIT, status);
         assert!(!hung.is_alive());
-        assert_eq!(hung.hang_reason().unwrap(), "the main loop has not turned for 30 s");
+        assert_eq!(
+            hung.hang_reason().unwrap(),
+            "the main loop has made no progress for 30 s"
+        );
         hung.heartbeat.beat();
         assert!(hung.is_alive());
     }

@@ -1,5 +1,5 @@
 //! A small HTTP server with a table of routes, on a thread of its own, so that a request does not delay the program,
-//! nor a busy program the request. Who may ask is in `access`; what a page holds is left to its route.
+//! nor a busy program the request. Who may send requests is in `access`; what a page holds is left to its route.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -216,7 +216,7 @@ async fn serve(listener: TcpListener, access: HttpAccess, routes: HttpRoutes) {
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => {
-            tracing::error!(%error, "cannot serve metrics");
+            tracing::error!(%error, "the HTTP server cannot serve");
             return;
         }
     };
@@ -228,7 +228,7 @@ async fn serve(listener: TcpListener, access: HttpAccess, routes: HttpRoutes) {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection for metrics");
+                tracing::warn!(%error, "the HTTP server cannot accept a connection");
                 tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
                 continue;
             }

@@ -1,5 +1,6 @@
-//! Notifications to systemd (sd_notify(3)): started, status line, stopping, and the watchdog, which is fed only while
-//! the main loop turns; and the socket that systemd passes. Without `NOTIFY_SOCKET` nothing is sent. What a program reports is left to `health`.
+//! Notifications to systemd (sd_notify(3)): started, status line, stopping, and the watchdog, only while the main loop
+//! makes progress; and the socket that systemd passes. Without `NOTIFY_SOCKET` nothing is sent. What a program reports is
+//! left to `health`.
 
 use std::env;
 use std::io;
@@ -101,11 +102,11 @@ fn run(health: &ProgramHealth) {
     while !IS_STOPPING.load(Ordering::Relaxed) {
         let is_fed = watchdog_interval.is_some() && health.is_alive();
         send(&reported.update(&health.status(), is_fed));
-        let pause = match reported.is_started {
+        let delay = match reported.is_started {
             true => interval,
             false => START_POLL.min(interval),
         };
-        thread::park_timeout(pause);
+        thread::park_timeout(delay);
     }
     send(&[NotifyState::Stopping]);
 }

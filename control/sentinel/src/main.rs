@@ -29,7 +29,7 @@ async fn run(config: Config) {
     let uid = SentinelUid::from(short_uid(random.bytes()));
     info!(id = %uid, "sentinel id");
     let server = program::serve_metrics(&config.common, Component::Sentinel)
-        .unwrap_or_else(|error| fatal_error("cannot serve metrics", &error));
+        .unwrap_or_else(|error| fatal_error("cannot start the HTTP server", &error));
     let metrics = Metrics::register();
     let mut signals =
         SignalHandlers::install(&STOP).unwrap_or_else(|error| fatal_error("cannot listen for signals", &error));

@@ -53,7 +53,7 @@ pub(super) async fn run(
     if args.yes != Some(Switch(true)) && ask_to_confirm(io::stdin().lock(), io::stdout())? == Confirmation::No {
         return Ok(CommandOutcome::Success);
     }
-    // Read again: the response may have taken long, and another program may have written meanwhile.
+    // Read again: the operator's answer may have taken long, and another program may have written meanwhile.
     let (now_there, revision) = cluster_data::read_unchecked(store).await?;
     if before.is_none() && now_there.is_some() {
         bail!("cluster data has appeared meanwhile: look at it, then repeat the command");

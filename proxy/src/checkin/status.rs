@@ -123,7 +123,7 @@ impl CheckInStatus {
         let route = state.route.as_ref().filter(|_| reason.is_none());
         let clients_text = counted(clients, "client", "clients");
         ServiceStatus {
-            // The first check-in has ended, well or not.
+            // The first check-in has ended, with or without success.
             is_started: state.last_good.is_some() || state.failure.is_some(),
             summary: match route {
                 Some(route) => format!("proxying to {}, {clients_text}", route.address),

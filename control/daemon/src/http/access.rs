@@ -1,4 +1,4 @@
-//! Who may ask the HTTP server: TLS, and a bearer token. Both are read from files again when these change, so that a
+//! Who may send requests to the HTTP server: TLS, and a bearer token. Both are read from files again when these change, so that a
 //! renewed certificate or token needs no restart.
 
 use std::fmt;
