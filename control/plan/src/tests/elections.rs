@@ -291,8 +291,8 @@ fn a_first_run_replaces_a_failed_master_that_is_not_reported_healthy() {
         first_run(&setup)
     };
     assert_eq!(change(|setup| drop(setup.seen.keepers.remove("keeper1"))), "elects db2");
-    let ill = change(|setup| setup.info("keeper1").postgres_state.as_mut().unwrap().healthy = false);
-    assert_eq!(ill, "elects db2");
+    let unhealthy = change(|setup| setup.info("keeper1").postgres_state.as_mut().unwrap().healthy = false);
+    assert_eq!(unhealthy, "elects db2");
     assert_eq!(change(|setup| setup.info("keeper1").leaving = true), "elects db2");
     let another = change(|setup| setup.info("keeper1").postgres_state.as_mut().unwrap().uid = db_uid("db9"));
     assert_eq!(another, "elects db2");

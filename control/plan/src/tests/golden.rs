@@ -115,13 +115,13 @@ fn a_steady_state_of_go_stolon_is_left_unchanged() {
         let same = around
             .iter()
             .all(|(_, (other, _))| without_routine_changes(other) == without_routine_changes(data));
-        let well = data.dbs().values().all(|db| db.status.healthy && db.is_converged());
+        let healthy = data.dbs().values().all(|db| db.status.healthy && db.is_converged());
         let normal = data
             .cluster
             .as_ref()
             .is_some_and(|cluster| cluster.status.phase == Phase::Normal);
         let Ok(plan) = plan else { continue };
-        if !(same && well && normal) {
+        if !(same && healthy && normal) {
             continue;
         }
         settled += 1;
