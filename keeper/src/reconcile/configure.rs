@@ -115,7 +115,7 @@ fn decide_restart(
     }
     steps.push(Step::Log(match &facts.turn {
         // The first two are reported as problems, the last one was logged where it was read.
-        RestartTurn::Never | RestartTurn::Stuck(_) | RestartTurn::OthersUnknown => return false,
+        RestartTurn::StandbysRefused | RestartTurn::Stuck(_) | RestartTurn::OthersUnknown => return false,
         RestartTurn::Now => LogMessage::RestartDue,
         RestartTurn::After(keeper) => LogMessage::RestartAfter { keeper: keeper.clone() },
     }));

@@ -17,7 +17,7 @@ pub struct Peer {
     /// Its keeper reports it as healthy.
     pub is_healthy: bool,
     /// It is not reported as healthy, but has not been so for long: it may come back any moment.
-    pub is_settling: bool,
+    pub is_recently_unhealthy: bool,
     /// Its progress in applying the parameters; `None` when its keeper does not publish it.
     pub settings: Option<SettingsInfo>,
     /// It has been restarting for longer than a start may take.
@@ -36,7 +36,7 @@ pub enum RestartTurn {
     /// This keeper's instance has not come back from its restart in time.
     Stuck(KeeperUid),
     /// No standby started with the parameters, so the master would not either.
-    Never,
+    StandbysRefused,
 }
 
 /// Returns a hash of the parameters that is the same on all keepers of a cluster (FNV-1a, 64 bits).
@@ -83,8 +83,10 @@ pub fn restart_turn(me: &KeeperUid, is_master: bool, fingerprint: &str, peers: &
         settings.is_some_and(|settings| settings.fingerprint == fingerprint && settings.state == wanted)
     };
     // One late response must not let the master restart with parameters that no standby has started with.
-    let settling = peers.iter().filter(|peer| peer.is_standby && peer.is_settling);
-    if let Some(peer) = settling
+    let recently_unhealthy = peers
+        .iter()
+        .filter(|peer| peer.is_standby && peer.is_recently_unhealthy);
+    if let Some(peer) = recently_unhealthy
         .min_by(|a, b| a.keeper.cmp(&b.keeper))
         .filter(|peer| is_master || peer.keeper < *me)
     {
@@ -103,7 +105,7 @@ pub fn restart_turn(me: &KeeperUid, is_master: bool, fingerprint: &str, peers: &
     }
     let refused = reporting.iter().all(|peer| has(peer, RestartState::Refused));
     if is_master && !reporting.is_empty() && refused {
-        return RestartTurn::Never;
+        return RestartTurn::StandbysRefused;
     }
     RestartTurn::Now
 }
@@ -127,8 +129,8 @@ mod tests {
         Peer {
             keeper: (*keeper).into(),
             is_standby: *role == "standby",
-            is_healthy: *health == "well",
-            is_settling: *health == "settling",
+            is_healthy: *health == "healthy",
+            is_recently_unhealthy: *health == "recently-unhealthy",
             settings,
             is_overdue: rest.last() == Some(&"overdue"),
         }
@@ -141,7 +143,7 @@ mod tests {
             RestartTurn::Now => "now".to_owned(),
             RestartTurn::After(keeper) => format!("after {keeper}"),
             RestartTurn::Stuck(keeper) => format!("stuck {keeper}"),
-            RestartTurn::Never => "never".to_owned(),
+            RestartTurn::StandbysRefused => "standbys refused".to_owned(),
             turn @ RestartTurn::OthersUnknown => panic!("{turn:?} is not decided here"),
         };
         assert_eq!(turn, wanted, "{me} {role}: {peers:?}");
@@ -149,91 +151,99 @@ mod tests {
 
     #[test]
     fn standbys_restart_one_after_the_other() {
-        let master = "k0 master well new pending";
-        check("k1 standby", &[master, "k2 standby well new pending"], "now");
-        check("k2 standby", &[master, "k1 standby well new pending"], "after k1");
-        check("k2 standby", &[master, "k1 standby well old applied"], "after k1");
-        check("k2 standby", &[master, "k1 standby ill new restarting"], "after k1");
-        check("k1 standby", &[master, "k2 standby ill new restarting"], "after k2");
-        check("k2 standby", &[master, "k1 standby well new applied"], "now");
-        check("k2 standby", &[master, "k1 standby well new refused"], "now");
-        check("k2 standby", &["k0 master ill new restarting"], "after k0");
+        let master = "k0 master healthy new pending";
+        check("k1 standby", &[master, "k2 standby healthy new pending"], "now");
+        check("k2 standby", &[master, "k1 standby healthy new pending"], "after k1");
+        check("k2 standby", &[master, "k1 standby healthy old applied"], "after k1");
+        check(
+            "k2 standby",
+            &[master, "k1 standby unhealthy new restarting"],
+            "after k1",
+        );
+        check(
+            "k1 standby",
+            &[master, "k2 standby unhealthy new restarting"],
+            "after k2",
+        );
+        check("k2 standby", &[master, "k1 standby healthy new applied"], "now");
+        check("k2 standby", &[master, "k1 standby healthy new refused"], "now");
+        check("k2 standby", &["k0 master unhealthy new restarting"], "after k0");
     }
 
     #[test]
     fn the_master_restarts_after_all_standbys_once_one_has_come_back() {
-        check("k0 master", &["k1 standby well new pending"], "after k1");
-        check("k0 master", &["k1 standby well old applied"], "after k1");
-        check("k0 master", &["k1 standby ill new restarting"], "after k1");
-        check("k0 master", &["k1 standby well new applied"], "now");
+        check("k0 master", &["k1 standby healthy new pending"], "after k1");
+        check("k0 master", &["k1 standby healthy old applied"], "after k1");
+        check("k0 master", &["k1 standby unhealthy new restarting"], "after k1");
+        check("k0 master", &["k1 standby healthy new applied"], "now");
         check(
             "k0 master",
-            &["k2 standby well new pending", "k1 standby well new applied"],
+            &["k2 standby healthy new pending", "k1 standby healthy new applied"],
             "after k2",
         );
         check(
             "k0 master",
-            &["k1 standby well new applied", "k2 standby well new refused"],
+            &["k1 standby healthy new applied", "k2 standby healthy new refused"],
             "now",
         );
     }
 
     #[test]
     fn the_master_keeps_running_when_no_standby_started_with_the_parameters() {
-        check("k0 master", &["k1 standby well new refused"], "never");
+        check("k0 master", &["k1 standby healthy new refused"], "standbys refused");
         check(
             "k0 master",
-            &["k1 standby well new refused", "k2 standby well"],
-            "never",
+            &["k1 standby healthy new refused", "k2 standby healthy"],
+            "standbys refused",
         );
-        check("k0 master", &["k1 standby well old refused"], "after k1");
+        check("k0 master", &["k1 standby healthy old refused"], "after k1");
     }
 
     #[test]
     fn an_overdue_standby_delays_the_master_but_no_other_standby() {
-        let stuck = "k1 standby ill new restarting overdue";
-        check("k2 standby", &["k0 master well new pending", stuck], "now");
+        let stuck = "k1 standby unhealthy new restarting overdue";
+        check("k2 standby", &["k0 master healthy new pending", stuck], "now");
         check("k0 master", &[stuck], "stuck k1");
-        check("k0 master", &[stuck, "k2 standby well new pending"], "after k2");
-        check("k0 master", &[stuck, "k2 standby well new refused"], "stuck k1");
-        check("k0 master", &[stuck, "k2 standby well new applied"], "now");
-        check("k0 master", &[stuck, "k2 standby well new restarting"], "after k2");
+        check("k0 master", &[stuck, "k2 standby healthy new pending"], "after k2");
+        check("k0 master", &[stuck, "k2 standby healthy new refused"], "stuck k1");
+        check("k0 master", &[stuck, "k2 standby healthy new applied"], "now");
+        check("k0 master", &[stuck, "k2 standby healthy new restarting"], "after k2");
     }
 
     #[test]
     fn instances_that_publish_nothing_or_are_down_are_not_waited_for() {
         check("k0 master", &[], "now");
-        check("k0 master", &["k1 standby well"], "now");
-        check("k0 master", &["k1 standby ill new pending"], "now");
-        check("k2 standby", &["k0 master well", "k1 standby well"], "now");
-        check("k2 standby", &["k1 standby ill old applied"], "now");
+        check("k0 master", &["k1 standby healthy"], "now");
+        check("k0 master", &["k1 standby unhealthy new pending"], "now");
+        check("k2 standby", &["k0 master healthy", "k1 standby healthy"], "now");
+        check("k2 standby", &["k1 standby unhealthy old applied"], "now");
         check(
             "k0 master",
-            &["k1 standby well", "k2 standby well new pending"],
+            &["k1 standby healthy", "k2 standby healthy new pending"],
             "after k2",
         );
     }
 
     #[test]
     fn a_standby_that_was_healthy_a_moment_ago_is_waited_for() {
-        check("k0 master", &["k1 standby settling new pending"], "after k1");
-        check("k0 master", &["k1 standby settling"], "after k1");
+        check("k0 master", &["k1 standby recently-unhealthy new pending"], "after k1");
+        check("k0 master", &["k1 standby recently-unhealthy"], "after k1");
         check(
             "k0 master",
-            &["k1 standby well new applied", "k2 standby settling"],
+            &["k1 standby healthy new applied", "k2 standby recently-unhealthy"],
             "after k2",
         );
         check(
             "k2 standby",
-            &["k0 master well", "k1 standby settling old applied"],
+            &["k0 master healthy", "k1 standby recently-unhealthy old applied"],
             "after k1",
         );
         check(
             "k1 standby",
-            &["k0 master well", "k2 standby settling old applied"],
+            &["k0 master healthy", "k2 standby recently-unhealthy old applied"],
             "now",
         );
-        check("k1 standby", &["k0 master settling new pending"], "now");
+        check("k1 standby", &["k0 master recently-unhealthy new pending"], "now");
     }
 
     #[test]
@@ -252,7 +262,7 @@ mod tests {
                 .filter(|me| {
                     let others = (0..states.len()).filter(|other| other != me);
                     let peers: Vec<Peer> = others
-                        .map(|at| peer(&format!("{} well new {}", name(at), states[at])))
+                        .map(|at| peer(&format!("{} healthy new {}", name(at), states[at])))
                         .collect();
                     let uid = name(*me).split(' ').next().unwrap();
                     restart_turn(&uid.into(), *me == 0, "new", &peers) == RestartTurn::Now

@@ -942,7 +942,7 @@ fn an_instance_restarts_in_turn_unless_its_replay_is_paused() {
     fake.facts.restart_pending = true;
     fake.facts.turn = RestartTurn::After("k2".into());
     check(fake.clone(), "done");
-    fake.facts.turn = RestartTurn::Never;
+    fake.facts.turn = RestartTurn::StandbysRefused;
     check(fake.clone(), "done");
     fake.facts.turn = RestartTurn::OthersUnknown;
     check(fake.clone(), "done");

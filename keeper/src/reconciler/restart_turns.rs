@@ -95,7 +95,7 @@ impl RestartTurns {
     /// Reports that the master is not restarted because no standby started with the parameters.
     pub(super) fn report(&self, turn: &RestartTurn) {
         let problems = match turn {
-            RestartTurn::Never => vec![KeeperProblemKind::Configuration.problem(
+            RestartTurn::StandbysRefused => vec![KeeperProblemKind::Configuration.problem(
                 "parameters wait for a restart of the master, and no standby started with them",
                 "fix the standbys' hosts and restart their keepers, or change the parameters",
             )],
@@ -122,7 +122,7 @@ impl PeerHistory {
             let restart = self.restarts.get(keeper);
             let settings = match restart {
                 Some(restart) => Some(restart.settings.clone()),
-                None => info.and_then(settings_in_force),
+                None => info.and_then(restart_progress),
             };
             // Without an info it is not known whether its keeper publishes its progress.
             let is_awaited = restart.is_none() && (info.is_none() || settings.is_some());
@@ -131,7 +131,8 @@ impl PeerHistory {
                 keeper: keeper.clone(),
                 is_standby: *is_standby,
                 is_healthy: unhealthy_since.is_none(),
-                is_settling: is_awaited && unhealthy_since.is_some_and(|since| now.since(*since) < limits.unhealthy),
+                is_recently_unhealthy: is_awaited
+                    && unhealthy_since.is_some_and(|since| now.since(*since) < limits.unhealthy),
                 settings,
                 is_overdue: restart.is_some_and(|restart| now.since(restart.since) >= limits.restart),
             }
@@ -152,7 +153,7 @@ impl PeerHistory {
             self.unhealthy_since.entry(keeper.clone()).or_insert(now);
         }
         for info in infos.iter().filter(|info| is_member(&info.uid)) {
-            match settings_in_force(info).filter(SettingsInfo::is_restarting) {
+            match restart_progress(info).filter(SettingsInfo::is_restarting) {
                 Some(settings) => {
                     let since = self.restarts.get(&info.uid).map_or(now, |restart| restart.since);
                     self.restarts.insert(info.uid.clone(), PeerRestart { since, settings });
@@ -168,7 +169,7 @@ impl PeerHistory {
 /// Returns the progress that an info reports. That of a keeper that ends in order does not count: it stops its server.
 /// A keeper with a liveness key publishes its progress, but not before its first round with a running server, for
 /// example after a copy: until then its instance has no parameters applied.
-fn settings_in_force(info: &KeeperInfo) -> Option<SettingsInfo> {
+fn restart_progress(info: &KeeperInfo) -> Option<SettingsInfo> {
     if info.is_leaving_or_stopped() {
         return None;
     }
@@ -340,12 +341,12 @@ mod tests {
     }
 
     /// Returns the keepers whose instances are waited for although they are not reported as healthy.
-    fn settling(history: &mut PeerHistory, infos: &[KeeperInfo], seconds: u64) -> Vec<String> {
+    fn recently_unhealthy(history: &mut PeerHistory, infos: &[KeeperInfo], seconds: u64) -> Vec<String> {
         let members = ["a", "b"].map(standby);
         let now = Boottime::from_nanos(0) + Duration::from_secs(seconds);
         let peers = history.peers(infos, &members, now, LIMITS).into_iter();
-        let settling = peers.filter(|peer| peer.is_settling);
-        settling.map(|peer| peer.keeper.to_string()).collect()
+        let awaited = peers.filter(|peer| peer.is_recently_unhealthy);
+        awaited.map(|peer| peer.keeper.to_string()).collect()
     }
 
     #[test]
@@ -359,22 +360,28 @@ mod tests {
         };
         let mut history = PeerHistory::default();
         let b = healthy("b");
-        assert_eq!(settling(&mut history, &[healthy("a"), b.clone()], 0), [""; 0]);
+        assert_eq!(recently_unhealthy(&mut history, &[healthy("a"), b.clone()], 0), [""; 0]);
         let unhealthy = info("a", RestartState::Applied);
-        assert_eq!(settling(&mut history, &[unhealthy.clone(), b.clone()], 10), ["a"]);
         assert_eq!(
-            settling(&mut history, std::slice::from_ref(&b), 29),
+            recently_unhealthy(&mut history, &[unhealthy.clone(), b.clone()], 10),
+            ["a"]
+        );
+        assert_eq!(
+            recently_unhealthy(&mut history, std::slice::from_ref(&b), 29),
             ["a"],
             "its info is missing"
         );
-        assert_eq!(settling(&mut history, std::slice::from_ref(&b), 30), [""; 0]);
-        assert_eq!(settling(&mut history, &[healthy("a"), b.clone()], 40), [""; 0]);
-        assert_eq!(settling(&mut history, &[unhealthy, b.clone()], 50), ["a"]);
+        assert_eq!(recently_unhealthy(&mut history, std::slice::from_ref(&b), 30), [""; 0]);
+        assert_eq!(
+            recently_unhealthy(&mut history, &[healthy("a"), b.clone()], 40),
+            [""; 0]
+        );
+        assert_eq!(recently_unhealthy(&mut history, &[unhealthy, b.clone()], 50), ["a"]);
         // A keeper that publishes no progress (Go stolon) would not be waited for after it is healthy again either.
         let silent = KeeperInfo {
             uid: "a".into(),
             ..KeeperInfo::default()
         };
-        assert_eq!(settling(&mut history, &[silent, b], 51), [""; 0]);
+        assert_eq!(recently_unhealthy(&mut history, &[silent, b], 51), [""; 0]);
     }
 }
