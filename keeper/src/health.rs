@@ -20,9 +20,9 @@ use crate::problems::{KeeperProblemKind, Problems};
 mod login_attempts;
 mod recovery_watch;
 
-/// Reports the health of one instance.
+/// Reports problems with logins and with the recovery of one instance.
 #[derive(Debug)]
-pub struct HealthReporter {
+pub struct LoginRecoveryReporter {
     instance: Arc<Instance>,
     problems: Arc<Problems>,
     logins: LoginAttempts,
@@ -30,7 +30,7 @@ pub struct HealthReporter {
     walker: Walker,
 }
 
-impl HealthReporter {
+impl LoginRecoveryReporter {
     pub fn new(instance: Arc<Instance>, problems: Arc<Problems>) -> Self {
         Self {
             instance,

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use crate::connections::{self, ConnectionAttempts};
-use crate::health::HealthReporter;
+use crate::health::LoginRecoveryReporter;
 use crate::local::state::LocalState;
 use crate::monitor::details::Details;
 use crate::monitor::published_state::{is_urgent_change, state};
@@ -206,7 +206,7 @@ impl Monitor {
 
     async fn observe_loop(&self) {
         let mut child_status = self.instance.child_status();
-        let mut memory = MonitorState::new(HealthReporter::new(
+        let mut memory = MonitorState::new(LoginRecoveryReporter::new(
             Arc::clone(&self.instance),
             Arc::clone(&self.problems),
         ));
@@ -354,7 +354,7 @@ fn next_unhealthy_delay(before: Option<Duration>, usual: Duration) -> Duration {
 /// State kept between observations.
 #[derive(Debug)]
 struct MonitorState {
-    health: HealthReporter,
+    health: LoginRecoveryReporter,
     /// The failure that was last logged, until an observation succeeds.
     failing: Option<String>,
     /// The last delay, while the server runs and is not healthy.
@@ -372,7 +372,7 @@ struct MonitorState {
 }
 
 impl MonitorState {
-    fn new(health: HealthReporter) -> Self {
+    fn new(health: LoginRecoveryReporter) -> Self {
         Self {
             health,
             failing: None,
