@@ -110,7 +110,7 @@ mod tests {
     use std::io::{self, ErrorKind};
 
     use super::*;
-    use crate::postgres::server::port::PortError;
+    use crate::postgres::server::port::ListenError;
 
     fn failed(kind: ErrorKind) -> FileError {
         FileError::new("write", "/data/postgresql.conf")(io::Error::from(kind))
@@ -120,7 +120,7 @@ mod tests {
     #[test]
     fn a_restart_whose_files_do_not_answer_is_still_under_way() {
         let hung = || FileSystemHung { path: "/data".into() };
-        let port = PortError::File(hung().into());
+        let port = ListenError::File(hung().into());
         for unanswered in [
             StepError::File(hung().into()),
             StepError::NoAnswer(hung()),

@@ -30,7 +30,7 @@ use crate::postgres::programs::environment;
 use crate::postgres::programs::installation::Programs;
 use crate::postgres::programs::pg_control;
 use crate::postgres::server::error::InstanceError;
-use crate::postgres::server::port::{self, PortError};
+use crate::postgres::server::port::{self, ListenError};
 use crate::postgres::server::postmaster::ChildStatus;
 use crate::postgres::server::supervisor::{RunningServer, StopLimits, StopOutcome, Supervisor};
 
@@ -358,8 +358,8 @@ impl Instance {
         })
     }
 
-    /// Fails if the server could not listen at its addresses. No own server may be running.
-    pub(crate) async fn check_port(&self) -> Result<(), PortError> {
+    /// Fails if the server could not listen on its addresses. No own server may be running.
+    pub(crate) async fn check_port(&self) -> Result<(), ListenError> {
         port::check_names(&self.config.listen_addresses, port::resolves).await?;
         let config = self.config.clone();
         let check = move |_: &Path| port::check(&config.listen_addresses, config.port, &config.socket_dir);

@@ -4,7 +4,7 @@ use std::net::TcpListener;
 
 use keeper::postgres::config::conf::StartMode;
 use keeper::postgres::server::error::InstanceError;
-use keeper::postgres::server::port::PortError;
+use keeper::postgres::server::port::ListenError;
 use stolon_tests::deadlines::INSTANCE_TEST_TIMEOUT;
 
 use crate::bench::{self, Node, files};
@@ -18,7 +18,7 @@ fn a_port_in_use_is_reported_at_each_attempt() {
         for _ in 0..2 {
             let refused = node.instance.start(&wanted, StartMode::Normal).await.unwrap_err();
             assert!(
-                matches!(refused, InstanceError::Port(PortError::Taken { .. })),
+                matches!(refused, InstanceError::Port(ListenError::Taken { .. })),
                 "{refused}"
             );
             assert!(refused.to_string().contains("--pg-port"), "{refused}");
@@ -42,7 +42,7 @@ fn a_socket_of_another_server_is_reported() {
             .await
             .unwrap_err();
         assert!(
-            matches!(refused, InstanceError::Port(PortError::SocketTaken { .. })),
+            matches!(refused, InstanceError::Port(ListenError::SocketTaken { .. })),
             "{refused}"
         );
         std::fs::remove_file(&lock).unwrap();

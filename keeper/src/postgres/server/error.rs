@@ -8,14 +8,14 @@ use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::previous_data::ClearError;
 use crate::postgres::data::walker::FileSystemHung;
 use crate::postgres::programs::command::{CommandError, explain};
-use crate::postgres::server::port::PortError;
+use crate::postgres::server::port::ListenError;
 
 /// Why an operation on the instance failed.
 #[derive(Debug, thiserror::Error)]
 pub enum InstanceError {
     /// Its port is in use.
     #[error(transparent)]
-    Port(#[from] PortError),
+    Port(#[from] ListenError),
     /// Old data could not be moved or removed.
     #[error(transparent)]
     Clear(#[from] ClearError),
@@ -94,7 +94,7 @@ impl InstanceError {
     pub fn is_unanswered(&self) -> bool {
         match self {
             Self::NoAnswer(_) => true,
-            Self::File(failed) | Self::Port(PortError::File(failed)) | Self::Clear(ClearError::File(failed)) => {
+            Self::File(failed) | Self::Port(ListenError::File(failed)) | Self::Clear(ClearError::File(failed)) => {
                 failed.unanswered().is_some()
             }
             _ => false,

@@ -19,9 +19,9 @@ use crate::postgres::server::process;
 /// The server asks the same name service by itself, without a limit.
 const LOOKUP_LIMIT: Duration = Duration::from_secs(2);
 
-/// Why the port is not usable.
+/// Why a server could not listen on its addresses and port.
 #[derive(Debug, thiserror::Error)]
-pub enum PortError {
+pub enum ListenError {
     /// Another program listens on it.
     #[error(
         "port {port} at {address} is in use by another program: stop that program, or give this keeper another \
@@ -46,18 +46,18 @@ pub enum PortError {
         /// The socket's lock file.
         lock: PathBuf,
     },
-    /// The host has none of the addresses to listen at.
+    /// The host has none of the addresses to listen on.
     #[error(
-        "cannot listen at {address}: this host does not have the address; give --pg-listen-address one that it has, or * \
+        "cannot listen on {address}: this host does not have the address; give --pg-listen-address one that it has, or * \
          for all"
     )]
     NotLocal {
         /// The first of the addresses.
         address: IpAddr,
     },
-    /// No name to listen at has an address.
+    /// No name to listen on has an address.
     #[error(
-        "cannot listen at {name}: the name does not resolve here; give --pg-listen-address an address of this host, or * \
+        "cannot listen on {name}: the name does not resolve here; give --pg-listen-address an address of this host, or * \
          for all"
     )]
     Unresolved {
@@ -70,12 +70,12 @@ pub enum PortError {
 }
 
 /// Fails if another program uses the addresses or the socket. No own server may be running.
-pub fn check(listen_addresses: &str, port: u16, socket_dir: &str) -> Result<(), PortError> {
+pub fn check(listen_addresses: &str, port: u16, socket_dir: &str) -> Result<(), ListenError> {
     let mut missing = Vec::new();
     for address in literal_addresses(listen_addresses) {
         // The standard library sets SO_REUSEADDR, as the server does: only a listener conflicts.
         match TcpListener::bind(SocketAddr::new(address, port)).map_err(|refused| refused.kind()) {
-            Err(ErrorKind::AddrInUse) => return Err(PortError::Taken { address, port }),
+            Err(ErrorKind::AddrInUse) => return Err(ListenError::Taken { address, port }),
             Err(ErrorKind::AddrNotAvailable) => missing.push(address),
             Ok(_) | Err(_) => {}
         }
@@ -84,14 +84,17 @@ pub fn check(listen_addresses: &str, port: u16, socket_dir: &str) -> Result<(), 
     if let [address, ..] = missing[..]
         && missing.len() == listen_addresses.split(',').count()
     {
-        return Err(PortError::NotLocal { address });
+        return Err(ListenError::NotLocal { address });
     }
     check_socket(socket_dir, port)
 }
 
-/// Fails if there are only names to listen at and none of them resolves. `resolve` returns whether a name has an address,
+/// Fails if there are only names to listen on and none of them resolves. `resolve` returns whether a name has an address,
 /// `None` without an answer in time; the server then finds out.
-pub async fn check_names(listen_addresses: &str, resolve: impl AsyncFn(&str) -> Option<bool>) -> Result<(), PortError> {
+pub async fn check_names(
+    listen_addresses: &str,
+    resolve: impl AsyncFn(&str) -> Option<bool>,
+) -> Result<(), ListenError> {
     let items = listen_addresses.split(',').map(|item| item.trim().trim_matches('"'));
     let items: Vec<&str> = items.collect();
     if items
@@ -106,7 +109,7 @@ pub async fn check_names(listen_addresses: &str, resolve: impl AsyncFn(&str) -> 
         }
     }
     let name = items.first().copied().unwrap_or_default().to_owned();
-    Err(PortError::Unresolved { name })
+    Err(ListenError::Unresolved { name })
 }
 
 /// Returns whether the name has an address here; `None` without an answer within the limit.
@@ -116,17 +119,17 @@ pub async fn resolves(name: &str) -> Option<bool> {
 }
 
 /// Fails if another server's socket for this port is in this directory.
-pub fn check_socket(dir: &str, port: u16) -> Result<(), PortError> {
+pub fn check_socket(dir: &str, port: u16) -> Result<(), ListenError> {
     let lock = Path::new(dir).join(format!(".s.PGSQL.{port}.lock"));
     match lock_files::socket_lock(&lock) {
         Ok(Some(held)) if is_stale(&held, &lock) => Ok(whole_files::remove_if_there(&lock)?),
-        Ok(Some(held)) if process::exists(held.pid) => Err(PortError::SocketTaken {
+        Ok(Some(held)) if process::exists(held.pid) => Err(ListenError::SocketTaken {
             port,
             pid: Some(held.pid),
             lock,
         }),
         Err(closed) if closed.kind() == ErrorKind::PermissionDenied => {
-            Err(PortError::SocketTaken { port, pid: None, lock })
+            Err(ListenError::SocketTaken { port, pid: None, lock })
         }
         Ok(_) => Ok(()),
         Err(failed) => Err(failed.into()),
@@ -216,14 +219,14 @@ mod tests {
         for addresses in ["192.0.2.1", "192.0.2.1,2001:db8::1"] {
             let refused = check(addresses, free, socket_dir).unwrap_err().to_string();
             assert!(
-                refused.starts_with("cannot listen at 192.0.2.1: this host does not have"),
+                refused.starts_with("cannot listen on 192.0.2.1: this host does not have"),
                 "{refused}"
             );
         }
         for addresses in ["192.0.2.1,db.example", "192.0.2.1,::"] {
             assert!(!matches!(
                 check(addresses, free, socket_dir),
-                Err(PortError::NotLocal { .. })
+                Err(ListenError::NotLocal { .. })
             ));
         }
     }
@@ -237,7 +240,7 @@ mod tests {
         for addresses in ["127.0.0.1", "*", "192.0.2.1, localhost"] {
             let refused = check(addresses, port, socket_dir);
             assert!(
-                matches!(refused, Err(PortError::Taken { .. })),
+                matches!(refused, Err(ListenError::Taken { .. })),
                 "{addresses}: {refused:?}"
             );
         }
@@ -250,7 +253,7 @@ mod tests {
         std::fs::write(&lock, format!("{}\n", std::process::id())).unwrap();
         assert!(matches!(
             check("", port, socket_dir),
-            Err(PortError::SocketTaken { pid: Some(_), .. })
+            Err(ListenError::SocketTaken { pid: Some(_), .. })
         ));
         // as after a restart of a container: the id is another process's now
         std::fs::write(&lock, format!("{}\n{}\n", std::process::id(), dir.path().display())).unwrap();
