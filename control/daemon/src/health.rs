@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use crate::http::{HttpPage, HttpStatus};
 use crate::telemetry::MetricsServer;
 
-/// A loop that has made no progress for this long hangs. It makes some at least once a second, or after the requests of one round
-/// to the store; a busy or suspended machine must not look like a hung loop.
+/// A loop that has made no progress for this long hangs. It makes some at least once a second, or after the requests of
+/// one round to the store; a busy or suspended machine must not look like a hung loop.
 pub const HANG_LIMIT: Duration = Duration::from_secs(30);
 
 /// Maximum time between two beats of a loop that waits.
@@ -29,8 +29,8 @@ pub struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// The loop has just made progress. `round` is the longest time that one round may take, such as the timeouts of its
-    /// requests.
+    /// The loop has just made progress. `round` is the longest time that one round may take, such as the timeouts of
+    /// its requests.
     pub fn new(clock: Clock, round: Duration) -> Self {
         let last = Arc::new(AtomicU64::new(clock.now().as_nanos()));
         let limit = HANG_LIMIT.max(round);
