@@ -142,7 +142,7 @@ impl Obstacle {
             Self::InUse { .. } => "end that process",
             Self::NotOurs => "if it is not needed, move it away or remove it",
             Self::Mounted => {
-                "unmount it, and mount it outside of the data directory, its tablespaces and its WAL; pg_wal may be a link to it"
+                "unmount it, and mount it outside of PGDATA, its tablespaces and its WAL; pg_wal may be a link to it"
             }
             Self::NoAnswer => "fix its file system, or the server that exports it",
             Self::NotEnoughSpace { .. } => "free space on that file system, or make it larger",

@@ -416,7 +416,7 @@ impl MonitorState {
             .unwrap_or_default();
         match failed {
             ObserveError::Parameters(_) => warn!(error = cause, "cannot get configured pg parameters"),
-            ObserveError::Data(_) => warn!(error = cause, "cannot look at the data directory"),
+            ObserveError::Data(_) => warn!(error = cause, "cannot look at PGDATA"),
             ObserveError::Sql(_) | ObserveError::Position(_) => warn!(error = cause, "error getting pg state"),
         }
         self.failing = Some(message);

@@ -339,7 +339,7 @@ async fn first_spec(store: &Store) -> Spec {
     }
 }
 
-/// Stops any server on the data directory at the start (keeper 3.1).
+/// Stops any server on PGDATA at the start (keeper 3.1).
 async fn stop_leftover_instance(instance: &Instance) {
     match instance.running().await {
         Ok(None) => info!("stopping database"), // Go stolon logs it in any case
@@ -353,7 +353,7 @@ async fn stop_leftover_instance(instance: &Instance) {
     if let Ok(None) = instance.running().await
         && let Err(error) = instance.end_other_processes().await
     {
-        warn!(error = %Chain(&error), "could not stop the processes that use the data directory");
+        warn!(error = %Chain(&error), "could not stop the processes that use PGDATA");
     }
 }
 

@@ -139,7 +139,7 @@ async fn a_copy_ends_with_its_keeper_or_is_stopped_before_the_next_one_changes_d
     cluster.start(&uid);
     cluster
         .process(&uid)
-        .wait_for_log("stopping a process that uses the data directory", SHORT_TIMEOUT)
+        .wait_for_log("stopping a process that uses PGDATA", SHORT_TIMEOUT)
         .await;
     // Not with wait(), which closes its standard input.
     let status = eventually("its end", SHORT_TIMEOUT, async || {
@@ -150,10 +150,10 @@ async fn a_copy_ends_with_its_keeper_or_is_stopped_before_the_next_one_changes_d
     cluster.wait_healthy(&uid, &Role::Standby).await;
     let log = cluster.process(&uid).log();
     let at = |text: &str| log.rfind(text).unwrap_or_else(|| panic!("{text:?} is not in the log"));
-    assert!(at("stopping a process that uses the data directory") < at("running pg_basebackup"));
+    assert!(at("stopping a process that uses PGDATA") < at("running pg_basebackup"));
 }
 
-/// A process in the data directory whose id is in the lock file is neither killed nor treated as a server.
+/// A process in PGDATA whose id is in the lock file is neither killed nor treated as a server.
 #[tokio::test]
 async fn a_lock_file_that_names_a_process_in_the_data_directory_is_kept() {
     let mut cluster = Cluster::builder(Profile::Fast)
@@ -190,7 +190,7 @@ fn as_postgres(cluster: &Cluster, mut command: Command) -> std::process::Child {
     command.stdin(Stdio::piped()).spawn().unwrap()
 }
 
-/// Returns the processes with this word and the data directory in their arguments.
+/// Returns the processes with this word and PGDATA in their arguments.
 fn processes_with(pgdata: &Path, word: &str) -> Vec<u32> {
     let mut found = stolon_tests::process::using_directory(pgdata);
     found.retain(|pid| {

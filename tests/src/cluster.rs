@@ -278,7 +278,7 @@ impl Cluster {
         self.local.postmaster(uid)
     }
 
-    /// Returns the data directory of a keeper's PostgreSQL.
+    /// Returns PGDATA of a keeper.
     pub fn pgdata(&self, uid: &str) -> PathBuf {
         self.local.pgdata(uid)
     }

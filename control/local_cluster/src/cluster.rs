@@ -213,7 +213,7 @@ impl<P: From<LoggedProcess> + BorrowMut<LoggedProcess>> LocalCluster<P> {
 
     // ---- keepers and their PostgreSQL
 
-    /// Returns the data directory of a keeper's PostgreSQL.
+    /// Returns PGDATA of a keeper.
     pub fn pgdata(&self, keeper: &str) -> PathBuf {
         self.dir.data_dir(keeper).join("postgres")
     }
@@ -223,7 +223,7 @@ impl<P: From<LoggedProcess> + BorrowMut<LoggedProcess>> LocalCluster<P> {
         postmaster(&self.pgdata(keeper))
     }
 
-    /// Records what a keeper's server uses outside its data directory, so that [`Self::end_everything`] removes it. To
+    /// Records what a keeper's server uses outside its PGDATA, so that [`Self::end_everything`] removes it. To
     /// be called before the server is killed.
     pub fn record_leftovers(&mut self, keeper: &str) {
         let pgdata = self.pgdata(keeper);

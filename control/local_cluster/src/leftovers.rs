@@ -1,4 +1,4 @@
-//! What killed servers leave behind: themselves, and what PostgreSQL keeps outside its data directory.
+//! What killed servers leave behind: themselves, and what PostgreSQL keeps outside its PGDATA.
 
 use std::collections::BTreeSet;
 use std::fs;

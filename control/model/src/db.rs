@@ -51,7 +51,7 @@ pub struct DbSpec {
     pub additional_wal_senders: u16,
     /// Extra physical slots, without the `stolon_` prefix; unset on standbys.
     pub additional_replication_slots: Option<Vec<String>>,
-    /// How the data directory is initialised; `none` once that is done.
+    /// How PGDATA is initialised; `none` once that is done.
     #[serde(skip_serializing_if = "is_zero")]
     pub init_mode: DbInitMode,
     /// For init mode `new`.
@@ -119,11 +119,11 @@ impl DbSpec {
 }
 
 string_enum!(
-    /// How the data directory of an instance is initialised.
+    /// How PGDATA of an instance is initialised.
     DbInitMode {
         /// Not at all: it is initialised already.
         None = "none",
-        /// The keeper uses the data directory it has.
+        /// The keeper uses the PGDATA that it has.
         Existing = "existing",
         /// `initdb`.
         New = "new",

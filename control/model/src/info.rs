@@ -115,7 +115,7 @@ pub struct Stopped {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PostgresState {
-    /// The db that the keeper's data directory belongs to.
+    /// The db that the keeper's PGDATA belongs to.
     #[serde(skip_serializing_if = "is_zero")]
     pub uid: DbUid,
     /// The generation completely applied; 0: none yet.

@@ -24,7 +24,7 @@ pub struct NewConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PitrConfig {
-    /// Shell command that restores the data directory; `%d` is its path, `%%` a percent sign.
+    /// Shell command that restores PGDATA; `%d` is its path, `%%` a percent sign.
     #[serde(skip_serializing_if = "is_zero")]
     pub data_restore_command: String,
     /// Where archived WAL comes from.

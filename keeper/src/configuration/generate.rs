@@ -29,7 +29,7 @@ pub(super) struct ConfigGenerator {
     local: Arc<LocalState>,
     /// Minimum parameters of a standby, from its control file.
     minimums: StandbyMinimums,
-    /// The replication slots in the data directory before the last start.
+    /// The replication slots in PGDATA before the last start.
     slots: SlotNeeds,
 }
 
@@ -143,7 +143,7 @@ impl ConfigGenerator {
         }
     }
 
-    /// Counts the slots in the data directory. A server does not start with `max_replication_slots` below that.
+    /// Counts the slots in PGDATA. A server does not start with `max_replication_slots` below that.
     async fn read_slots(&mut self, data: DataState) {
         if data == DataState::Absent {
             self.slots = SlotNeeds::default();

@@ -88,7 +88,7 @@ pub fn failure_message(step: &Step, failed: &StepError) -> &'static str {
         Step::SaveDb(_) | Step::SaveApplied(_) => "could not save the state of the local db",
         Step::Stop => "failed to stop postgres",
         Step::PublishStopped(_) => "could not find out how our db was stopped",
-        Step::ClearData(_) => "could not clear the data directory",
+        Step::ClearData(_) => "could not clear PGDATA",
         Step::Initdb(_) => "failed to initialize the database cluster",
         Step::StartTemporarily(_) | Step::Start(..) => "failed to start postgres",
         Step::WaitReady => "postgres does not take connections",

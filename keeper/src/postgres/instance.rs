@@ -46,7 +46,7 @@ pub enum LocalRole {
 }
 
 impl LocalRole {
-    /// Reads the role of the instance in a data directory.
+    /// Reads the role of the instance in a PGDATA.
     fn of(data: &Path) -> Result<Self, FileError> {
         if !files::is_initialised(data)? {
             return Ok(Self::Undefined);
@@ -79,7 +79,7 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// Creates the instance of a data directory, without any access to it. `changes` runs the changes of its data.
+    /// Creates the instance of a PGDATA, without any access to it. `changes` runs the changes of its data.
     pub fn new(config: InstanceConfig, programs: Arc<Programs>, changes: DataChanges, clock: Clock) -> Self {
         let access = DataAccess::new(&config.data, changes);
         let supervisor = Supervisor::new(access.clone());
@@ -172,7 +172,7 @@ impl Instance {
         self.access.read(LocalRole::of).await
     }
 
-    /// Returns the server that runs on the data directory, if any.
+    /// Returns the server that runs on PGDATA, if any.
     pub async fn running(&self) -> Result<Option<RunningServer>, FileError> {
         self.supervisor.running().await
     }

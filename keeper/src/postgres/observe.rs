@@ -86,7 +86,7 @@ impl ObserveScope {
 #[derive(Debug, thiserror::Error)]
 pub enum ObserveError {
     /// Whether there is a database cluster could not be determined.
-    #[error("look at the data directory")]
+    #[error("look at PGDATA")]
     Data(#[source] FileError),
     /// The configured parameters.
     #[error("cannot get configured pg parameters")]

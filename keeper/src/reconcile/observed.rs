@@ -25,7 +25,7 @@ pub struct ObservedState<'a> {
     pub copy: Option<&'a CopyFacts>,
 }
 
-/// Contents of the data directory.
+/// Contents of PGDATA.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalFacts {
     /// The last known cluster; empty before the first one (keeper 2.2).

@@ -299,7 +299,7 @@ impl Reconciler {
         self.target = Some(target.clone());
     }
 
-    /// Observes the data directory and the process, and plans.
+    /// Observes PGDATA and the process, and plans.
     async fn plan(&mut self, desired: &Desired, round: &RoundState) -> Result<ReconcilePlan, StepError> {
         let instance = &self.context.instance;
         let data = match instance.local_role().await? {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use crate::settings::{HeldBackHba, Refusals, RefusedLine, RefusedParameter, Settings};
 
 /// Parameters that are never reverted: those that locate the server, which are also on its command line, and the number
-/// of slots, which must not be lower than the slots in the data directory.
+/// of slots, which must not be lower than the slots in PGDATA.
 const NEVER_REVERTED: [&str; 4] = [
     "listen_addresses",
     "max_replication_slots",

@@ -32,7 +32,7 @@ impl Profile {
             }),
         };
         spec["initMode"] = "new".into();
-        // A killed server then leaves its segments in its data directory, not in /dev/shm.
+        // A killed server then leaves its segments in its PGDATA, not in /dev/shm.
         spec["pgParameters"] = json!({ "dynamic_shared_memory_type": "mmap" });
         spec
     }

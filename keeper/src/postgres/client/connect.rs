@@ -37,10 +37,10 @@ pub struct LocalSocket {
     pub server: OwnServer,
 }
 
-/// Identifies the server on the own data directory.
+/// Identifies the server on the own PGDATA.
 #[derive(Debug, Clone)]
 pub struct OwnServer {
-    /// Its data directory.
+    /// Its PGDATA.
     pub access: DataAccess,
     /// Status of the server that this keeper has started.
     pub child_status: watch::Receiver<ChildStatus>,

@@ -8,9 +8,9 @@ use model::{UnusableParameter, check_parameter, is_never_reported};
 /// Parameters by name.
 pub type Parameters = BTreeMap<String, String>;
 
-/// Name of the generated file in the data directory.
+/// Name of the generated file in PGDATA.
 pub const FILE: &str = "postgresql.conf";
-/// Name of the file for temporary starts, which includes the one that the data directory came with (keeper 8.5).
+/// Name of the file for temporary starts, which includes the one that PGDATA came with (keeper 8.5).
 pub const TEMPORARY_FILE: &str = "stolon-temp-postgresql.conf";
 
 /// Configuration that a server is started with.
@@ -18,7 +18,7 @@ pub const TEMPORARY_FILE: &str = "stolon-temp-postgresql.conf";
 pub enum StartMode {
     /// The generated one only.
     Normal,
-    /// During an initialisation: the one that the data directory came with, overridden by the generated one (keeper
+    /// During an initialisation: the one that PGDATA came with, overridden by the generated one (keeper
     /// 8.5, rule 7).
     Temporary,
 }
@@ -52,9 +52,9 @@ pub struct ParameterSources<'a> {
 pub struct SlotNeeds {
     /// The cluster's additional slots.
     pub additional: u32,
-    /// Foreign slots in the data directory: names without the keepers' prefix.
+    /// Foreign slots in PGDATA: names without the keepers' prefix.
     pub foreign: u32,
-    /// All slots in the data directory: a server does not start with a lower maximum.
+    /// All slots in PGDATA: a server does not start with a lower maximum.
     pub existing: u32,
 }
 
@@ -272,7 +272,7 @@ pub fn render(parameters: &Parameters, recovery: &Recovery) -> String {
     text
 }
 
-/// Returns the file for a temporary start: the configuration that the data directory came with, if any, overridden.
+/// Returns the file for a temporary start: the configuration that PGDATA came with, if any, overridden.
 pub fn render_temporary(has_file: bool, parameters: &Parameters, recovery: &Recovery) -> String {
     let include = if has_file {
         format!("include '{FILE}'\n")

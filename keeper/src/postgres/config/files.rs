@@ -25,7 +25,7 @@ pub struct ConfigFiles {
 }
 
 impl ConfigFiles {
-    /// Writes the files that differ into the data directory of `config`. `sockets` are the socket directories of the command line.
+    /// Writes the files that differ into PGDATA of `config`. `sockets` are the socket directories of the command line.
     pub(crate) fn write(
         &self,
         config: &InstanceConfig,

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use crate::postgres::config::credentials::Login;
 
-/// Name of the generated file in the data directory.
+/// Name of the generated file in PGDATA.
 pub const FILE: &str = "pg_hba.conf";
 
 /// Hosts from which superuser and replication user may connect.

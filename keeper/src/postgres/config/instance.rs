@@ -15,7 +15,7 @@ const PASSFILE: &str = "replication.pgpass";
 /// Constant properties of an instance.
 #[derive(Debug, Clone)]
 pub struct InstanceConfig {
-    /// Its data directory (PGDATA), as an absolute path.
+    /// Its PGDATA, as an absolute path.
     pub data: PathBuf,
     /// Directory of its unix socket, inaccessible to other users; the keeper connects there.
     pub socket_dir: String,
@@ -50,7 +50,7 @@ impl InstanceConfig {
         layout::keeper_dir(&self.data)
     }
 
-    /// Returns the path of the password file of `primary_conninfo`. It lies beside the data directory, so that no copy
+    /// Returns the path of the password file of `primary_conninfo`. It lies beside PGDATA, so that no copy
     /// of the data contains it.
     pub fn passfile(&self) -> PathBuf {
         let beside = self.scratch_dir();

@@ -9,7 +9,7 @@ use crate::postgres::data::changes::DataChanges;
 use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::walker::{self, Walker};
 
-/// Reads and writes files of one data directory.
+/// Reads and writes files of one PGDATA.
 #[derive(Debug, Clone)]
 pub struct DataAccess {
     /// PGDATA.

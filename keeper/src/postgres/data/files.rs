@@ -10,7 +10,7 @@ use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::inspect;
 use crate::postgres::data::whole_files::{exists, read_if_there, remove_if_there, write_atomically};
 
-/// Entries that initdb creates in every data directory (keeper 12.2; majors 12 to 18).
+/// Entries that initdb creates in every PGDATA (keeper 12.2; majors 12 to 18).
 pub(crate) const REQUIRED_ENTRIES: [&str; 18] = [
     "PG_VERSION",
     "base",
@@ -139,7 +139,7 @@ pub fn link_auto_conf(data: &Path) -> Result<(), FileError> {
     symlink("/dev/null", &path).map_err(FileError::new("link to /dev/null", path))
 }
 
-/// Sets the mode of the data directory to 0700, as the server requires, unless it is 0700 or 0750.
+/// Sets the mode of PGDATA to 0700, as the server requires, unless it is 0700 or 0750.
 pub fn restrict_data_mode(data: &Path) -> Result<(), FileError> {
     let attempt = || {
         let mode = fs::metadata(data)?.permissions().mode() & 0o777;
@@ -151,7 +151,7 @@ pub fn restrict_data_mode(data: &Path) -> Result<(), FileError> {
     attempt().map_err(FileError::new("set the mode of", data))
 }
 
-/// Returns the names of the replication slots in a data directory. Slots that were being created or dropped do not
+/// Returns the names of the replication slots in a PGDATA. Slots that were being created or dropped do not
 /// count: the next start removes them (slot.c).
 pub fn slot_names(data: &Path) -> Result<Vec<String>, FileError> {
     let names = inspect::entries(&data.join("pg_replslot"))?

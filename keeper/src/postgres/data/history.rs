@@ -64,7 +64,7 @@ pub fn last(history: &[Ancestor], count: usize) -> &[Ancestor] {
     &history[history.len().saturating_sub(count)..]
 }
 
-/// Returns the ancestors of `timeline` from the history file in a data directory: empty for the first timeline, `None`
+/// Returns the ancestors of `timeline` from the history file in a PGDATA: empty for the first timeline, `None`
 /// if the file does not exist.
 pub fn read_history(data: &Path, timeline: u64) -> Result<Option<Vec<Ancestor>>, HistoryFileError> {
     if timeline <= 1 {
@@ -78,7 +78,7 @@ pub fn read_history(data: &Path, timeline: u64) -> Result<Option<Vec<Ancestor>>,
     }
 }
 
-/// Why the history in a data directory is unknown.
+/// Why the history in a PGDATA is unknown.
 #[derive(Debug, thiserror::Error)]
 pub enum HistoryFileError {
     /// The file cannot be read.

@@ -41,7 +41,7 @@ pub fn pid_file(data: &Path) -> Result<Option<PidFile>, FileError> {
 pub struct SocketLock {
     /// Its process id.
     pub pid: i32,
-    /// Its data directory.
+    /// Its PGDATA.
     pub data: Option<PathBuf>,
 }
 

@@ -1,4 +1,4 @@
-//! What lies on disk: the data directory, its trees, tablespaces and WAL, and what of that belongs to this keeper. Needs
+//! What lies on disk: PGDATA, its trees, tablespaces and WAL, and what of that belongs to this keeper. Needs
 //! no server; changes only on a thread of its own (`changes`).
 
 pub mod access;

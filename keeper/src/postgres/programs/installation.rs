@@ -63,7 +63,7 @@ pub enum ProgramsSource {
     Given,
     /// Found in the search path.
     Path,
-    /// They have the major of the data directory.
+    /// They have the major of PGDATA.
     DataVersion,
     /// They are the newest in the standard directories.
     Newest,
@@ -74,7 +74,7 @@ impl fmt::Display for ProgramsSource {
         f.write_str(match self {
             Self::Given => "given by --pg-bin-path",
             Self::Path => "found in PATH",
-            Self::DataVersion => "same major as the data directory",
+            Self::DataVersion => "same major as PGDATA",
             Self::Newest => "newest installed",
         })
     }
@@ -91,11 +91,11 @@ pub enum ProgramsError {
     NotFound,
     /// The standard directories contain only other majors.
     #[error(
-        "no programs of PostgreSQL {major} found, the version of the data directory: install PostgreSQL {major}, or \
+        "no programs of PostgreSQL {major} found, the version of PGDATA: install PostgreSQL {major}, or \
          name their directory with --pg-bin-path"
     )]
     NoSuchMajor {
-        /// Major of the data directory.
+        /// Major of PGDATA.
         major: u32,
     },
     /// One of them is missing in the directory.
@@ -157,7 +157,7 @@ struct FileStamp {
 
 impl Programs {
     /// Finds the programs: in `given`, otherwise in `path` (the search path), otherwise in the standard directories:
-    /// those of `data_major` if there is a data directory, else the newest.
+    /// those of `data_major` if there is a PGDATA, else the newest.
     pub fn find(given: Option<&Path>, path: Option<&OsStr>, data_major: Option<u32>) -> Result<Self, ProgramsError> {
         Self::find_in(given, path, data_major, &standard_directories())
     }

@@ -14,7 +14,7 @@ use tokio::process::Command;
 /// Lets the kernel kill the program when the thread that spawned it ends (`PR_SET_PDEATHSIG`, prctl(2)). Spawn it from
 /// a thread that lives as long as the process, such as the one of the keeper's loop.
 ///
-/// SIGKILL is used because initdb reacts to SIGTERM by removing the data directory, which may belong to its successor
+/// SIGKILL is used because initdb reacts to SIGTERM by removing PGDATA, which may belong to its successor
 /// by then. Descendants of the program are not killed; see `pgdata_users`.
 pub(crate) fn kill_with_parent(command: &mut Command) {
     let keeper = getpid();

@@ -1,4 +1,4 @@
-//! The control file of a data directory, read with pg_controldata. The end of the WAL is in `wal_end`.
+//! The control file of a PGDATA, read with pg_controldata. The end of the WAL is in `wal_end`.
 
 use std::path::Path;
 use std::time::Duration;
@@ -27,7 +27,7 @@ pub enum ControlError {
     /// The file is damaged.
     #[error("the control file of {data} is damaged: {warning}")]
     Damaged {
-        /// The data directory.
+        /// PGDATA.
         data: String,
         /// The warning of pg_controldata.
         warning: String,
@@ -144,7 +144,7 @@ pub(crate) fn check_readable(data: &Path) -> Result<(), FileError> {
     std::fs::read(&path).map(drop).map_err(FileError::new("read", path))
 }
 
-/// Reads the control file of a data directory.
+/// Reads the control file of a PGDATA.
 pub async fn read(programs: &Programs, data: &Path, limit: Duration) -> Result<ControlFile, ControlError> {
     let mut command = environment::command(&programs.path("pg_controldata"));
     command.env("LC_ALL", "C").arg("-D").arg(data);

@@ -22,28 +22,28 @@ pub enum InstanceError {
     /// A file system does not answer.
     #[error(transparent)]
     NoAnswer(#[from] FileSystemHung),
-    /// A server is running on the data directory where none may.
+    /// A server is running on PGDATA where none may.
     #[error("a server (process {pid}) runs on {}", data.display())]
     ServerRunning {
         /// Its process id.
         pid: i32,
-        /// The data directory.
+        /// PGDATA.
         data: PathBuf,
     },
-    /// A process that uses the data directory does not end.
+    /// A process that uses PGDATA does not end.
     #[error(
         "process {pid} ({program}) uses {} and does not exit: stop it, the keeper changes nothing before",
         data.display()
     )]
-    DataDirInUse {
+    PgDataInUse {
         /// Its process id.
         pid: i32,
         /// Its program.
         program: String,
-        /// The data directory.
+        /// PGDATA.
         data: PathBuf,
     },
-    /// The lock file names a process that uses the data directory and may be its server.
+    /// The lock file names a process that uses PGDATA and may be its server.
     #[error(
         "postmaster.pid names process {pid}, which runs in {} but was started at another time than the file records: \
          stop it, or remove the file if it is not PostgreSQL", data.display()
@@ -51,7 +51,7 @@ pub enum InstanceError {
     Locked {
         /// Its process id.
         pid: i32,
-        /// The data directory.
+        /// PGDATA.
         data: PathBuf,
     },
     /// The permission for the start expired before the server was launched.
@@ -60,7 +60,7 @@ pub enum InstanceError {
     /// No server is running where one must.
     #[error("no server runs on {}", data.display())]
     NotRunning {
-        /// The data directory.
+        /// PGDATA.
         data: PathBuf,
     },
     /// The server ended.

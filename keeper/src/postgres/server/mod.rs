@@ -1,4 +1,4 @@
-//! Processes of the operating system: the postmaster of a data directory, others that use it, its port and sockets, and
+//! Processes of the operating system: the postmaster of a PGDATA, others that use it, its port and sockets, and
 //! what a running server shows without a login.
 
 pub mod error;

@@ -14,7 +14,7 @@ use crate::postgres::data::owned_dirs;
 use crate::postgres::data::walker;
 use crate::postgres::server::process;
 
-/// How a process uses a data directory.
+/// How a process uses a PGDATA.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UseKind {
     /// An argument names it.
@@ -31,10 +31,10 @@ impl UseKind {
     /// Returns the reason for the log.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Argument => "an argument names the data directory",
-            Self::WorkingDirectory => "its working directory is the data directory",
-            Self::OpenFile => "it has a file of the data directory open for writing",
-            Self::Environment => "its variable PGDATA names the data directory",
+            Self::Argument => "an argument names PGDATA",
+            Self::WorkingDirectory => "its working directory is PGDATA",
+            Self::OpenFile => "it has a file of PGDATA open for writing",
+            Self::Environment => "its environment variable PGDATA names it",
         }
     }
 }
@@ -75,7 +75,7 @@ pub(super) fn use_by(pid: i32, data_dir: &PgDataPath) -> Option<(String, UseKind
     Some((title.to_string_lossy().into_owned(), how))
 }
 
-/// A data directory, which may be missing.
+/// A PGDATA, which may be missing.
 #[derive(Debug)]
 pub(super) struct PgDataPath {
     path: PathBuf,
@@ -95,7 +95,7 @@ impl PgDataPath {
         }
     }
 
-    /// Whether a path, relative to a process's working directory, is the data directory or the directory in it in which
+    /// Whether a path, relative to a process's working directory, is PGDATA or the directory in it in which
     /// new data are created.
     fn is(&self, path: &Path, cwd: &Path) -> bool {
         if path.as_os_str().is_empty() {
@@ -129,7 +129,7 @@ impl MountView {
         }
     }
 
-    /// Whether a path of such a process is the data directory.
+    /// Whether a path of such a process is PGDATA.
     fn is(&self, data_dir: &PgDataPath, path: &Path, cwd: &Path) -> bool {
         match self {
             Self::Ours => data_dir.is(path, cwd),
@@ -158,7 +158,7 @@ fn is_program_of_postgres(path: &OsStr) -> bool {
     name.starts_with("pg_") || name.starts_with("initdb") || name.starts_with("postgres")
 }
 
-/// Whether a program uses the data directory in PGDATA and may write there. Clients such as pg_dump inherit the
+/// Whether a program uses the directory in its variable PGDATA and may write there. Clients such as pg_dump inherit the
 /// variable, too.
 fn writes_to_pgdata(path: &OsStr) -> bool {
     const PROGRAMS: [&str; 9] = [
@@ -177,7 +177,7 @@ fn writes_to_pgdata(path: &OsStr) -> bool {
     PROGRAMS.contains(&name.strip_suffix("-wrapped").unwrap_or(name))
 }
 
-/// Returns the arguments that may name a data directory: the values of `-D` and `--pgdata`, and every argument of a
+/// Returns the arguments that may name a PGDATA: the values of `-D` and `--pgdata`, and every argument of a
 /// program of PostgreSQL.
 fn arguments_for_data(command: &[OsString], is_program: bool) -> Vec<PathBuf> {
     const LONG: [&str; 2] = ["--pgdata", "--target-pgdata"];

@@ -33,17 +33,17 @@ impl Default for EndLimits {
     }
 }
 
-/// A process that uses the data directory.
+/// A process that uses PGDATA.
 #[derive(Debug)]
 pub struct PgDataUser {
     pub process: Process,
     /// Its process title.
     pub program: String,
-    /// How it uses the data directory.
+    /// How it uses PGDATA.
     pub how: UseKind,
 }
 
-/// Why the data directory may still be in use.
+/// Why PGDATA may still be in use.
 #[derive(Debug)]
 pub enum EndError {
     /// This process does not end.
@@ -58,7 +58,7 @@ impl From<FileSystemHung> for EndError {
     }
 }
 
-/// Returns all processes of this user that use the data directory, except this one and its ancestors.
+/// Returns all processes of this user that use PGDATA, except this one and its ancestors.
 pub fn users_of(data: &Path) -> Vec<PgDataUser> {
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
@@ -96,7 +96,7 @@ pub async fn end_users(data: &Path, limits: EndLimits, walker: &Walker) -> Resul
                 pid = user.process.pid(),
                 program = user.program,
                 why = user.how.as_str(),
-                "stopping a process that uses the data directory"
+                "stopping a process that uses PGDATA"
             );
         }
         let first_signal = |user: &PgDataUser| match process::is_postgres(user.process.pid()) {

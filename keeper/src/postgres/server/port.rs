@@ -258,7 +258,7 @@ mod tests {
         // as after a restart of a container: the id is another process's now
         std::fs::write(&lock, format!("{}\n{}\n", std::process::id(), dir.path().display())).unwrap();
         check("", port, socket_dir).unwrap();
-        assert!(!lock.exists(), "of one that does not work in its data directory");
+        assert!(!lock.exists(), "of one that does not work in its PGDATA");
         let mut dead = std::process::Command::new("true").spawn().unwrap();
         std::fs::write(&lock, format!("{}\n", dead.id())).unwrap();
         while process::is_alive(dead.id().try_into().unwrap()) {

@@ -1,4 +1,4 @@
-//! Processes of the operating system: finding the postmaster of a data directory, and sending signals that never reach
+//! Processes of the operating system: finding the postmaster of a PGDATA, and sending signals that never reach
 //! another process with a reused id. Other users of the data are in `pgdata_users`, starting and stopping in
 //! `supervisor`.
 
@@ -114,18 +114,18 @@ pub fn is_alive(pid: i32) -> bool {
 pub enum LockHolder {
     /// No process, or no such file.
     Nobody,
-    /// The postmaster of this data directory.
+    /// The postmaster of this PGDATA.
     Postmaster(Process),
-    /// A process that has the data directory as its working directory but was started at another time than recorded:
+    /// A process that has PGDATA as its working directory but was started at another time than recorded:
     /// the file must stay.
-    UsesDataDir(Process),
-    /// A process that does not use the data directory, or a zombie.
+    UsesPgData(Process),
+    /// A process that does not use PGDATA, or a zombie.
     Unrelated,
 }
 
 /// Identifies the process that `postmaster.pid` names.
 ///
-/// A postmaster changes into its data directory at its start, whatever its executable is called (wrapper scripts). A
+/// A postmaster changes into its PGDATA at its start, whatever its executable is called (wrapper scripts). A
 /// name such as `postgres`, or the start time in line 3 of the file, then distinguishes it from a process with a reused
 /// id.
 pub fn lock_holder(data: &Path) -> Result<LockHolder, FileError> {
@@ -149,11 +149,11 @@ pub fn lock_holder(data: &Path) -> Result<LockHolder, FileError> {
     } else if is_postgres(pid) || is_same_start(lock.started, start_of(pid)) {
         LockHolder::Postmaster(process)
     } else {
-        LockHolder::UsesDataDir(process)
+        LockHolder::UsesPgData(process)
     })
 }
 
-/// Returns the postmaster that runs on this data directory according to its lock file.
+/// Returns the postmaster that runs on this PGDATA according to its lock file.
 pub fn postmaster(data: &Path) -> Result<Option<Process>, FileError> {
     Ok(match lock_holder(data)? {
         LockHolder::Postmaster(process) => Some(process),
@@ -286,7 +286,7 @@ mod tests {
             "a script came before: {wrapped:?}"
         );
         assert!(
-            matches!(other, LockHolder::UsesDataDir(_)),
+            matches!(other, LockHolder::UsesPgData(_)),
             "it got the number later: {other:?}"
         );
         assert!(matches!(named(start), LockHolder::Nobody));

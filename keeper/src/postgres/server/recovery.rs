@@ -40,7 +40,7 @@ impl fmt::Display for RecoveryProgress {
     }
 }
 
-/// Returns the progress of the server of a data directory that does not accept connections yet; `None` if unknown.
+/// Returns the progress of the server on a PGDATA that does not accept connections yet; `None` if unknown.
 /// `walker` reads its processes and WAL; what hangs is left out.
 pub async fn progress(programs: &Programs, data: &Path, limit: Duration, walker: &Walker) -> Option<RecoveryProgress> {
     let control = pg_control::read(programs, data, limit).await.ok()?;
@@ -69,7 +69,7 @@ fn last_segment(data: &Path, title: &str) -> Option<String> {
     of_timeline.max()
 }
 
-/// Returns the title of the startup process of this data directory.
+/// Returns the title of the startup process of this PGDATA.
 fn startup_title_of(data: &Path) -> Option<String> {
     fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
         let pid = entry.file_name().to_str()?.parse().ok()?;
@@ -112,7 +112,7 @@ mod tests {
         assert_eq!(title(""), None);
     }
 
-    /// Two servers of one host are in recovery: each data directory has its own title.
+    /// Two servers of one host are in recovery: each PGDATA has its own title.
     #[test]
     fn the_title_is_that_of_the_server_of_this_data_directory() {
         let data = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];

@@ -1,4 +1,4 @@
-//! Supervises the server of one data directory: launches, signals and stops it, detects its end, and ends other
+//! Supervises the server of one PGDATA: launches, signals and stops it, detects its end, and ends other
 //! processes that use the data. Its configuration, and when to do what, are left to `instance`.
 
 use std::process::ExitStatus;
@@ -52,7 +52,7 @@ pub enum StopOutcome {
     Killed,
 }
 
-/// The server that runs on the data directory.
+/// The server that runs on PGDATA.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RunningServer {
     /// Its process id.
@@ -68,12 +68,12 @@ const KILL_LIMIT: Duration = Duration::from_secs(10);
 /// Interval of checking files while waiting.
 const POLL: Duration = Duration::from_millis(20);
 
-/// The server of one data directory, a child of this process or left by an earlier keeper.
+/// The server of one PGDATA, a child of this process or left by an earlier keeper.
 ///
 /// Calls that change something must not overlap. Dropping a call's future cancels it.
 #[derive(Debug)]
 pub struct Supervisor {
-    /// The data directory.
+    /// PGDATA.
     access: DataAccess,
     child_status: watch::Sender<ChildStatus>,
     child: Mutex<Option<PostmasterChild>>,
@@ -84,7 +84,7 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// Creates the supervisor of a data directory, without any access to it.
+    /// Creates the supervisor of a PGDATA, without any access to it.
     pub(crate) fn new(access: DataAccess) -> Self {
         Self {
             access,
@@ -117,7 +117,7 @@ impl Supervisor {
         printed.unwrap_or_default()
     }
 
-    /// Returns the server that runs on the data directory, if any.
+    /// Returns the server that runs on PGDATA, if any.
     pub(crate) async fn running(&self) -> Result<Option<RunningServer>, FileError> {
         if let ChildStatus::Running { pid } = *self.child_status.borrow() {
             return Ok(Some(RunningServer { pid, is_child: true }));
@@ -335,7 +335,7 @@ impl Supervisor {
     pub(crate) async fn end_other_processes(&self) -> Result<(), InstanceError> {
         let ended = pgdata_users::end_users(self.access.data(), pgdata_users::EndLimits::default(), &self.walker).await;
         ended.map_err(|failed| match failed {
-            EndError::Remains(user) => InstanceError::DataDirInUse {
+            EndError::Remains(user) => InstanceError::PgDataInUse {
                 pid: user.process.pid(),
                 program: user.program,
                 data: self.access.data().to_owned(),
@@ -346,7 +346,7 @@ impl Supervisor {
 
     /// Removes a lock file whose process id belongs to an unrelated program, for example after a restart of a
     /// container, or to a zombie: the server would refuse to start. A lock file without a process is left to the
-    /// server, which also checks for shared memory in use; one whose process uses the data directory stays.
+    /// server, which also checks for shared memory in use; one whose process uses PGDATA stays.
     async fn remove_stale_lock(&self) -> Result<(), InstanceError> {
         let data = || self.access.data().to_owned();
         match self.access.read(process::lock_holder).await? {
@@ -355,7 +355,7 @@ impl Supervisor {
                 pid: process.pid(),
                 data: data(),
             }),
-            LockHolder::UsesDataDir(process) => Err(InstanceError::Locked {
+            LockHolder::UsesPgData(process) => Err(InstanceError::Locked {
                 pid: process.pid(),
                 data: data(),
             }),
