@@ -82,7 +82,7 @@ pub enum Obstacle {
     /// A file system is mounted there.
     Mounted,
     /// Its file system does not answer.
-    NoAnswer,
+    FileSystemHung,
     /// Its file system is too small for the new data, even without the old ones.
     NotEnoughSpace {
         /// Required bytes.
@@ -107,7 +107,7 @@ impl fmt::Display for Obstacle {
             Self::InUse { program, pid } => write!(f, "process {pid} ({program}) uses it"),
             Self::NotOurs => f.write_str("its contents are not known to belong to this keeper"),
             Self::Mounted => f.write_str("a file system is mounted there"),
-            Self::NoAnswer => f.write_str("it does not answer"),
+            Self::FileSystemHung => f.write_str("it does not answer"),
             Self::NotEnoughSpace { needed, free } => write!(
                 f,
                 "a copy takes {needed} bytes on its file system, which has {free}, even without the old data"
@@ -144,7 +144,7 @@ impl Obstacle {
             Self::Mounted => {
                 "unmount it, and mount it outside of PGDATA, its tablespaces and its WAL; pg_wal may be a link to it"
             }
-            Self::NoAnswer => "fix its file system, or the server that exports it",
+            Self::FileSystemHung => "fix its file system, or the server that exports it",
             Self::NotEnoughSpace { .. } => "free space on that file system, or make it larger",
             Self::MarkerMissing(_) => "mount it; if what was there is lost for good, create that file, empty",
             Self::Unclaimed => "put dbstate back, or move the data away",

@@ -276,7 +276,7 @@ mod tests {
     fn messages_of_a_held_copy_are_logged_once_per_reason() {
         use crate::external_dirs::Obstacle;
         let mounted = HoldReason::Obstacle("/ts".into(), Obstacle::Mounted);
-        let away = HoldReason::Obstacle("/ts".into(), Obstacle::NoAnswer);
+        let away = HoldReason::Obstacle("/ts".into(), Obstacle::FileSystemHung);
         let mut refused = CopyHold::default();
         assert!(!refused.round_ended(None));
         let logged = [&mounted, &mounted, &mounted, &away, &away, &mounted].map(|why| refused.round_ended(Some(why)));

@@ -36,7 +36,7 @@ pub enum StepError {
     Configuration(#[source] InstanceError),
     /// Reading or changing directories makes no progress.
     #[error(transparent)]
-    NoAnswer(#[from] FileSystemHung),
+    FileSystemHung(#[from] FileSystemHung),
     /// The instance with its old data does not stream.
     #[error("the instance does not stream from the followed db within {0:?}")]
     DoesNotStream(Duration),
@@ -60,7 +60,7 @@ impl StepError {
     /// Whether a file system does not answer, which proves nothing about the data or the server (keeper 12.13.5).
     pub fn is_unanswered(&self) -> bool {
         match self {
-            Self::NoAnswer(_) => true,
+            Self::FileSystemHung(_) => true,
             Self::File(failed) => failed.unanswered().is_some(),
             Self::Instance(failed) => failed.is_unanswered(),
             _ => false,
@@ -123,9 +123,9 @@ mod tests {
         let port = ListenError::File(hung().into());
         for unanswered in [
             StepError::File(hung().into()),
-            StepError::NoAnswer(hung()),
+            StepError::FileSystemHung(hung()),
             StepError::Instance(InstanceError::File(hung().into())),
-            StepError::Instance(InstanceError::NoAnswer(hung())),
+            StepError::Instance(InstanceError::FileSystemHung(hung())),
             StepError::Instance(InstanceError::Port(port)),
             StepError::File(failed(ErrorKind::TimedOut)),
         ] {

@@ -60,7 +60,7 @@ impl CopySurvey {
             Ok(needs) => Ok(needs),
             Err(CopyNeedsError::Source(error)) => Err(error),
             Err(CopyNeedsError::Hung(FileSystemHung { path })) => Ok(CopyNeeds {
-                obstacle: Some((path, Obstacle::NoAnswer)),
+                obstacle: Some((path, Obstacle::FileSystemHung)),
                 ..CopyNeeds::default()
             }),
         }

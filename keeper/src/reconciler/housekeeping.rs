@@ -118,7 +118,7 @@ async fn remove_old(context: HousekeepingContext) {
 
 fn not_removed_in_time(hung: &FileSystemHung) -> Problem {
     let text = format!("could not remove old data: {hung}");
-    KeeperProblemKind::Data.problem(&text, Obstacle::NoAnswer.remedy())
+    KeeperProblemKind::Data.problem(&text, Obstacle::FileSystemHung.remedy())
 }
 
 fn not_removed(failed: &ClearError) -> Problem {

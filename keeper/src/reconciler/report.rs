@@ -199,7 +199,7 @@ fn hold_problem(why: &HoldReason, data: &Path, own: &ClusterUid) -> Option<Probl
 /// Returns the problem of a started change of the data that makes no progress.
 fn hung_change(hung: &FileSystemHung) -> Problem {
     let text = format!("a started change of the data makes no progress: {hung}; nothing else is done before it ends");
-    KeeperProblemKind::Data.problem(&text, Obstacle::NoAnswer.remedy())
+    KeeperProblemKind::Data.problem(&text, Obstacle::FileSystemHung.remedy())
 }
 
 /// Returns the problem of a failed step that will be retried; `None` for a failure that ends without an operator.
@@ -239,9 +239,9 @@ fn failed_data(step: &Step, failed: &StepError, owned: &OwnedDirs) -> Problem {
         let text = format!("no new data are created, because of {}: {obstacle}", path.display());
         return KeeperProblemKind::Data.problem(&text, obstacle.remedy());
     }
-    if let StepError::NoAnswer(_) | StepError::Instance(InstanceError::NoAnswer(_)) = failed {
+    if let StepError::FileSystemHung(_) | StepError::Instance(InstanceError::FileSystemHung(_)) = failed {
         let text = format!("{}: {}", failure_message(step, failed), Chain(failed));
-        return KeeperProblemKind::Data.problem(&text, Obstacle::NoAnswer.remedy());
+        return KeeperProblemKind::Data.problem(&text, Obstacle::FileSystemHung.remedy());
     }
     let remedy = match owned.record().old {
         Some(old) => format!(

@@ -21,7 +21,7 @@ pub enum InstanceError {
     Clear(#[from] ClearError),
     /// A file system does not answer.
     #[error(transparent)]
-    NoAnswer(#[from] FileSystemHung),
+    FileSystemHung(#[from] FileSystemHung),
     /// A server is running on PGDATA where none may.
     #[error("a server (process {pid}) runs on {}", data.display())]
     ServerRunning {
@@ -93,7 +93,7 @@ impl InstanceError {
     /// Whether a file system does not answer, which proves nothing about the data or the server (keeper 12.13.5).
     pub fn is_unanswered(&self) -> bool {
         match self {
-            Self::NoAnswer(_) => true,
+            Self::FileSystemHung(_) => true,
             Self::File(failed) | Self::Port(ListenError::File(failed)) | Self::Clear(ClearError::File(failed)) => {
                 failed.unanswered().is_some()
             }

@@ -49,12 +49,12 @@ pub enum EndError {
     /// This process does not end.
     Remains(PgDataUser),
     /// Reading the processes makes no progress.
-    NoAnswer(FileSystemHung),
+    FileSystemHung(FileSystemHung),
 }
 
 impl From<FileSystemHung> for EndError {
     fn from(hung: FileSystemHung) -> Self {
-        Self::NoAnswer(hung)
+        Self::FileSystemHung(hung)
     }
 }
 
@@ -243,7 +243,7 @@ mod tests {
         });
         assert!(hung.await.is_err());
         let ended = end_users(dir.path(), EndLimits::default(), &walker).await;
-        assert!(matches!(ended, Err(EndError::NoAnswer(hung)) if hung.path == Path::new("/proc/1000")));
+        assert!(matches!(ended, Err(EndError::FileSystemHung(hung)) if hung.path == Path::new("/proc/1000")));
         drop(answer);
     }
 

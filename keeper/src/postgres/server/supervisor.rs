@@ -340,7 +340,7 @@ impl Supervisor {
                 program: user.program,
                 data: self.access.data().to_owned(),
             },
-            EndError::NoAnswer(hung) => hung.into(),
+            EndError::FileSystemHung(hung) => hung.into(),
         })
     }
 
