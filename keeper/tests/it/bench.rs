@@ -163,7 +163,7 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        for worker in keeper::postgres::server::pgdata_users::users_of(self.data()) {
+        for worker in keeper::postgres::server::pgdata_holders::holders_of(self.data()) {
             let _ = worker.process.signal(rustix::process::Signal::KILL); // it may have ended already
         }
     }

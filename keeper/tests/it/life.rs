@@ -271,7 +271,7 @@ fn a_frozen_server_is_killed_past_the_limits_and_recovers() {
                 immediate: short,
             };
             assert_eq!(node.instance.stop(limits).await.unwrap(), StopOutcome::Killed);
-            assert!(keeper::postgres::server::pgdata_users::users_of(node.data()).is_empty());
+            assert!(keeper::postgres::server::pgdata_holders::holders_of(node.data()).is_empty());
             let end = wal_end::wal_end(node.instance.programs(), node.instance.access(), INSTANCE_TEST_TIMEOUT)
                 .await
                 .unwrap();

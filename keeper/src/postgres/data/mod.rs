@@ -4,7 +4,7 @@
 pub mod access;
 pub mod changes;
 pub mod data_build;
-pub mod external_dir_users;
+pub mod external_dir_holders;
 pub mod file_error;
 pub mod files;
 pub mod free_space;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use base::Chain;
 
 use crate::external_dirs::{ExternalDir, ExternalDirFacts, ExternalDirKind};
-use crate::postgres::data::external_dir_users;
+use crate::postgres::data::external_dir_holders;
 use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::identity::DirIdentity;
 use crate::postgres::data::inspect;
@@ -144,7 +144,7 @@ pub fn survey_instance(data: &Path, owned: &OwnedDirs) -> TablespaceSurvey {
         let marked = owned.put_marker(&tablespace.location);
         survey.note_failure(&tablespace.location, marked);
     }
-    let servers = external_dir_users::servers_of(&survey.locations, data);
+    let servers = external_dir_holders::servers_of(&survey.locations, data);
     for (location, server) in survey.locations.clone().iter().zip(servers) {
         let keeper = survey.note_failure(location, owned.other_keeper(location)).flatten();
         let keeper = keeper.map(|dir| format!("the keeper of {}", dir.display()));
@@ -251,13 +251,13 @@ pub fn survey_tablespace(
         Ok(probe) => probe,
         Err(why) => return Ok((unusable_facts(&why), None)),
     };
-    let user = external_dir_users::user_of(location, &path, data);
+    let holder = external_dir_holders::holder_of(location, &path, data);
     let found = ExternalDirFacts {
         unusable: None,
         holds_data: DirIdentity::of(&path)?.is_some(),
         is_source_dir: false,
         other_keeper: owned.other_keeper(location)?,
-        user: user.map(|user| (user.program, user.pid)),
+        user: holder.map(|holder| (holder.program, holder.pid)),
         is_ours: is_ours(&own_tablespaces(data, owned)?, &path)?,
         missing_marker: None,
     };
@@ -313,10 +313,10 @@ pub fn survey_wal(
         Ok(probe) => probe,
         Err(why) => return Ok((unusable_facts(&why), None)),
     };
-    let user = external_dir_users::user_of(target, target, data);
+    let holder = external_dir_holders::holder_of(target, target, data);
     let found = ExternalDirFacts {
         holds_data: holds_wal(target)?,
-        user: user.map(|user| (user.program, user.pid)),
+        user: holder.map(|holder| (holder.program, holder.pid)),
         is_ours: own_wal(data, owned)?.as_deref() == Some(target),
         ..ExternalDirFacts::default()
     };
@@ -359,13 +359,13 @@ pub fn own_external_dirs(data: &Path, owned: &OwnedDirs) -> Result<Vec<ExternalD
     let mut external_dirs = Vec::new();
     for tablespace in tablespaces.clone() {
         let path = tablespace.path();
-        let user = external_dir_users::user_of(&tablespace.location, &path, data);
+        let holder = external_dir_holders::holder_of(&tablespace.location, &path, data);
         external_dirs.push(ExternalDir {
             bytes: None,
             found: ExternalDirFacts {
                 holds_data: DirIdentity::of(&path)?.is_some(),
                 other_keeper: owned.other_keeper(&tablespace.location)?,
-                user: user.map(|user| (user.program, user.pid)),
+                user: holder.map(|holder| (holder.program, holder.pid)),
                 is_ours: is_ours(&tablespaces, &path)?,
                 ..ExternalDirFacts::default()
             },

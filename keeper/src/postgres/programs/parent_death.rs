@@ -15,7 +15,7 @@ use tokio::process::Command;
 /// a thread that lives as long as the process, such as the one of the keeper's loop.
 ///
 /// SIGKILL is used because initdb reacts to SIGTERM by removing PGDATA, which may belong to its successor
-/// by then. Descendants of the program are not killed; see `pgdata_users`.
+/// by then. Descendants of the program are not killed; see `pgdata_holders`.
 pub(crate) fn kill_with_parent(command: &mut Command) {
     let keeper = getpid();
     let set_up = move || -> io::Result<()> {

@@ -2,8 +2,8 @@
 //! what a running server shows without a login.
 
 pub mod error;
+pub mod pgdata_holders;
 mod pgdata_use;
-pub mod pgdata_users;
 pub mod port;
 pub mod position;
 pub mod postmaster;

@@ -1,5 +1,5 @@
 //! How one process uses PGDATA, read from `/proc`. In another mount namespace a path proves nothing. Finding all
-//! such processes and ending them is left to `pgdata_users`.
+//! such processes and ending them is left to `pgdata_holders`.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;

@@ -1,5 +1,5 @@
 //! Processes of the operating system: finding the postmaster of a PGDATA, and sending signals that never reach
-//! another process with a reused id. Other users of the data are in `pgdata_users`, starting and stopping in
+//! another process with a reused id. Other users of the data are in `pgdata_holders`, starting and stopping in
 //! `supervisor`.
 
 use std::fs;

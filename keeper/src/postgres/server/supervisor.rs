@@ -17,7 +17,7 @@ use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::lock_files::{self, PidFile};
 use crate::postgres::data::walker::Walker;
 use crate::postgres::server::error::InstanceError;
-use crate::postgres::server::pgdata_users::{self, EndError};
+use crate::postgres::server::pgdata_holders::{self, EndError};
 use crate::postgres::server::postmaster::{ChildStatus, PostmasterChild};
 use crate::postgres::server::process::{self, LockHolder, Process};
 
@@ -333,11 +333,12 @@ impl Supervisor {
 
     /// Ends all other processes that use the data: leftovers of a killed server or keeper.
     pub(crate) async fn end_other_processes(&self) -> Result<(), InstanceError> {
-        let ended = pgdata_users::end_users(self.access.data(), pgdata_users::EndLimits::default(), &self.walker).await;
+        let ended =
+            pgdata_holders::end_holders(self.access.data(), pgdata_holders::EndLimits::default(), &self.walker).await;
         ended.map_err(|failed| match failed {
-            EndError::Remains(user) => InstanceError::PgDataInUse {
-                pid: user.process.pid(),
-                program: user.program,
+            EndError::Remains(holder) => InstanceError::PgDataInUse {
+                pid: holder.process.pid(),
+                program: holder.program,
                 data: self.access.data().to_owned(),
             },
             EndError::FileSystemHung(hung) => hung.into(),

@@ -1,5 +1,5 @@
 //! Finds processes of any user that use a directory outside PGDATA, before it is emptied. In doubt a process counts as a
-//! user; it prevents that and is left alone. Processes that use PGDATA are in `server::pgdata_users`.
+//! holder (as in fuser(1)): the directory is then not emptied, and the process is left alone. Processes that use PGDATA are in `server::pgdata_holders`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use crate::postgres::data::walker;
 
 /// A process that uses a directory outside PGDATA.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ExternalDirUser {
+pub struct ExternalDirHolder {
     /// Its process id.
     pub pid: i32,
     /// Its name.
@@ -19,7 +19,7 @@ pub struct ExternalDirUser {
 /// Returns a process that has `dir` or something below it open, mapped or as its working directory, or a server whose
 /// tablespace or `pg_wal` is at `location`. Processes that work in `own`, this keeper's PGDATA, and this process do not
 /// count. What other users' processes use is visible only to root.
-pub fn user_of(location: &Path, dir: &Path, own: &Path) -> Option<ExternalDirUser> {
+pub fn holder_of(location: &Path, dir: &Path, own: &Path) -> Option<ExternalDirHolder> {
     let real = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
     let uses = |process: &PathBuf| {
         walker::progress_at(process);
@@ -31,17 +31,17 @@ pub fn user_of(location: &Path, dir: &Path, own: &Path) -> Option<ExternalDirUse
         };
         is_served_from(location, process) || (names_it() && has_the_same_view(process, &real))
     };
-    others(own).find(uses).map(|process| dir_user(&process))
+    others(own).find(uses).map(|process| dir_holder(&process))
 }
 
 /// Returns for each location a server other than ours whose tablespace or `pg_wal` is there, in one pass over the
 /// processes.
-pub fn servers_of(locations: &[PathBuf], own: &Path) -> Vec<Option<ExternalDirUser>> {
+pub fn servers_of(locations: &[PathBuf], own: &Path) -> Vec<Option<ExternalDirHolder>> {
     let mut found = vec![None; locations.len()];
     for process in others(own) {
         for (location, server) in locations.iter().zip(&mut found) {
             if server.is_none() && is_served_from(location, &process) {
-                *server = Some(dir_user(&process));
+                *server = Some(dir_holder(&process));
             }
         }
     }
@@ -123,10 +123,10 @@ fn maps(process: &Path, dir: &Path) -> bool {
         .any(|path| path.starts_with(dir))
 }
 
-fn dir_user(process: &Path) -> ExternalDirUser {
+fn dir_holder(process: &Path) -> ExternalDirHolder {
     let pid = process.file_name().and_then(|name| name.to_str()?.parse().ok());
     let program = fs::read_to_string(process.join("comm")).unwrap_or_default();
-    ExternalDirUser {
+    ExternalDirHolder {
         pid: pid.unwrap_or(0),
         program: program.trim_end().to_owned(),
     }
@@ -174,7 +174,7 @@ mod tests {
             fs::create_dir_all(made).unwrap();
         }
         fs::write(version.join("file"), "x").unwrap();
-        let used = || user_of(&space, &version, &own);
+        let used = || holder_of(&space, &version, &own);
         assert_eq!(used(), None);
         for (script, at) in [
             ("true", version.clone()),
@@ -182,7 +182,7 @@ mod tests {
         ] {
             let running = Running::new(script, &at);
             let pid = i32::try_from(running.0.id()).unwrap();
-            assert_eq!(used().map(|user| user.pid), Some(pid), "{script}");
+            assert_eq!(used().map(|holder| holder.pid), Some(pid), "{script}");
         }
         assert_eq!(used(), None);
     }
@@ -205,7 +205,7 @@ mod tests {
             std::thread::yield_now(); // the shell becomes the program a moment after its line
         }
         let other = dir.path().join("other");
-        assert!(user_of(&link, &link.join("PG_15_1"), &other).is_some());
+        assert!(holder_of(&link, &link.join("PG_15_1"), &other).is_some());
         let locations = [dir.path().join("own"), space];
         assert!(matches!(&servers_of(&locations, &other)[..], [None, Some(_)]));
         assert_eq!(servers_of(&locations, &pgdata), [None, None]);

@@ -1,6 +1,6 @@
 //! Finds and ends processes of the keeper's user that use PGDATA besides a regular server: leftovers of a killed server or
 //! keeper, or programs started by hand. All of them end before the data are changed. How one process uses it is in
-//! `pgdata_use`; users of other directories are in `data::external_dir_users`.
+//! `pgdata_use`; holders of other directories are in `data::external_dir_holders`.
 
 use std::fs;
 use std::path::Path;
@@ -35,7 +35,7 @@ impl Default for EndLimits {
 
 /// A process that uses PGDATA.
 #[derive(Debug)]
-pub struct PgDataUser {
+pub struct PgDataHolder {
     pub process: Process,
     /// Its process title.
     pub program: String,
@@ -47,7 +47,7 @@ pub struct PgDataUser {
 #[derive(Debug)]
 pub enum EndError {
     /// This process does not end.
-    Remains(PgDataUser),
+    Remains(PgDataHolder),
     /// Reading the processes makes no progress.
     FileSystemHung(FileSystemHung),
 }
@@ -59,7 +59,7 @@ impl From<FileSystemHung> for EndError {
 }
 
 /// Returns all processes of this user that use PGDATA, except this one and its ancestors.
-pub fn users_of(data: &Path) -> Vec<PgDataUser> {
+pub fn holders_of(data: &Path) -> Vec<PgDataHolder> {
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
     };
@@ -73,7 +73,7 @@ pub fn users_of(data: &Path) -> Vec<PgDataUser> {
         .filter_map(|pid| {
             let (program, how) = use_by(pid, &data_dir)?;
             let process = Process::open(pid).ok()??;
-            Some(PgDataUser { process, program, how })
+            Some(PgDataHolder { process, program, how })
         })
         .collect()
 }
@@ -84,50 +84,50 @@ pub fn users_of(data: &Path) -> Vec<PgDataUser> {
 /// # Errors
 ///
 /// A process does not end, or reading the processes, which is done by `walker`, makes no progress.
-pub async fn end_users(data: &Path, limits: EndLimits, walker: &Walker) -> Result<(), EndError> {
+pub async fn end_holders(data: &Path, limits: EndLimits, walker: &Walker) -> Result<(), EndError> {
     const ROUNDS: usize = 3; // a shell may start another program when its first one ends
     for round in 0..ROUNDS {
-        let users = find_users(data, walker).await?;
-        if users.is_empty() {
+        let holders = find_holders(data, walker).await?;
+        if holders.is_empty() {
             return Ok(());
         }
-        for user in &users {
+        for holder in &holders {
             warn!(
-                pid = user.process.pid(),
-                program = user.program,
-                why = user.how.as_str(),
+                pid = holder.process.pid(),
+                program = holder.program,
+                why = holder.how.as_str(),
                 "stopping a process that uses PGDATA"
             );
         }
-        let first_signal = |user: &PgDataUser| match process::is_postgres(user.process.pid()) {
+        let first_signal = |holder: &PgDataHolder| match process::is_postgres(holder.process.pid()) {
             true => Signal::QUIT,
             false => Signal::TERM,
         };
-        if round == 0 && signal_all(&users, first_signal, limits.terminate).await {
+        if round == 0 && signal_all(&holders, first_signal, limits.terminate).await {
             continue;
         }
-        signal_all(&users, |_| Signal::KILL, limits.killed).await;
+        signal_all(&holders, |_| Signal::KILL, limits.killed).await;
     }
-    let left = find_users(data, walker).await?.into_iter().next();
-    left.map_or(Ok(()), |user| Err(EndError::Remains(user)))
+    let left = find_holders(data, walker).await?.into_iter().next();
+    left.map_or(Ok(()), |holder| Err(EndError::Remains(holder)))
 }
 
-/// The same as [`users_of`], on a blocking thread: a host may have very many processes and descriptors, and paths of
+/// The same as [`holders_of`], on a blocking thread: a host may have very many processes and descriptors, and paths of
 /// processes may be on a file system that hangs.
-async fn find_users(data: &Path, walker: &Walker) -> Result<Vec<PgDataUser>, FileSystemHung> {
+async fn find_holders(data: &Path, walker: &Walker) -> Result<Vec<PgDataHolder>, FileSystemHung> {
     let data = data.to_owned();
-    walker.run(move || users_of(&data)).await
+    walker.run(move || holders_of(&data)).await
 }
 
-async fn signal_all(users: &[PgDataUser], signal: impl Fn(&PgDataUser) -> Signal, limit: Duration) -> bool {
-    for user in users {
-        if let Err(refused) = user.process.signal(signal(user)) {
-            warn!(pid = user.process.pid(), error = %Chain(&refused), "could not signal a process");
+async fn signal_all(holders: &[PgDataHolder], signal: impl Fn(&PgDataHolder) -> Signal, limit: Duration) -> bool {
+    for holder in holders {
+        if let Err(refused) = holder.process.signal(signal(holder)) {
+            warn!(pid = holder.process.pid(), error = %Chain(&refused), "could not signal a process");
         }
     }
     let ended = async {
-        for user in users {
-            user.process.ended().await;
+        for holder in holders {
+            holder.process.ended().await;
         }
     };
     timeout(limit, ended).await.is_ok()
@@ -166,9 +166,9 @@ mod tests {
     }
 
     fn found(data: &Path) -> Vec<(u32, UseKind)> {
-        let mut found: Vec<_> = users_of(data)
+        let mut found: Vec<_> = holders_of(data)
             .iter()
-            .map(|user| (u32::try_from(user.process.pid()).unwrap(), user.how))
+            .map(|holder| (u32::try_from(holder.process.pid()).unwrap(), holder.how))
             .collect();
         found.sort_by_key(|(pid, _)| *pid);
         found
@@ -242,7 +242,7 @@ mod tests {
             waits.recv()
         });
         assert!(hung.await.is_err());
-        let ended = end_users(dir.path(), EndLimits::default(), &walker).await;
+        let ended = end_holders(dir.path(), EndLimits::default(), &walker).await;
         assert!(matches!(ended, Err(EndError::FileSystemHung(hung)) if hung.path == Path::new("/proc/1000")));
         drop(answer);
     }
@@ -251,7 +251,7 @@ mod tests {
     fn each_process_is_a_step_of_a_search() {
         let dir = tempfile::tempdir().unwrap();
         let _others = [sleeps(|command| command), sleeps(|command| command)];
-        let (_, steps) = walker::count_steps(|| users_of(dir.path()));
+        let (_, steps) = walker::count_steps(|| holders_of(dir.path()));
         assert!(steps >= 2, "{steps}");
     }
 
@@ -268,7 +268,7 @@ mod tests {
             terminate: Duration::from_millis(300),
             killed: Duration::from_secs(60),
         };
-        end_users(&data, limits, &Walker::default()).await.unwrap();
+        end_holders(&data, limits, &Walker::default()).await.unwrap();
         assert_eq!(found(&data), []);
         assert!(!willing.0.wait().unwrap().success());
         assert!(!stubborn.0.wait().unwrap().success());
