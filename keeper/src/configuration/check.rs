@@ -109,10 +109,10 @@ impl ConfigCheck {
         self.check_parameters(&wanted).await;
         if let ServerState::Up(ServerProbe::Answered(_)) = server {
             self.save_started().await;
-            self.release_held().await;
+            self.retry_reverted().await;
             self.check_hba(target, &wanted, current).await;
         } else if let ServerState::Up(ServerProbe::Refused) = server {
-            self.refusals.release_hba();
+            self.refusals.retry_hba();
         }
     }
 
@@ -154,9 +154,9 @@ impl ConfigCheck {
         self.accepted_hba(target, &OtherUsers::Nobody)
     }
 
-    /// Whether parameters are held back until a restart.
-    pub fn has_held_back(&self) -> bool {
-        self.refusals.has_held_back()
+    /// Whether parameters are reverted until a restart.
+    pub fn has_reverted(&self) -> bool {
+        self.refusals.has_reverted()
     }
 
     /// Records that a server was started with the settings last found usable.
@@ -371,17 +371,17 @@ impl ConfigCheck {
         }
     }
 
-    /// Releases settings that were held back together after a failed start, except those that are read only at a start:
+    /// Tries settings again that were reverted together after a failed start, except those that are read only at a start:
     /// a reload tries them again.
-    async fn release_held(&mut self) {
-        if !self.refusals.needs_release() {
+    async fn retry_reverted(&mut self) {
+        if !self.refusals.needs_retry() {
             return;
         }
-        let names = self.refusals.held_parameters();
+        let names = self.refusals.reverted_parameters();
         match self.instance.sql().read_at_start_only(&names).await {
             Ok(for_restart) => {
                 info!("postgres runs with the configuration with which it last started");
-                self.refusals.release(&for_restart);
+                self.refusals.retry(&for_restart);
             }
             Err(error) => warn!(error = %Chain(&error), "could not read which parameters need a restart"),
         }

@@ -120,8 +120,8 @@ impl Executor {
             Step::Reload(config) => self.server.reload(config, target(desired), process).await?,
             Step::Restart(role, config) => self.restart(*role, config, context).await?,
             Step::ReportRestart(need) => {
-                let has_held_back = self.server.configuration().has_held_back();
-                self.publish.publish_restart_need(*need, has_held_back, desired);
+                let has_reverted = self.server.configuration().has_reverted();
+                self.publish.publish_restart_need(*need, has_reverted, desired);
             }
             Step::SaveApplied(db) => self.data.save_applied(db, process).await?,
         }

@@ -97,11 +97,11 @@ impl PublishSteps {
     }
 
     /// Publishes whether parameters are pending restart, for operators and the other keepers.
-    pub(super) fn publish_restart_need(&self, need: RestartNeed, has_held_back: bool, desired: &Desired) {
+    pub(super) fn publish_restart_need(&self, need: RestartNeed, has_reverted: bool, desired: &Desired) {
         let state = match need {
             RestartNeed::NotProbed => return,
             RestartNeed::Pending => RestartState::Pending,
-            RestartNeed::Nothing | RestartNeed::CanWait if has_held_back => RestartState::Refused,
+            RestartNeed::Nothing | RestartNeed::CanWait if has_reverted => RestartState::Refused,
             RestartNeed::Nothing | RestartNeed::CanWait => RestartState::Applied,
         };
         self.metrics.set_needs_restart(need != RestartNeed::Nothing);

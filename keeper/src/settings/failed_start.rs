@@ -1,9 +1,9 @@
-//! Which part of the configuration caused a failed start, from the server's output. What is held back for it is left to
+//! Which part of the configuration caused a failed start, from the server's output. What is reverted for it is left to
 //! the parent module.
 
 use std::collections::BTreeMap;
 
-use crate::settings::{HeldBackHba, Refusals, RefusedLine, RefusedParameter, Settings};
+use crate::settings::{Refusals, RefusedLine, RefusedParameter, RevertedHba, Settings};
 
 /// Parameters that are never reverted: those that locate the server, which are also on its command line, and the number
 /// of slots, which must not be lower than the slots in PGDATA.
@@ -36,7 +36,7 @@ pub struct FailedStart<'a> {
 /// Result of the diagnosis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StartDiagnosis {
-    /// A part of the configuration was held back: start again with the rest.
+    /// A part of the configuration was reverted: start again with the rest.
     Configuration,
     /// The configuration is not known to be the cause: start again unchanged.
     Unknown,
@@ -64,7 +64,7 @@ pub(super) struct Suspects {
     /// Parameters, each with its desired value and the one to use instead.
     pub(super) parameters: BTreeMap<String, RefusedParameter>,
     /// The user's lines.
-    pub(super) hba: Option<HeldBackHba>,
+    pub(super) hba: Option<RevertedHba>,
     /// The server's message.
     pub(super) why: String,
     /// The server named none of them, and no server has started without them: retry first.
@@ -81,12 +81,12 @@ pub(super) fn find_cause(attempt: &FailedStart<'_>, before: &Refusals) -> StartE
     let differ: Vec<&String> = differing(attempt).collect();
     let named: Vec<&String> = differ.iter().copied().filter(|name| is_named(name, attempt)).collect();
     // Lines that a reload has accepted are never reverted: that could lock out users.
-    let other_hba = !before.holds_back_hba() && attempt.tried.hba != *attempt.last_hba && may_be_hba(attempt.output);
+    let other_hba = !before.has_reverted_hba() && attempt.tried.hba != *attempt.last_hba && may_be_hba(attempt.output);
     if differ.is_empty() && !other_hba {
         return StartEvidence::Unchanged;
     }
     let is_unproven = named.is_empty() && !names_hba(attempt.output) && !attempt.is_base_proven;
-    // Without a name all new values are held back: trying subsets would take a start each, without a master meanwhile.
+    // Without a name all new values are reverted: trying subsets would take a start each, without a master meanwhile.
     let is_suspect = named.is_empty() && differ.len() > 1;
     let (names, hba) = match (named.is_empty(), names_hba(attempt.output)) {
         (true, true) if other_hba => (Vec::new(), true),
@@ -102,7 +102,7 @@ pub(super) fn find_cause(attempt: &FailedStart<'_>, before: &Refusals) -> StartE
     };
     StartEvidence::Settings(Suspects {
         parameters: names.into_iter().map(|name| (name.clone(), refused(name))).collect(),
-        hba: hba.then(|| HeldBackHba {
+        hba: hba.then(|| RevertedHba {
             wanted: attempt.wanted.hba.clone(),
             instead: attempt.last_hba.clone(),
         }),

@@ -63,7 +63,7 @@ fn a_refused_parameter_keeps_its_last_value_and_the_others_change() {
 }
 
 #[test]
-fn a_failed_start_reverts_to_the_last_settings_and_holds_back_all_new_ones() {
+fn a_failed_start_reverts_all_new_settings_to_the_last_ones() {
     let base = settings(&[("work_mem", "4MB"), ("port", "1"), ("gone", "1")], &[MD5]);
     let wanted = settings(
         &[("work_mem", "8MB"), ("shared_preload_libraries", "x"), ("port", "2")],
@@ -82,15 +82,15 @@ fn a_failed_start_reverts_to_the_last_settings_and_holds_back_all_new_ones() {
         "the address is today's"
     );
     assert!(usable.refused[0].ends_with(": it does not go"), "{usable:?}");
-    assert!(refusals.has_held_back());
+    assert!(refusals.has_reverted());
 
-    // The server starts: settings that need no start are applied by a reload, the rest stays held back.
-    refusals.release(&BTreeSet::from(["shared_preload_libraries".to_owned()]));
+    // The server starts: settings that need no start are applied by a reload, the rest stays reverted.
+    refusals.retry(&BTreeSet::from(["shared_preload_libraries".to_owned()]));
     let usable = refusals.usable(&wanted, Some(&base));
     assert_eq!(usable.settings, settings(&[("work_mem", "8MB"), ("port", "2")], &[MD5]));
-    assert_eq!(refusals.held_parameters(), ["shared_preload_libraries"]);
+    assert_eq!(refusals.reverted_parameters(), ["shared_preload_libraries"]);
     refusals.forget_unwanted(&settings(&[("shared_preload_libraries", "y")], &[MD5]));
-    assert!(!refusals.has_held_back(), "another value is another try");
+    assert!(!refusals.has_reverted(), "another value is another try");
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn suspects_are_tried_again_when_one_of_them_changes() {
     let mut refusals = Refusals::default();
     let output = lines(&["FATAL:  could not map anonymous shared memory: Cannot allocate memory"]);
     refusals.diagnose_start(&attempt(&wanted, &wanted, &base, &output));
-    refusals.release(&BTreeSet::from([
+    refusals.retry(&BTreeSet::from([
         "shared_buffers".to_owned(),
         "max_connections".to_owned(),
     ]));
@@ -111,13 +111,13 @@ fn suspects_are_tried_again_when_one_of_them_changes() {
         "{usable:?}"
     );
     refusals.forget_unwanted(&wanted);
-    assert!(refusals.has_held_back(), "the same set is not tried again");
+    assert!(refusals.has_reverted(), "the same set is not tried again");
 
     let mended = settings(&[("max_connections", "5")], &[MD5]);
     refusals.forget_unwanted(&mended);
     assert_eq!(refusals.usable(&mended, Some(&base)).settings, mended);
 
-    // A parameter that the server named stays held back when another one changes.
+    // A parameter that the server named stays reverted when another one changes.
     let output = lines(&["FATAL:  could not access file \"liba\": No such file or directory"]);
     let both = settings(
         &[("shared_preload_libraries", "liba"), ("max_connections", "5")],
@@ -125,7 +125,7 @@ fn suspects_are_tried_again_when_one_of_them_changes() {
     );
     refusals.diagnose_start(&attempt(&both, &both, &base, &output));
     refusals.forget_unwanted(&settings(&[("shared_preload_libraries", "liba")], &[MD5]));
-    assert_eq!(refusals.held_parameters(), ["shared_preload_libraries"]);
+    assert_eq!(refusals.reverted_parameters(), ["shared_preload_libraries"]);
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn a_server_that_does_not_start_with_the_last_settings_either_has_another_cause(
 }
 
 #[test]
-fn only_lines_and_parameters_that_the_server_names_are_held_back() {
+fn only_lines_and_parameters_that_the_server_names_are_reverted() {
     let bad = "host all all 10.0.0.300/32 md5";
     let base = settings(&[("work_mem", "4MB"), ("a", "1")], &[MD5]);
     let wanted = settings(&[("work_mem", "8MB"), ("a", "2")], &[MD5, bad]);
@@ -207,19 +207,19 @@ fn the_cause_of_a_failed_start_is_found_in_the_last_output() {
             refusals.diagnose_start(&attempt(&wanted, &wanted, &base, &output)),
             StartDiagnosis::Configuration
         );
-        assert_eq!(refusals.held_parameters(), [blamed]);
+        assert_eq!(refusals.reverted_parameters(), [blamed]);
         let usable = refusals.usable(&wanted, Some(&base)).settings;
         assert_eq!(usable.hba, wanted.hba);
         assert_eq!(
             usable.parameters.get("wal_buffers"),
             wanted.parameters.get("wal_buffers")
         );
-        assert!(refusals.has_held_back());
+        assert!(refusals.has_reverted());
     }
 }
 
 #[test]
-fn every_failed_start_holds_back_something_new_until_nothing_is_left() {
+fn every_failed_start_reverts_something_new_until_nothing_is_left() {
     let base = settings(&[], &[]);
     let wanted = settings(&[("a", "1"), ("b", "2")], &[MD5, "host all all all trust"]);
     for output in [
@@ -271,7 +271,7 @@ fn a_failed_start_never_reverts_lines_that_a_reload_accepted() {
         );
         let usable = refusals.usable(tried, Some(&wanted)).settings.hba;
         assert_eq!(usable, instead.unwrap_or(tried).hba, "{output:?}");
-        refusals.release_hba();
+        refusals.retry_hba();
         assert_eq!(refusals, Refusals::default());
     }
 }
@@ -322,10 +322,10 @@ fn without_proven_settings_an_unnamed_failure_is_retried_first() {
         StartDiagnosis::Unknown,
         StartDiagnosis::Configuration,
     ] {
-        assert!(refusals.held_parameters().is_empty());
+        assert!(refusals.reverted_parameters().is_empty());
         assert_eq!(refusals.diagnose_start(&of(&unnamed)), expected);
     }
-    assert_eq!(refusals.held_parameters(), ["max_connections"]);
+    assert_eq!(refusals.reverted_parameters(), ["max_connections"]);
     let mut refusals = Refusals::default();
     let named = lines(&["FATAL:  max_connections is too high"]);
     assert_eq!(
