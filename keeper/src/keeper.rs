@@ -144,7 +144,7 @@ impl KeeperLoop {
         info!("SIGHUP, reading the password files again");
         self.context.instance.config().passwords().for_each(Secret::read_again);
         self.rounds.invalidate_files();
-        self.context.monitor.try_logins();
+        self.context.monitor.request_logins();
         self.trigger_after(Duration::ZERO);
     }
 

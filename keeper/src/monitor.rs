@@ -117,7 +117,7 @@ impl Monitor {
     }
 
     /// Triggers an observation with all logins, because passwords may have changed.
-    pub fn try_logins(&self) {
+    pub fn request_logins(&self) {
         self.settings().try_logins_again = true;
         self.wake.notify_one();
     }

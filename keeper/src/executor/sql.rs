@@ -64,7 +64,7 @@ impl SqlSteps {
     pub(super) async fn set_up_roles(&self) -> Result<(), StepError> {
         roles::set_up(self.instance.sql(), &self.config.superuser, &self.config.replication).await?;
         // A login refused before its role existed is no longer a problem.
-        self.monitor.try_logins();
+        self.monitor.request_logins();
         Ok(())
     }
 

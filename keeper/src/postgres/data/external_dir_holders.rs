@@ -1,5 +1,6 @@
 //! Finds processes of any user that use a directory outside PGDATA, before it is emptied. In doubt a process counts as a
-//! holder (as in fuser(1)): the directory is then not emptied, and the process is left alone. Processes that use PGDATA are in `server::pgdata_holders`.
+//! holder (as in fuser(1)): the directory is then not emptied, and the process is left alone. Processes that use PGDATA
+//! are in `server::pgdata_holders`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
