@@ -254,8 +254,8 @@ impl Refusals {
         self.reverted.is_some()
     }
 
-    /// Forgets that lines are reverted when a server runs that cannot be queried: a reload tries them, and the server keeps
-    /// the old ones if they are invalid.
+    /// Forgets that lines are reverted when a server runs that cannot be queried: a reload tries them, and the server
+    /// keeps the old ones if they are invalid.
     pub fn retry_hba(&mut self) {
         let Some(reverted) = &mut self.reverted else { return };
         reverted.hba = None;
@@ -264,8 +264,8 @@ impl Refusals {
         }
     }
 
-    /// Forgets that settings are reverted when a server runs again. Only parameters that are read at a start (`for_restart`)
-    /// can have prevented it; all others are tried by a reload.
+    /// Forgets that settings are reverted when a server runs again. Only parameters that are read at a start
+    /// (`for_restart`) can have prevented it; all others are tried by a reload.
     pub fn retry(&mut self, for_restart: &BTreeSet<String>) {
         self.failed = None;
         let Some(reverted) = &mut self.reverted else { return };
