@@ -11,7 +11,6 @@ use daemon::args::{self, CTL, CommonArgs, Faults, VERSION};
 use daemon::telemetry::{self, ignore_broken_pipe, print_stderr};
 use store::{Store, StoreError, UNREACHABLE_HINT};
 
-mod cluster_data;
 mod clusterdata;
 mod confirm;
 mod failkeeper;
@@ -22,6 +21,7 @@ mod playground;
 mod removekeeper;
 mod spec;
 mod status;
+mod stored_document;
 mod update;
 
 /// Operate a cluster: initialise it, show its status, change its specification.

@@ -11,7 +11,7 @@ use daemon::telemetry::print_stderr;
 use model::{ClusterData, JsonError, Undecidable, repeated_members_warning, to_compact, to_pretty};
 use store::{Store, Txn, TxnOutcome};
 
-use super::{CommandOutcome, cluster_data, input, print};
+use super::{CommandOutcome, input, print, stored_document};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -73,7 +73,7 @@ pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<CommandOut
 }
 
 async fn read(store: &Store, args: &ReadArgs) -> anyhow::Result<CommandOutcome> {
-    let (checked, _) = cluster_data::read(store).await?;
+    let (checked, _) = stored_document::read(store).await?;
     let pretty = args.pretty == Some(Switch(true));
     print(&if pretty {
         to_pretty(&checked.data)
@@ -90,7 +90,7 @@ async fn write(store: &Store, args: &WriteArgs) -> anyhow::Result<CommandOutcome
     };
     let data = decode(&text).map_err(|reason| anyhow::anyhow!("invalid cluster data: {reason}"))?;
     let key = store.keys().cluster_data();
-    let (before, revision) = cluster_data::read_unchecked(store).await?;
+    let (before, revision) = stored_document::read_unchecked(store).await?;
     let write = match before {
         Some(_) if args.yes != Some(Switch(true)) => {
             bail!("WARNING: cluster data already available use --yes to override")

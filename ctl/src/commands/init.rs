@@ -12,7 +12,7 @@ use model::{
 use store::{Store, Txn, TxnOutcome};
 
 use super::confirm::{Confirmation, ask_to_confirm};
-use super::{CommandOutcome, cluster_data, former_cluster, input, print};
+use super::{CommandOutcome, former_cluster, input, print, stored_document};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -39,7 +39,7 @@ pub(super) async fn run(
         (None, None) => None,
     };
     let (spec, warnings) = checked_spec(text.as_deref())?;
-    let (before, _) = cluster_data::read_unchecked(store).await?;
+    let (before, _) = stored_document::read_unchecked(store).await?;
     if before.is_some() {
         print("WARNING: The current cluster data will be removed")?;
     }
@@ -54,7 +54,7 @@ pub(super) async fn run(
         return Ok(CommandOutcome::Success);
     }
     // Read again: the operator's answer may have taken long, and another program may have written meanwhile.
-    let (now_there, revision) = cluster_data::read_unchecked(store).await?;
+    let (now_there, revision) = stored_document::read_unchecked(store).await?;
     if before.is_none() && now_there.is_some() {
         bail!("cluster data has appeared meanwhile: look at it, then repeat the command");
     }
@@ -102,7 +102,7 @@ fn checked_spec(text: Option<&[u8]>) -> anyhow::Result<(ClusterSpec, Vec<String>
     };
     let resolved = spec.resolve().context("invalid cluster spec")?;
     spec.check_limits(None).context("invalid cluster spec")?;
-    cluster_data::ensure_supported(&resolved)?;
+    stored_document::ensure_supported(&resolved)?;
     let mut warnings = spec_text_warnings(text.unwrap_or_default(), SpecInput::Whole);
     warnings.extend(spec.clean_server_settings(None).context("invalid cluster spec")?);
     warnings.extend(spec.clamped().iter().map(ToString::to_string));

@@ -5,8 +5,8 @@ use base::Clock;
 use model::{ClusterData, KeeperUid};
 use store::Store;
 
-use super::cluster_data::WriteAttempts;
-use super::{CommandOutcome, cluster_data, input};
+use super::stored_document::WriteAttempts;
+use super::{CommandOutcome, input, stored_document};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -17,7 +17,7 @@ pub(super) struct Args {
 
 pub(super) async fn run(store: &Store, clock: &Clock, args: &Args) -> anyhow::Result<CommandOutcome> {
     let uid = KeeperUid::from(input::keeper_uid(&args.keeper)?);
-    cluster_data::change(store, clock, WriteAttempts::Ten, |checked| {
+    stored_document::change(store, clock, WriteAttempts::Ten, |checked| {
         remove(&mut checked.data, &uid)
     })
     .await?;

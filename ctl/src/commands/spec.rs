@@ -4,7 +4,7 @@ use daemon::args::Switch;
 use model::{SpecFields, to_pretty};
 use store::Store;
 
-use super::{CommandOutcome, cluster_data, print};
+use super::{CommandOutcome, print, stored_document};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -16,7 +16,7 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<CommandOutcome> {
-    let (checked, _) = cluster_data::read(store).await?;
+    let (checked, _) = stored_document::read(store).await?;
     let selected = if args.defaults == Some(Switch(true)) {
         SpecFields::All
     } else {

@@ -13,7 +13,7 @@ use store::election::elected_sentinel;
 use store::{Entry, KeyRange, Keys, Snapshot, Store};
 
 use super::former_cluster::FormerCluster;
-use super::{CommandOutcome, cluster_data, error_line, print};
+use super::{CommandOutcome, error_line, print, stored_document};
 use view::{KeeperProblem, Status, build};
 
 #[derive(Debug, clap::Args)]
@@ -88,7 +88,7 @@ fn decode_status(mut snapshot: Snapshot, keys: &Keys) -> Result<Status, StatusFa
     let former = FormerCluster::of(keys, &infos, snapshot.take_one(5).as_ref());
     let keepers: Vec<KeeperInfo> = decode_all(&infos);
     // Without usable cluster data it is unknown which keepers belong to the cluster.
-    let checked = cluster_data::check(snapshot.take_one(3).as_ref(), &former).map_err(|error| StatusFailure {
+    let checked = stored_document::check(snapshot.take_one(3).as_ref(), &former).map_err(|error| StatusFailure {
         error,
         problems: view::problems(&keepers, None),
     })?;

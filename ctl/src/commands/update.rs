@@ -9,8 +9,8 @@ use daemon::args::Switch;
 use model::{ClusterSpec, SpecInput, patch_spec, replace_spec, spec_text_warnings};
 use store::Store;
 
-use super::cluster_data::WriteAttempts;
-use super::{CommandOutcome, cluster_data, input};
+use super::stored_document::WriteAttempts;
+use super::{CommandOutcome, input, stored_document};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -38,7 +38,7 @@ pub(super) async fn run(store: &Store, clock: &Clock, args: &Args) -> anyhow::Re
         SpecInput::Whole
     };
     let warnings = RefCell::new(Vec::new());
-    cluster_data::change(store, clock, WriteAttempts::Three, |checked| {
+    stored_document::change(store, clock, WriteAttempts::Three, |checked| {
         let cluster = checked
             .data
             .cluster
@@ -76,7 +76,7 @@ fn updated_spec(current: &ClusterSpec, text: &[u8], kind: SpecInput) -> anyhow::
         replaced?;
     }
     let resolved = spec.resolve().context("cannot update cluster spec")?;
-    cluster_data::ensure_supported(&resolved)?;
+    stored_document::ensure_supported(&resolved)?;
     let mut warnings = spec
         .clean_server_settings(Some(current))
         .context("cannot update cluster spec")?;
