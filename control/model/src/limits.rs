@@ -48,7 +48,7 @@ const LIMITS: [Limit; 9] = [
         field: "sleepInterval",
         field_mut: |spec| &mut spec.sleep_interval,
         min: SECOND / 10,
-        too_short: "keepers and sentinels would read the store without a pause",
+        too_short: "keepers and sentinels would read the store without a delay",
         below_min: BelowMin::Accepted,
         max: HOUR,
         too_long: "keepers and sentinels would react too late",
@@ -118,7 +118,7 @@ const LIMITS: [Limit; 9] = [
         field: "proxyCheckInterval",
         field_mut: |spec| &mut spec.proxy_check_interval,
         min: SECOND / 20,
-        too_short: "proxies would read the store without a pause",
+        too_short: "proxies would read the store without a delay",
         below_min: BelowMin::Accepted,
         max: HOUR / 2,
         too_long: "proxies would renew their leases too rarely",
@@ -309,8 +309,8 @@ mod tests {
         assert_eq!(
             messages,
             [
-                "sleepInterval 0s is out of range, using 100ms: keepers and sentinels would read the store without a pause",
-                "proxyCheckInterval 1ms is out of range, using 50ms: proxies would read the store without a pause",
+                "sleepInterval 0s is out of range, using 100ms: keepers and sentinels would read the store without a delay",
+                "proxyCheckInterval 1ms is out of range, using 50ms: proxies would read the store without a delay",
             ]
         );
         let used = spec.resolve().unwrap();

@@ -30,8 +30,8 @@ use crate::relay::{BoottimeTimer, RelayThread, sys};
 const BACKLOG: i32 = 4096;
 /// Accepts in a row before the other tasks of this thread run.
 const ACCEPTS_MAX: usize = 32;
-/// Pause between attempts to listen on an address that is taken.
-const LISTEN_RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// Delay between attempts to listen on an address that is taken.
+const LISTEN_RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// The task that follows the desired state, and accepts clients while it listens.
 #[derive(Debug)]
@@ -158,7 +158,7 @@ impl Listener {
                 biased; // a change of the desired state comes before the next client
                 changed = self.desired.changed() => if changed.is_err() { return Ok(()) },
                 fired = lease_timer.wait_until(next_deadline.unwrap_or_default()), if next_deadline.is_some() => fired?,
-                () = tokio::time::sleep(LISTEN_RETRY_PAUSE), if retry_listen => {}
+                () = tokio::time::sleep(LISTEN_RETRY_DELAY), if retry_listen => {}
                 () = tokio::time::sleep(first_route_limit.unwrap_or(now).since(now)), if first_route_limit.is_some() => {}
                 () = tokio::time::sleep(first_hold_end.unwrap_or(now).since(now)), if first_hold_end.is_some() => {}
                 () = accept_batch(&self.admission, &self.accept_errors, listening.as_ref(), &desired), if listening.is_some() => {}
@@ -228,8 +228,8 @@ async fn accept_batch(
         match ready.try_io(accept) {
             Ok(Ok(client)) => admission.admit(client, desired),
             Ok(Err(err)) => {
-                if let Some(pause) = errors.handle(&err, || accept(listening).is_ok()) {
-                    return tokio::time::sleep(pause).await;
+                if let Some(delay) = errors.handle(&err, || accept(listening).is_ok()) {
+                    return tokio::time::sleep(delay).await;
                 }
             }
             Err(_would_block) => return,

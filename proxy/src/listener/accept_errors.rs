@@ -12,8 +12,8 @@ use tracing::{debug, warn};
 use super::rate_limited::RateLimited;
 use crate::metrics::{Metrics, RefusalReason};
 
-/// Pause after an accept for which the kernel had no memory, or no descriptor even with the spare one.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Delay after an accept for which the kernel had no memory, or no descriptor even with the spare one.
+const ACCEPT_DELAY: Duration = Duration::from_millis(50);
 
 /// Handles failed accepts, with a spare descriptor for when no other is left.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ impl AcceptErrors {
     }
 
     /// Handles a failed accept; `accept_and_close` tries it once more, with the spare descriptor. Returns how long to
-    /// pause before the next accept, if at all.
+    /// delay before the next accept, if at all.
     pub(super) fn handle(&self, err: &io::Error, accept_and_close: impl FnOnce() -> bool) -> Option<Duration> {
         match err.raw_os_error().map(Errno::from_raw_os_error) {
             Some(Errno::MFILE | Errno::NFILE) => {
@@ -55,14 +55,14 @@ impl AcceptErrors {
                     self.metrics.connections.accepted.increment(1);
                     self.metrics.connections.count_refused(RefusalReason::Descriptors);
                 }
-                (!closed).then_some(ACCEPT_PAUSE)
+                (!closed).then_some(ACCEPT_DELAY)
             }
             Some(Errno::NOBUFS | Errno::NOMEM) => {
                 self.no_memory.log(
                     self.clock.now(),
                     || warn!(error = %err, "no memory for a client, waiting"),
                 );
-                Some(ACCEPT_PAUSE)
+                Some(ACCEPT_DELAY)
             }
             // An error of the connection that was to be accepted (accept(2)). It is gone; the next one may be good.
             _ => {

@@ -15,7 +15,7 @@ use crate::harness::Proxy;
 /// From one byte to a size that is spliced.
 const SIZES: [usize; 5] = [1, 7, 700, 9_000, 150_000];
 /// Pause between two messages of a client, to leave the CPUs to others.
-const MESSAGE_PAUSE: Duration = Duration::from_millis(3);
+const MESSAGE_INTERVAL: Duration = Duration::from_millis(3);
 
 /// A few clients that exchange messages of all sizes until they are dropped. Each compares every byte of its echo; an
 /// error, an end or a wrong byte fails the test.
@@ -90,6 +90,6 @@ async fn exchange(mut socket: TcpStream, number: u8, rounds: Arc<AtomicU64>) {
         got.expect("an old client can read");
         assert!(echo == message, "an old client got other bytes than its own");
         rounds.store(round + 1, Ordering::Relaxed);
-        tokio::time::sleep(MESSAGE_PAUSE).await;
+        tokio::time::sleep(MESSAGE_INTERVAL).await;
     }
 }

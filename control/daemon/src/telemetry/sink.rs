@@ -91,9 +91,9 @@ impl Sink {
             if left.is_zero() {
                 return None;
             }
-            let pause = RETRY_INTERVAL.min(left);
-            thread::sleep(pause); // the reader is slow; wait for the rest of the limit
-            left -= pause;
+            let delay = RETRY_INTERVAL.min(left);
+            thread::sleep(delay); // the reader is slow; wait for the rest of the limit
+            left -= delay;
         }
     }
 }

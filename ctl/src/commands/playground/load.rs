@@ -11,8 +11,8 @@ use tokio_postgres::{Config, NoTls};
 
 /// Timeout of a connect or a commit.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// Pause between two connects, so that a proxy that closes connections is not flooded.
-const RECONNECT_PAUSE: Duration = Duration::from_millis(10);
+/// Delay between two connects, so that a proxy that closes connections is not flooded.
+const RECONNECT_DELAY: Duration = Duration::from_millis(10);
 
 /// What the client has measured.
 #[derive(Debug, Clone, Default)]
@@ -79,7 +79,7 @@ async fn insert_rows(config: Config, clock: Clock, stats: Arc<Mutex<LoadStats>>)
             }
             connection.abort();
         }
-        tokio::time::sleep(RECONNECT_PAUSE).await;
+        tokio::time::sleep(RECONNECT_DELAY).await;
     }
 }
 
