@@ -23,7 +23,7 @@ use crate::publish::Due;
 use crate::reconcile::{Desired, Goal, TargetRole, Upstream, desired_state, is_only_configuration};
 use crate::reconciler::RoundOutcome;
 use crate::rounds::Rounds;
-use crate::schedule::{COALESCE, Schedule};
+use crate::schedule::{COALESCE_DELAY, Schedule};
 use crate::shutdown::{Shutdown, ShutdownKind};
 use crate::status::DesiredSource;
 
@@ -235,7 +235,7 @@ impl KeeperLoop {
         }
         match &self.last_desired {
             Some(settled) if *settled == desired => {}
-            Some(settled) if is_only_configuration(settled, &desired) => self.trigger_after(COALESCE),
+            Some(settled) if is_only_configuration(settled, &desired) => self.trigger_after(COALESCE_DELAY),
             _ => self.trigger_after(Duration::ZERO),
         }
     }

@@ -25,9 +25,9 @@ mod permit;
 const ATTEMPTS: usize = 4;
 /// On a slow store a due publication waits for this fraction of the latency, to include changes that follow closely;
 /// they would otherwise wait for the response of the first one.
-const GATHER_PART: u32 = 8;
+const COALESCE_LATENCY_PART: u32 = 8;
 /// Maximum of that wait.
-const GATHER_MAX: Duration = Duration::from_millis(150);
+const COALESCE_MAX: Duration = Duration::from_millis(150);
 /// An unhealthy info that has not changed is repeated after this many latencies of the store: an election reads the
 /// info, is decided, and is written, and every publication between reading and writing undoes it (extensions ).
 const ELECTION_LATENCIES: u32 = 3;
@@ -176,7 +176,7 @@ impl Publisher {
             };
             tokio::select! {
                 () = self.wake.notified() => {
-                    tokio::time::sleep((self.store.latency() / GATHER_PART).min(GATHER_MAX)).await;
+                    tokio::time::sleep((self.store.latency() / COALESCE_LATENCY_PART).min(COALESCE_MAX)).await;
                 }
                 () = self.wait_to_repeat(&before, delay, interval) => {}
             }

@@ -8,7 +8,7 @@ use crate::reconcile::Desired;
 use crate::reconciler::{RoundResult, Trigger};
 
 /// Delay of a change of parameters or hba lines only, to combine it with further ones (keeper 18.2).
-pub const COALESCE: Duration = Duration::from_millis(200);
+pub const COALESCE_DELAY: Duration = Duration::from_millis(200);
 /// Delay after the first failure; doubled after each further one, up to the sleepInterval (keeper 8.4).
 const FIRST_DELAY: Duration = Duration::from_millis(200);
 /// A server that ends within this time after its start is crash-looping.
@@ -137,8 +137,8 @@ mod tests {
         assert_eq!(schedule.begin(at(0)), Trigger::Timer);
         schedule.end(at(1000), &RoundResult::Done, &some_desired_state(), SLEEP);
         assert_eq!(schedule.due(), at(6000));
-        schedule.trigger_after(at(2000), COALESCE);
-        schedule.trigger_after(at(2100), COALESCE);
+        schedule.trigger_after(at(2000), COALESCE_DELAY);
+        schedule.trigger_after(at(2100), COALESCE_DELAY);
         assert_eq!(schedule.due(), at(2200));
         assert_eq!(schedule.begin(at(2200)), Trigger::Event);
         assert_eq!(schedule.due(), at(6000), "an event does not move the timer");

@@ -219,7 +219,7 @@ impl Instance {
     ///
     /// A server that starts or recovers is waited for as long as it runs: a restart would begin the recovery again.
     pub async fn wait_ready(&self, limit: Option<Duration>) -> Result<(), InstanceError> {
-        const ACTION: &str = "wait until PostgreSQL takes connections";
+        const ACTION: &str = "wait until PostgreSQL accepts connections";
         let answers = async {
             let mut silent_since = self.clock.now();
             loop {

@@ -162,7 +162,7 @@ impl Reconciler {
                 return round.outcome(result, desired);
             }
         }
-        error!(looks = PLANS_MAX, "the round does not settle");
+        error!(plans = PLANS_MAX, "the round does not settle");
         let desired = self.cluster_data.desired(&round.read.state).await;
         round.outcome(RoundResult::Failed, desired)
     }
