@@ -77,7 +77,7 @@ async fn systemd_is_notified_of_start_role_and_stop() {
         ),
         (
             &sentinel,
-            "STATUS=candidate, master keeper0, 1 healthy standby, ".to_owned(),
+            "STATUS=follower, master keeper0, 1 healthy standby, ".to_owned(),
         ),
     ] {
         let socket = notifying(&mut cluster, name);

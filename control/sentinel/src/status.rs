@@ -53,7 +53,7 @@ impl RoundStatus {
 }
 
 fn status(is_leader: bool, last: &LastRound) -> ServiceStatus {
-    let role = if is_leader { "leader" } else { "candidate" };
+    let role = if is_leader { "leader" } else { "follower" };
     let (summary, not_ready) = match last {
         LastRound::Pending => (role.to_owned(), Some("the store has not been read yet".to_owned())),
         LastRound::NoStore(error) => (role.to_owned(), Some(format!("the store does not answer: {error}"))),
@@ -92,11 +92,11 @@ mod tests {
         );
         assert_eq!(
             line(false, &LastRound::Pending),
-            "false candidate: the store has not been read yet"
+            "false follower: the store has not been read yet"
         );
         assert_eq!(
             line(false, &LastRound::NoStore("timed out".to_owned())),
-            "true candidate: the store does not answer: timed out"
+            "true follower: the store does not answer: timed out"
         );
         assert_eq!(
             line(true, &LastRound::Cluster(ClusterOverview::default())),
