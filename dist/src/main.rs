@@ -150,7 +150,7 @@ mod tests {
                 .unwrap();
             assert!(
                 visible_options(command).any(|known| known == option),
-                "{variable} is no option"
+                "{variable} is not an option"
             );
             checked += 1;
         }

@@ -309,7 +309,7 @@ async fn undecodable_cluster_data_stop_no_program_and_are_not_overwritten() {
     let mut cluster = Cluster::builder(Profile::Fast).start().await;
     let key = cluster.store.keys().cluster_data();
     let good = cluster.store.get(&key).await.unwrap().unwrap().value;
-    for undecodable in ["{ this is no JSON", r#"{"formatVersion":99}"#, "[]"] {
+    for undecodable in ["{ this is not JSON", r#"{"formatVersion":99}"#, "[]"] {
         let readers = ["sentinel0", "keeper0", "keeper1", "proxy0"];
         let before = readers.map(|name| (name, cluster.process(name).log().len()));
         // The sentinel writes only over the revision that it read, so a pending write does not replace this value.

@@ -213,7 +213,7 @@ async fn the_walk_through_works_command_by_command_with_its_messages() {
     eventually("the old master to follow", LONG_TIMEOUT, async || {
         let sql = SqlClient::connect(&old_master).await.map_err(error_text)?;
         let recovers = sql.value("select pg_is_in_recovery()").await.map_err(error_text)?;
-        check(recovers == "t", || "it is no standby".to_owned())?;
+        check(recovers == "t", || "it is not a standby".to_owned())?;
         sql.value("select value from test where id = 2")
             .await
             .map_err(error_text)

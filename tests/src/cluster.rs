@@ -441,7 +441,7 @@ impl Cluster {
         let found = self.local.programs().iter().find(|(name, program)| {
             name.starts_with("sentinel") && program.process().is_some_and(|process| process.log().contains(&logged))
         });
-        Ok(found.context("the leader is no sentinel of ours")?.0.clone())
+        Ok(found.context("the leader is not a sentinel of ours")?.0.clone())
     }
 
     fn next_name(&self, kind: &str) -> String {

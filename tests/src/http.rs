@@ -10,7 +10,7 @@ const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// Gets a page; returns its status and body.
 ///
 /// # Errors
-/// There is no answer, or it is no HTTP.
+/// There is no answer, or it is not HTTP.
 pub fn get(address: &str, path: &str) -> io::Result<(u16, String)> {
     request(
         address,
@@ -21,7 +21,7 @@ pub fn get(address: &str, path: &str) -> io::Result<(u16, String)> {
 /// Sends these bytes; returns status and body of the answer.
 ///
 /// # Errors
-/// There is no answer, or it is no HTTP.
+/// There is no answer, or it is not HTTP.
 pub fn request(address: &str, bytes: &str) -> io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(READ_TIMEOUT))?;
@@ -33,7 +33,7 @@ pub fn request(address: &str, bytes: &str) -> io::Result<(u16, String)> {
         sent?;
         read?;
     }
-    parse(&String::from_utf8_lossy(&answer)).ok_or_else(|| io::Error::other(format!("{answer:?} is no HTTP")))
+    parse(&String::from_utf8_lossy(&answer)).ok_or_else(|| io::Error::other(format!("{answer:?} is not HTTP")))
 }
 
 fn parse(answer: &str) -> Option<(u16, String)> {

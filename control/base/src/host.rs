@@ -13,9 +13,9 @@ const LABEL_BYTES_MAX: usize = 63;
 pub enum InvalidHost {
     /// The text is empty.
     Empty,
-    /// Colons stand in IPv6 addresses only, and this is none.
+    /// Colons stand in IPv6 addresses only, and this is not one.
     Ipv6,
-    /// Only digits and dots, and no IPv4 address.
+    /// Only digits and dots, but not an IPv4 address.
     Ipv4,
     /// A character that no host name has.
     Character(char),
@@ -29,8 +29,8 @@ impl fmt::Display for InvalidHost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Empty => f.write_str("the host is missing"),
-            Self::Ipv6 => f.write_str("the host has colons but is no IPv6 address"),
-            Self::Ipv4 => f.write_str("the host is no IPv4 address: four numbers from 0 to 255"),
+            Self::Ipv6 => f.write_str("the host has colons but is not an IPv6 address"),
+            Self::Ipv4 => f.write_str("the host is not an IPv4 address: four numbers from 0 to 255"),
             Self::Character(found) => write!(f, "the host has the character {found:?}, which no host name has"),
             Self::EmptyLabel => f.write_str("the host has nothing before a dot"),
             Self::TooLong => write!(

@@ -232,7 +232,7 @@ fn listen_address_fault(address: &str) -> Option<String> {
         return refuse(&"the port is missing");
     };
     if parse_port(port).is_none() {
-        return refuse(&"the port is no number from 0 to 65535");
+        return refuse(&"the port is not a number from 0 to 65535");
     }
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     let host = bare.unwrap_or(host);

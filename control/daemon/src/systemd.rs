@@ -39,7 +39,7 @@ pub enum InheritError {
     /// There are several.
     #[error("systemd passed {0} sockets: give the socket unit one ListenStream=, such as 5432 for every interface")]
     Count(usize),
-    /// It is no TCP socket, or does not listen.
+    /// It is not a TCP socket, or does not listen.
     #[error(
         "the socket that systemd passed does not listen for TCP connections: use ListenStream= with a port and Accept=no"
     )]

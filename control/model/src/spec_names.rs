@@ -94,7 +94,7 @@ pub enum SpecInput {
     Patch,
 }
 
-/// Returns the warnings about the text of a spec or a patch: names that are no fields, which reading silently drops
+/// Returns the warnings about the text of a spec or a patch: names that are not fields, which reading silently drops
 /// (data-model J-7), and members that are given more than once, of which only one counts (J-6, J-12). Names have their
 /// paths (`newConfig.local`). Empty if the text is not a JSON object.
 pub fn spec_text_warnings(text: &[u8], kind: SpecInput) -> Vec<String> {
@@ -212,7 +212,7 @@ mod tests {
 
     fn names_match(level: &Schema, value: &Json) {
         let Json::Object(members) = value else {
-            panic!("{value:?} is no object");
+            panic!("{value:?} is not an object");
         };
         let written: Vec<&str> = members.iter().map(|(name, _)| name.as_str()).collect();
         let known: Vec<&str> = level.0.iter().map(|(name, _)| *name).collect();

@@ -162,7 +162,7 @@ fn parse_address(address: &str) -> Result<(String, u16, Authority), String> {
         None | Some("") => return Err("the port is missing, usually 2379".to_owned()),
         Some(port) => parse_port(port).filter(|port| *port != 0),
     };
-    let port = port.ok_or("the port is no number from 1 to 65535")?;
+    let port = port.ok_or("the port is not a number from 1 to 65535")?;
     // Names in other scripts than ASCII cannot stand in requests.
     let authority = Authority::try_from(address).map_err(|why| why.to_string())?;
     Ok((bare.to_owned(), port, authority))
@@ -240,11 +240,11 @@ mod tests {
     #[test]
     fn what_can_never_be_connected_to_is_refused_with_the_reason() {
         for (item, why) in [
-            ("http://127.0.0.1:65536", "the port is no number from 1 to 65535"),
-            ("http://127.0.0.1:0", "the port is no number"),
-            ("http://127.0.0.1:http", "the port is no number"),
-            ("http://127.0.0.1:-1", "the port is no number"),
-            ("127.0.0.1:+1", "the port is no number"),
+            ("http://127.0.0.1:65536", "the port is not a number from 1 to 65535"),
+            ("http://127.0.0.1:0", "the port is not a number"),
+            ("http://127.0.0.1:http", "the port is not a number"),
+            ("http://127.0.0.1:-1", "the port is not a number"),
+            ("127.0.0.1:+1", "the port is not a number"),
             ("http://", "the host is missing"),
             ("http://:2379", "the host is missing"),
             (":2379", "the host is missing"),
@@ -256,11 +256,11 @@ mod tests {
             ("::1:2379", "brackets"),
             ("http://[::1:2379", "brackets"),
             ("[a]:2379", "only an IPv6 address"),
-            ("[::g]:2379", "no IPv6 address"),
-            ("http://300.1.1.1:2379", "no IPv4 address"),
+            ("[::g]:2379", "not an IPv6 address"),
+            ("http://300.1.1.1:2379", "not an IPv4 address"),
             ("a b:1", "' '"),
             ("a\u{7}:1", "'\\u{7}'"),
-            ("a:1/path", "the port is no number"),
+            ("a:1/path", "the port is not a number"),
             ("http:/a:1", "brackets"),
             ("http//a:1", "'/'"),
             ("käse:1", "invalid"),

@@ -57,7 +57,7 @@ pub(super) fn print_warnings(warnings: &[String]) {
 /// Decodes a complete cluster spec. `null` is refused (cli 7, cli 8).
 pub(super) fn decode_spec(text: &[u8]) -> anyhow::Result<ClusterSpec> {
     let spec: Option<ClusterSpec> = from_slice(text).context("failed to unmarshal cluster spec")?;
-    spec.context("failed to unmarshal cluster spec: null is no cluster spec")
+    spec.context("failed to unmarshal cluster spec: null is not a cluster spec")
 }
 
 #[cfg(test)]

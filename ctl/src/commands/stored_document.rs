@@ -62,7 +62,7 @@ fn unusable(why: &Unusable) -> anyhow::Error {
 
 fn undecodable(key: &str, error: &JsonError) -> String {
     format!(
-        "cannot get cluster data: the value of {key} is no cluster data: {}: {UNREADABLE_DATA_REMEDY}",
+        "cannot get cluster data: the value of {key} is not a cluster data document: {}: {UNREADABLE_DATA_REMEDY}",
         Chain(error)
     )
 }

@@ -207,7 +207,7 @@ fn log_no_address(db: &DbUid, AdvertisedAddress { host, port }: &AdvertisedAddre
             %db,
             address = %host,
             ?port,
-            "the master's port is empty or no number from 1 to 65535, closing connections to master: see what its \
+            "the master's port is empty or not a number from 1 to 65535, closing connections to master: see what its \
              keeper advertises (--pg-advertise-port)"
         );
     }

@@ -238,7 +238,7 @@ fn a_master_may_be_advertised_by_name_and_one_that_does_not_resolve_closes_the_r
         harness.publish(Some(&master), &[&proxy]).await;
         proxy
             .process
-            .wait_for_log("ERROR the master's port is empty or no number", SHORT_TIMEOUT)
+            .wait_for_log("ERROR the master's port is empty or not a number", SHORT_TIMEOUT)
             .await;
     });
 }
