@@ -144,29 +144,9 @@ impl Keys {
         self.under(&format!("alive/{keeper_uid}"))
     }
 
-    /// Returns the prefix of all keeper orders (extensions X-2).
-    pub fn orders(&self) -> String {
-        self.under("orders/")
-    }
-
     /// Returns the key of a keeper's order (extensions X-2).
     pub fn order(&self, keeper_uid: &str) -> String {
         self.under(&format!("orders/{keeper_uid}"))
-    }
-
-    /// Returns the key of the current switchover (extensions X-2).
-    pub fn switchover(&self) -> String {
-        self.under("switchover")
-    }
-
-    /// Returns the key of the pause of the whole cluster (extensions X-3).
-    pub fn paused(&self) -> String {
-        self.under("paused")
-    }
-
-    /// Returns the key of a history entry (extensions X-4).
-    pub fn history(&self, id: &str) -> String {
-        self.under(&format!("history/{id}"))
     }
 
     fn under(&self, name: &str) -> String {
