@@ -93,7 +93,7 @@ enum CommandOutcome {
     /// It did what was asked, or the operator answered no: exit status 0.
     Success,
     /// It failed and has already printed the error: exit status 1.
-    Reported,
+    FailureReported,
 }
 
 /// Runs the command that was typed and returns the exit status (cli 1.3).
@@ -134,7 +134,7 @@ pub async fn run(args: Args, clock: Clock, random: RandomBytes) -> ExitCode {
     };
     match outcome {
         Ok(CommandOutcome::Success) => ExitCode::SUCCESS,
-        Ok(CommandOutcome::Reported) => ExitCode::FAILURE,
+        Ok(CommandOutcome::FailureReported) => ExitCode::FAILURE,
         Err(error) => {
             print_stderr(printable(&error_line(&error))); // an error is one line on standard error (cli O-23)
             ExitCode::FAILURE

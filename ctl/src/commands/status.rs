@@ -34,7 +34,7 @@ pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<CommandOut
             if let Some(problems) = text::problems_section(&failure.problems) {
                 print_stderr(problems.trim_end());
             }
-            return Ok(CommandOutcome::Reported);
+            return Ok(CommandOutcome::FailureReported);
         }
         ("json", Ok(status)) => print(&to_pretty(&status))?,
         ("json", Err(failure)) => {
@@ -44,7 +44,7 @@ pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<CommandOut
                 members.push(("problems".to_owned(), Json::of(&failure.problems)));
             }
             print(&to_pretty(&Json::Object(members)))?;
-            return Ok(CommandOutcome::Reported);
+            return Ok(CommandOutcome::FailureReported);
         }
         (_, Err(failure)) => return Err(failure.error),
         (other, Ok(_)) => bail!("unrecognised output format {other:?}: use text or json"),

@@ -377,14 +377,14 @@ impl Reconciler {
             let done = self.executor.execute(step, &mut context).await;
             self.set_in_progress(None);
             if let Err(failed) = done {
-                round.has_failed_step |= self.may_go_on(step, failed)?;
+                round.has_failed_step |= self.report_failure(step, failed)?;
             }
         }
         Ok(())
     }
 
-    /// Reports a failed step. Returns true when the round goes on all the same, otherwise the error.
-    fn may_go_on(&self, step: &Step, failed: StepError) -> Result<bool, StepError> {
+    /// Reports a failed step. Returns true if the round continues after it, otherwise the error.
+    fn report_failure(&self, step: &Step, failed: StepError) -> Result<bool, StepError> {
         if let StepError::Configuration(cause) = &failed {
             warn!(error = %Chain(cause), "postgres did not start, trying it with less of the configuration");
             return Err(failed);

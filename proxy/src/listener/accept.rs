@@ -44,7 +44,7 @@ pub struct Listener {
     /// A socket that systemd passed. It stays open: clients wait in its queue while nobody accepts.
     inherited: Option<BoundSocket>,
     /// Until when clients of an inherited socket wait for the first route.
-    first_route_limit: Option<Boottime>,
+    first_route_deadline: Option<Boottime>,
     admission: Admission,
     accept_errors: AcceptErrors,
     disconnector: Disconnector,
@@ -92,7 +92,7 @@ impl Listener {
             desired,
             state,
             bound: Some(bound),
-            first_route_limit: inherited.as_ref().map(|_| clock.now() + hold),
+            first_route_deadline: inherited.as_ref().map(|_| clock.now() + hold),
             inherited,
             admission,
             accept_errors: AcceptErrors::new(Arc::clone(&metrics), clock.clone()),
@@ -139,10 +139,10 @@ impl Listener {
                 self.set_state(ListenState::Stopped);
                 info!("Stopping listening");
             }
-            let first_route_limit = self.first_route_limit(&desired, now);
+            let first_route_deadline = self.update_first_route_deadline(&desired, now);
             // Clients of an inherited socket wait in its queue whether or not there is a lease: they are closed instead.
             let may_accept = leased || self.inherited.is_some();
-            let should_listen = may_accept && !desired.drain && first_route_limit.is_none();
+            let should_listen = may_accept && !desired.drain && first_route_deadline.is_none();
             if should_listen && listening.is_none() {
                 listening = self.listen();
             }
@@ -159,7 +159,7 @@ impl Listener {
                 changed = self.desired.changed() => if changed.is_err() { return Ok(()) },
                 fired = lease_timer.wait_until(next_deadline.unwrap_or_default()), if next_deadline.is_some() => fired?,
                 () = tokio::time::sleep(LISTEN_RETRY_DELAY), if retry_listen => {}
-                () = tokio::time::sleep(first_route_limit.unwrap_or(now).since(now)), if first_route_limit.is_some() => {}
+                () = tokio::time::sleep(first_route_deadline.unwrap_or(now).since(now)), if first_route_deadline.is_some() => {}
                 () = tokio::time::sleep(first_hold_end.unwrap_or(now).since(now)), if first_hold_end.is_some() => {}
                 () = accept_batch(&self.admission, &self.accept_errors, listening.as_ref(), &desired), if listening.is_some() => {}
             }
@@ -193,10 +193,10 @@ impl Listener {
 
     /// Returns until when clients of an inherited socket wait for the first route, while they do: a proxy that was
     /// restarted is enabled a moment after its first check-in.
-    fn first_route_limit(&mut self, desired: &DesiredListener, now: Boottime) -> Option<Boottime> {
+    fn update_first_route_deadline(&mut self, desired: &DesiredListener, now: Boottime) -> Option<Boottime> {
         let is_over = |limit: &Boottime| desired.backend.is_some() || *limit <= now;
-        self.first_route_limit = self.first_route_limit.filter(|limit| !is_over(limit));
-        self.first_route_limit
+        self.first_route_deadline = self.first_route_deadline.filter(|deadline| !is_over(deadline));
+        self.first_route_deadline
     }
 
     fn bind_again(&self) -> io::Result<BoundSocket> {
