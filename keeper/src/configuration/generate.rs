@@ -15,7 +15,7 @@ use crate::postgres::config::conf::{self, Parameters, Recovery, SlotNeeds, Stand
 use crate::postgres::config::conninfo::{Address, primary_conninfo};
 use crate::postgres::config::files::ConfigFiles;
 use crate::postgres::config::hba::{self, AllowedHosts, OtherUsers};
-use crate::postgres::data::files as data_files;
+use crate::postgres::data::cluster_files as data_files;
 use crate::postgres::instance::Instance;
 use crate::postgres::programs::pg_control;
 use crate::reconcile::{DataState, MemberUpstream, ServerConfig, TargetDb, TargetRole, is_foreign_slot};

@@ -15,9 +15,9 @@ use crate::local::state::LocalState;
 use crate::monitor::Monitor;
 use crate::postgres::basebackup;
 use crate::postgres::data::changes::DataChanges;
+use crate::postgres::data::cluster_files;
 use crate::postgres::data::data_build::DataBuild;
 use crate::postgres::data::file_error::FileError;
-use crate::postgres::data::files;
 use crate::postgres::data::owned_dirs::OwnedDirs;
 use crate::postgres::data::previous_data::ClearOutcome;
 use crate::postgres::initdb;
@@ -171,7 +171,7 @@ impl DataSteps {
 
     /// Creates `standby.signal`.
     pub(super) async fn mark_standby(&self) -> Result<(), StepError> {
-        Ok(self.instance.access().write(files::signal_standby).await?)
+        Ok(self.instance.access().write(cluster_files::signal_standby).await?)
     }
 
     async fn write_db(&self, db: &LocalDb) -> Result<(), FileError> {

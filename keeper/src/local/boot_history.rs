@@ -8,8 +8,8 @@ use std::path::Path;
 
 use model::BootUuid;
 
+use crate::postgres::data::atomic_files;
 use crate::postgres::data::file_error::FileError;
-use crate::postgres::data::whole_files;
 
 /// Name of the file in the data directory.
 const FILE: &str = "boots";
@@ -33,7 +33,7 @@ pub fn record(dir: &Path, boot: &BootUuid) -> Result<(), FileError> {
     let own = line_prefix(dir).map_err(FileError::new("find out where we are for", &path))? + boot.as_str();
     let before = fs::read_to_string(&path).unwrap_or_default(); // a damaged file is replaced
     let lines: Vec<&str> = std::iter::once(own.as_str()).chain(before.lines()).take(KEPT).collect();
-    whole_files::write_atomically(&path, (lines.join("\n") + "\n").as_bytes())
+    atomic_files::write_atomically(&path, (lines.join("\n") + "\n").as_bytes())
 }
 
 /// Returns what a line begins with: this boot of this machine and this directory, with a trailing space.

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::postgres::data::atomic_files;
 use crate::postgres::data::file_error::FileError;
-use crate::postgres::data::whole_files;
 
 const KEEPER_FILE: &str = "keeperstate";
 const DB_FILE: &str = "dbstate";
@@ -107,7 +107,7 @@ pub fn save_db(dir: &Path, state: &DbState) -> Result<(), FileError> {
 
 fn save(path: &Path, state: &impl Serialize) -> Result<(), FileError> {
     let json = serde_json::to_vec(state).expect("text, numbers and maps with text keys always have a JSON form");
-    whole_files::write_atomically(path, &json)
+    atomic_files::write_atomically(path, &json)
 }
 
 /// Members of a state file: unknown ones are ignored, keys are case-insensitive, a missing or null one is the zero

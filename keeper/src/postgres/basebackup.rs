@@ -8,9 +8,9 @@ use tracing::{debug, info};
 use crate::postgres::client::session_settings::{self, SessionUser};
 use crate::postgres::config::conninfo::{Address, copy_conninfo, copy_passfile};
 use crate::postgres::data::changes::DataChanges;
+use crate::postgres::data::cluster_files;
 use crate::postgres::data::data_build::DataBuild;
 use crate::postgres::data::file_error::FileError;
-use crate::postgres::data::files;
 use crate::postgres::data::owned_dirs::OwnedDirs;
 use crate::postgres::data::scratch_file::ScratchFile;
 use crate::postgres::instance::Instance;
@@ -116,8 +116,8 @@ pub async fn run(
 fn complete(build: &DataBuild, owned: &OwnedDirs, data: &Path, finished: impl FnOnce()) -> Result<(), FileError> {
     build.finish(owned)?;
     // -R wrote the connection with the password there.
-    files::link_auto_conf(data)?;
-    files::signal_standby(data)?;
+    cluster_files::link_auto_conf(data)?;
+    cluster_files::signal_standby(data)?;
     finished();
     Ok(())
 }
@@ -138,10 +138,10 @@ mod tests {
         let missing = complete(&build, &owned, &data, || panic!("there are no data"));
         assert!(missing.is_err());
         std::fs::create_dir(&data).unwrap();
-        files::make_data(&data, "content");
+        cluster_files::make_data(&data, "content");
         let mut has_finished = false;
         complete(&build, &owned, &data, || {
-            has_finished = files::signals(&data).unwrap().standby
+            has_finished = cluster_files::signals(&data).unwrap().standby
         })
         .unwrap();
         assert!(has_finished);

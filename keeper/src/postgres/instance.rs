@@ -20,8 +20,8 @@ use crate::postgres::config::instance::InstanceConfig;
 use crate::postgres::config::pinned;
 use crate::postgres::data::access::DataAccess;
 use crate::postgres::data::changes::DataChanges;
+use crate::postgres::data::cluster_files;
 use crate::postgres::data::file_error::FileError;
-use crate::postgres::data::files;
 use crate::postgres::data::lock_files;
 use crate::postgres::data::owned_dirs::OwnedDirs;
 use crate::postgres::data::previous_data::{self, ClearOutcome};
@@ -48,10 +48,10 @@ pub enum LocalRole {
 impl LocalRole {
     /// Reads the role of the instance in a PGDATA.
     fn of(data: &Path) -> Result<Self, FileError> {
-        if !files::is_initialised(data)? {
+        if !cluster_files::is_initialised(data)? {
             return Ok(Self::Undefined);
         }
-        Ok(match files::signals(data)?.standby {
+        Ok(match cluster_files::signals(data)?.standby {
             true => Self::Standby,
             false => Self::Master,
         })
@@ -164,7 +164,7 @@ impl Instance {
 
     /// Whether there is a database cluster (keeper 12.2).
     pub async fn is_initialised(&self) -> Result<bool, FileError> {
-        self.access.read(files::is_initialised).await
+        self.access.read(cluster_files::is_initialised).await
     }
 
     /// Returns the role according to the files.

@@ -87,7 +87,7 @@ mod tests {
     use crate::postgres::config::credentials::{AuthMethod, Login};
     use crate::postgres::config::instance::InstanceConfig;
     use crate::postgres::data::changes::DataChanges;
-    use crate::postgres::data::files;
+    use crate::postgres::data::cluster_files;
     use crate::postgres::programs::installation::Programs;
 
     /// An instance with complete data whose pg_controldata is this shell script.
@@ -104,7 +104,7 @@ mod tests {
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
         let data = dir.join("postgres");
         fs::create_dir(&data).unwrap();
-        files::make_data(&data, "content");
+        cluster_files::make_data(&data, "content");
         let login = Login {
             user: "user".into(),
             method: AuthMethod::Trust,

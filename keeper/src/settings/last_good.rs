@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::postgres::data::atomic_files;
 use crate::postgres::data::file_error::FileError;
-use crate::postgres::data::whole_files;
 use crate::settings::Settings;
 
 /// Name of the file in the keeper's data directory; Go stolon ignores it.
@@ -85,7 +85,7 @@ impl LastGoodConfFile {
     fn save(&mut self, conf: LastGoodConf) -> Result<(), FileError> {
         if conf != self.conf {
             let json = serde_json::to_vec(&conf).expect("texts and maps with text keys always have a JSON form");
-            whole_files::write_atomically(&self.path, &json)?;
+            atomic_files::write_atomically(&self.path, &json)?;
             self.conf = conf;
         }
         Ok(())

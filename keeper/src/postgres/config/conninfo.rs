@@ -4,8 +4,8 @@
 use std::path::Path;
 
 use crate::postgres::config::credentials::Login;
+use crate::postgres::data::atomic_files;
 use crate::postgres::data::file_error::FileError;
-use crate::postgres::data::whole_files;
 
 /// Address of an instance, as it is advertised.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,7 +68,7 @@ pub fn write_passfile(path: &Path, login: &Login) -> Result<(), FileError> {
         return Ok(());
     };
     let line = passfile_line("*", "*", &login.user, &password);
-    whole_files::write_if_changed(path, line.as_bytes())
+    atomic_files::write_if_changed(path, line.as_bytes())
 }
 
 /// Returns the connection string of a program that copies from `source`; its password is in the file of

@@ -9,9 +9,9 @@ use crate::postgres::config::conf::{self, Parameters, Recovery, RecoveryMode, St
 use crate::postgres::config::hba;
 use crate::postgres::config::instance::InstanceConfig;
 use crate::postgres::config::pinned;
+use crate::postgres::data::atomic_files;
+use crate::postgres::data::cluster_files;
 use crate::postgres::data::file_error::FileError;
-use crate::postgres::data::files;
-use crate::postgres::data::whole_files;
 
 /// Contents of the generated files.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -33,37 +33,37 @@ impl ConfigFiles {
         sockets: Option<&str>,
     ) -> Result<(), FileError> {
         let data = &config.data;
-        files::restrict_data_mode(data)?;
+        cluster_files::restrict_data_mode(data)?;
         let parameters = pinned::of_file(&self.parameters, sockets);
         match mode {
             StartMode::Normal => {
                 let text = conf::render(&parameters, &self.recovery);
-                whole_files::write_if_changed(&data.join(conf::FILE), text.as_bytes())?;
+                atomic_files::write_if_changed(&data.join(conf::FILE), text.as_bytes())?;
             }
             StartMode::Temporary => {
                 let has_file = data.join(conf::FILE).exists();
                 let text = conf::render_temporary(has_file, &parameters, &self.recovery);
-                whole_files::write_if_changed(&data.join(conf::TEMPORARY_FILE), text.as_bytes())?;
+                atomic_files::write_if_changed(&data.join(conf::TEMPORARY_FILE), text.as_bytes())?;
             }
         }
         write_hba(data, &self.hba)?;
         match self.recovery.mode {
             RecoveryMode::Standby => {
                 config.refresh_passfile()?;
-                files::signal_standby(data)?;
+                cluster_files::signal_standby(data)?;
             }
-            RecoveryMode::None => files::remove_recovery_signal(data)?,
+            RecoveryMode::None => cluster_files::remove_recovery_signal(data)?,
         }
-        if let Some(aside) = files::set_aside_recovery_conf(data)? {
+        if let Some(aside) = cluster_files::set_aside_recovery_conf(data)? {
             warn!(to = %aside.display(), "renamed a recovery.conf, with which PostgreSQL does not start");
         }
-        files::link_auto_conf(data)
+        cluster_files::link_auto_conf(data)
     }
 }
 
 /// Writes `pg_hba.conf` only, if it differs.
 pub(crate) fn write_hba(data: &Path, lines: &[String]) -> Result<(), FileError> {
-    whole_files::write_if_changed(&data.join(hba::FILE), hba::render(lines).as_bytes())
+    atomic_files::write_if_changed(&data.join(hba::FILE), hba::render(lines).as_bytes())
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Location of PGDATA in a keeper's data directory (keeper 2.1). Its contents are in `files`.
+//! Location of PGDATA in a keeper's data directory (keeper 2.1). Its contents are in `cluster_files`.
 
 use std::path::{Path, PathBuf};
 

@@ -5,15 +5,15 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use crate::postgres::data::cluster_files;
 use crate::postgres::data::file_error::FileError;
-use crate::postgres::data::files;
 use crate::postgres::data::identity::DirIdentity;
 use crate::postgres::data::inspect;
 
 /// Returns the name of this PGDATA's directory in a tablespace's location, `PG_<major>_<catalog version>`; `None` if
 /// PGDATA has no version or no control file.
 pub fn version_directory(data: &Path) -> Result<Option<String>, FileError> {
-    let Some(major) = files::data_major(data)? else {
+    let Some(major) = cluster_files::data_major(data)? else {
         return Ok(None);
     };
     let path = data.join("global/pg_control");

@@ -3,8 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::postgres::data::atomic_files::{read_if_there, remove_if_there};
 use crate::postgres::data::file_error::FileError;
-use crate::postgres::data::whole_files::{read_if_there, remove_if_there};
 
 /// Contents of a server's lock file, `postmaster.pid`.
 #[derive(Debug, Clone, PartialEq, Eq)]

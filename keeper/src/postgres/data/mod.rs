@@ -2,11 +2,12 @@
 //! no server; changes only on a thread of its own (`changes`).
 
 pub mod access;
+pub mod atomic_files;
 pub mod changes;
+pub mod cluster_files;
 pub mod data_build;
 pub mod external_dir_holders;
 pub mod file_error;
-pub mod files;
 pub mod free_space;
 pub mod history;
 pub mod identity;
@@ -25,4 +26,3 @@ pub mod trees;
 pub mod wal_layout;
 pub mod wal_segments;
 pub mod walker;
-pub mod whole_files;

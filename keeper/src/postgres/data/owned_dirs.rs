@@ -14,6 +14,7 @@ use base::{Chain, RandomBytes};
 use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 
+use crate::postgres::data::atomic_files;
 use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::identity::DirIdentity;
 use crate::postgres::data::inspect;
@@ -21,7 +22,6 @@ use crate::postgres::data::layout;
 use crate::postgres::data::links;
 use crate::postgres::data::owned_record::{KeeperHome, OwnedRecord, TablespaceDir, move_paths};
 use crate::postgres::data::trees;
-use crate::postgres::data::whole_files;
 
 const FILE: &str = "directories";
 const DAMAGED: &str = "the file is damaged: put back a copy of it, or remove it, and start the keeper again; without it \
@@ -116,7 +116,7 @@ impl OwnedDirs {
         let path = self.dir.join(FILE);
         let json = serde_json::to_vec(record).map_err(|source| FileError::new("write", &path)(source.into()))?;
         trees::fail_point::check().map_err(FileError::new("write", &path))?;
-        whole_files::write_atomically(&path, &json)
+        atomic_files::write_atomically(&path, &json)
     }
 
     /// Adopts the record for the keeper with this uid at its current path. The record of another keeper, or of a copied
@@ -207,7 +207,7 @@ impl OwnedDirs {
         if fs::read(&path).is_ok_and(|text| text == json) {
             return Ok(());
         }
-        whole_files::write_atomically(&path, &json)
+        atomic_files::write_atomically(&path, &json)
     }
 
     /// Returns the path of this keeper's marker in a location.
@@ -222,7 +222,7 @@ impl OwnedDirs {
 
     /// Removes this keeper's marker from a location.
     pub fn remove_marker(&self, location: &Path) -> Result<(), FileError> {
-        whole_files::remove_if_there(&self.marker(location))
+        atomic_files::remove_if_there(&self.marker(location))
     }
 
     /// Returns the data directory of another keeper that has marked this location.

@@ -9,9 +9,9 @@ use tokio::runtime::Handle;
 use tracing::warn;
 
 use crate::postgres::data::access::DataAccess;
+use crate::postgres::data::atomic_files::{self, remove_if_there};
 use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::walker;
-use crate::postgres::data::whole_files::{self, remove_if_there};
 
 /// A file for one run of a program: mode 0600, removed at the latest when dropped. One that cannot be removed is removed
 /// by the next start of the keeper (keeper I16).
@@ -34,7 +34,7 @@ impl ScratchFile {
         let write = move |_: &Path| {
             walker::progress_at(&dir);
             let write = || {
-                let mut file = whole_files::temporary(&dir, name.as_ref())?;
+                let mut file = atomic_files::temporary(&dir, name.as_ref())?;
                 file.write_all(content.as_ref())?;
                 Ok(file.into_temp_path())
             };

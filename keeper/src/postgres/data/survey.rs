@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use base::Chain;
 
 use crate::external_dirs::{ExternalDir, ExternalDirFacts, ExternalDirKind};
+use crate::postgres::data::atomic_files;
 use crate::postgres::data::external_dir_holders;
 use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::identity::DirIdentity;
@@ -15,7 +16,6 @@ use crate::postgres::data::links::{self, locations, version_directory};
 use crate::postgres::data::owned_dirs::{NEW_KIND, OwnedDirs};
 use crate::postgres::data::owned_record::TablespaceDir;
 use crate::postgres::data::trees;
-use crate::postgres::data::whole_files;
 
 /// Returns the tablespace directories that PGDATA links to, without in-place ones.
 pub fn linked(data: &Path) -> Result<Vec<TablespaceDir>, FileError> {
@@ -334,7 +334,7 @@ pub(crate) fn unusable_facts(why: &FileError) -> ExternalDirFacts {
 fn probe(owned: &OwnedDirs, dir: &Path, known_as: &Path) -> Result<SharedDirProbe, FileError> {
     let name = owned.name(&format!("probe.{}", owned.random_name()));
     let path = dir.join(&name);
-    whole_files::write_atomically(&path, b"")?;
+    atomic_files::write_atomically(&path, b"")?;
     Ok(SharedDirProbe {
         path_on_source: known_as.join(name).to_string_lossy().into_owned(),
         path,

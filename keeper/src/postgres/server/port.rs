@@ -10,10 +10,10 @@ use std::time::Duration;
 use tokio::net::lookup_host;
 use tokio::time::timeout;
 
+use crate::postgres::data::atomic_files;
 use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::lock_files;
 use crate::postgres::data::lock_files::SocketLock;
-use crate::postgres::data::whole_files;
 use crate::postgres::server::process;
 
 /// The server asks the same name service by itself, without a limit.
@@ -122,7 +122,7 @@ pub async fn resolves(name: &str) -> Option<bool> {
 pub fn check_socket(dir: &str, port: u16) -> Result<(), ListenError> {
     let lock = Path::new(dir).join(format!(".s.PGSQL.{port}.lock"));
     match lock_files::socket_lock(&lock) {
-        Ok(Some(held)) if is_stale(&held, &lock) => Ok(whole_files::remove_if_there(&lock)?),
+        Ok(Some(held)) if is_stale(&held, &lock) => Ok(atomic_files::remove_if_there(&lock)?),
         Ok(Some(held)) if process::exists(held.pid) => Err(ListenError::SocketTaken {
             port,
             pid: Some(held.pid),

@@ -9,8 +9,8 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::external_dirs::{ExternalDir, ExternalDirFacts};
+use crate::postgres::data::cluster_files::{self, TABLESPACE_DIRECTORY as DIRECTORY, make_data as make};
 use crate::postgres::data::data_build::DataBuild;
-use crate::postgres::data::files::{self, TABLESPACE_DIRECTORY as DIRECTORY, make_data as make};
 use crate::postgres::data::mounts;
 use crate::postgres::data::trees::fail_point;
 
@@ -181,7 +181,7 @@ fn old_data_are_kept_until_the_new_are_complete_whatever_crashes() {
             let old = site.owned.record().old.unwrap();
             assert!(matches!(old.state, PreviousDataState::Kept(_)), "{shape:?}, cut {cuts}");
             assert_eq!(site.saying("old").len(), FILES);
-            assert!(!files::is_initialised(&site.data()).unwrap());
+            assert!(!cluster_files::is_initialised(&site.data()).unwrap());
             assert!(!site.space().join(DIRECTORY).exists());
 
             site.copy().unwrap();
@@ -315,7 +315,7 @@ fn a_copy_with_all_files_is_unfinished_until_it_is_in_place() {
     let build = DataBuild::prepare(&site.data(), &site.owned, &site.places()).unwrap();
     make(build.directory(), "new");
     site.restarted();
-    assert!(!files::is_initialised(&site.data()).unwrap());
+    assert!(!cluster_files::is_initialised(&site.data()).unwrap());
     assert_eq!(site.clear_for("C", 0).unwrap(), ClearOutcome::Nothing);
     assert_eq!(site.saying("new"), [""; 0]);
 }

@@ -5,14 +5,14 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::external_dirs::{Obstacle, check_may_empty};
-use crate::postgres::data::files::{self, TABLESPACE_DIRECTORY as DIRECTORY};
+use crate::postgres::data::cluster_files::{self, TABLESPACE_DIRECTORY as DIRECTORY};
 
 /// A keeper's data directory beside a tablespace location, with a PGDATA that links to it when `linked`.
 fn site(linked: bool) -> (TempDir, OwnedDirs, PathBuf, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let (data, space) = (dir.path().join("keeper/postgres"), dir.path().join("space"));
     fs::create_dir_all(space.join(DIRECTORY)).unwrap();
-    files::make_data(&data, "");
+    cluster_files::make_data(&data, "");
     if linked {
         symlink(&space, data.join("pg_tblspc/16385")).unwrap();
     }
@@ -186,7 +186,7 @@ fn a_location_in_which_another_keeper_is_copying_is_not_free() {
     // directory.
     fs::create_dir(space.join(DIRECTORY)).unwrap();
     fs::create_dir_all(space.join(other.name(NEW_KIND)).join(DIRECTORY)).unwrap();
-    files::make_data(build.directory(), "new");
+    cluster_files::make_data(build.directory(), "new");
     let refused = Chain(&build.finish(&other).unwrap_err()).to_string();
     assert!(refused.contains("File exists"), "{refused}");
     assert!(space.join(DIRECTORY).is_dir());

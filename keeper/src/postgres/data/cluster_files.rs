@@ -6,9 +6,9 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+use crate::postgres::data::atomic_files::{exists, read_if_there, remove_if_there, write_atomically};
 use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::inspect;
-use crate::postgres::data::whole_files::{exists, read_if_there, remove_if_there, write_atomically};
 
 /// Entries that initdb creates in every PGDATA (keeper 12.2; majors 12 to 18).
 pub(crate) const REQUIRED_ENTRIES: [&str; 18] = [
