@@ -16,10 +16,10 @@ use crate::monitor::Monitor;
 use crate::postgres::basebackup;
 use crate::postgres::data::changes::DataChanges;
 use crate::postgres::data::cluster_files;
-use crate::postgres::data::data_build::DataBuild;
 use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::owned_dirs::OwnedDirs;
 use crate::postgres::data::previous_data::ClearOutcome;
+use crate::postgres::data::staging::StagedData;
 use crate::postgres::initdb;
 use crate::postgres::instance::Instance;
 use crate::postgres::server::error::InstanceError;
@@ -141,8 +141,8 @@ impl DataSteps {
             encoding: text(&config.encoding),
             data_checksums: config.data_checksums,
         };
-        let build = self.prepare(&[]).await?;
-        initdb::run(&self.instance, &new, &build, &self.owned, &self.changes).await?;
+        let staged = self.prepare(&[]).await?;
+        initdb::run(&self.instance, &new, &staged, &self.owned, &self.changes).await?;
         Ok(())
     }
 
@@ -179,10 +179,10 @@ impl DataSteps {
         self.instance.access().write(move |_| local.save_db(&db)).await
     }
 
-    async fn prepare(&self, external_dirs: &[ExternalDir]) -> Result<DataBuild, StepError> {
+    async fn prepare(&self, external_dirs: &[ExternalDir]) -> Result<StagedData, StepError> {
         let (data, owned) = (self.instance.config().data.clone(), Arc::clone(&self.owned));
         let external_dirs = external_dirs.to_vec();
-        let prepare = move || DataBuild::prepare(&data, &owned, &external_dirs);
+        let prepare = move || StagedData::prepare(&data, &owned, &external_dirs);
         Ok(self.changes.run(prepare).await??)
     }
 
@@ -199,7 +199,7 @@ impl DataSteps {
             slot,
         };
         let mut logged_percent = 0;
-        let build = self.prepare(external_dirs).await?;
+        let staged = self.prepare(external_dirs).await?;
         let progress = |progress: basebackup::BaseBackupProgress| {
             let percent = progress.percent();
             if percent >= logged_percent + PROGRESS_STEP {
@@ -213,7 +213,7 @@ impl DataSteps {
         basebackup::run(
             &self.instance,
             &copy,
-            &build,
+            &staged,
             &self.owned,
             &self.changes,
             finished,

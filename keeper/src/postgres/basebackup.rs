@@ -9,10 +9,10 @@ use crate::postgres::client::session_settings::{self, SessionUser};
 use crate::postgres::config::conninfo::{Address, copy_conninfo, copy_passfile};
 use crate::postgres::data::changes::DataChanges;
 use crate::postgres::data::cluster_files;
-use crate::postgres::data::data_build::DataBuild;
 use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::owned_dirs::OwnedDirs;
 use crate::postgres::data::scratch_file::ScratchFile;
+use crate::postgres::data::staging::StagedData;
 use crate::postgres::instance::Instance;
 use crate::postgres::programs::command;
 use crate::postgres::programs::environment;
@@ -58,7 +58,7 @@ impl BaseBackupProgress {
     }
 }
 
-/// Runs pg_basebackup as the replication user into the directories of `build`, moves the result to its place, and
+/// Runs pg_basebackup as the replication user into the directories of `staged`, moves the result to its place, and
 /// passes its progress to `progress` about once a second. Without a time limit: dropping the future ends the copy.
 /// The result is a standby that was never started: `standby.signal` exists, its settings are written at the first
 /// start.
@@ -67,7 +67,7 @@ impl BaseBackupProgress {
 pub async fn run(
     instance: &Instance,
     copy: &BaseBackup,
-    build: &DataBuild,
+    staged: &StagedData,
     owned: &Arc<OwnedDirs>,
     changes: &DataChanges,
     finished: impl FnOnce() + Send + 'static,
@@ -92,8 +92,8 @@ pub async fn run(
     command
         .args(["-R", "-v", "-P", "-w", "-X", "stream", "-c", "fast"])
         .arg("-D")
-        .arg(build.directory())
-        .args(build.options());
+        .arg(staged.directory())
+        .args(staged.options());
     command
         .arg("-d")
         .arg(copy_conninfo(&copy.application_name, &copy.source, login, &options));
@@ -108,13 +108,15 @@ pub async fn run(
         file.remove().await;
     }
     copied?;
-    let (build, owned, data) = (build.clone(), Arc::clone(owned), config.data.clone());
-    Ok(changes.run(move || complete(&build, &owned, &data, finished)).await??)
+    let (staged, owned, data) = (staged.clone(), Arc::clone(owned), config.data.clone());
+    Ok(changes
+        .run(move || complete(&staged, &owned, &data, finished))
+        .await??)
 }
 
 /// Moves a copy to its place, and calls `finished` once it is complete.
-fn complete(build: &DataBuild, owned: &OwnedDirs, data: &Path, finished: impl FnOnce()) -> Result<(), FileError> {
-    build.finish(owned)?;
+fn complete(staged: &StagedData, owned: &OwnedDirs, data: &Path, finished: impl FnOnce()) -> Result<(), FileError> {
+    staged.finish(owned)?;
     // -R wrote the connection with the password there.
     cluster_files::link_auto_conf(data)?;
     cluster_files::signal_standby(data)?;
@@ -134,13 +136,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("postgres");
         let owned = OwnedDirs::load(dir.path(), RandomBytes::system()).unwrap();
-        let build = DataBuild::plain(&data);
-        let missing = complete(&build, &owned, &data, || panic!("there are no data"));
+        let staged = StagedData::plain(&data);
+        let missing = complete(&staged, &owned, &data, || panic!("there are no data"));
         assert!(missing.is_err());
         std::fs::create_dir(&data).unwrap();
         cluster_files::make_data(&data, "content");
         let mut has_finished = false;
-        complete(&build, &owned, &data, || {
+        complete(&staged, &owned, &data, || {
             has_finished = cluster_files::signals(&data).unwrap().standby
         })
         .unwrap();

@@ -6,9 +6,9 @@ use base::Chain;
 use tracing::{debug, warn};
 
 use crate::postgres::data::changes::DataChanges;
-use crate::postgres::data::data_build::DataBuild;
 use crate::postgres::data::owned_dirs::OwnedDirs;
 use crate::postgres::data::scratch_file::ScratchFile;
+use crate::postgres::data::staging::StagedData;
 use crate::postgres::instance::Instance;
 use crate::postgres::programs::command::{self, CommandError};
 use crate::postgres::programs::environment;
@@ -25,12 +25,12 @@ pub struct NewClusterOptions {
     pub data_checksums: bool,
 }
 
-/// Runs initdb in the directories of `build` and moves the result to its place. After a failure everything is
+/// Runs initdb in the directories of `staged` and moves the result to its place. After a failure everything is
 /// removed (keeper I4 (c)).
 pub async fn run(
     instance: &Instance,
     new: &NewClusterOptions,
-    build: &DataBuild,
+    staged: &StagedData,
     owned: &Arc<OwnedDirs>,
     changes: &DataChanges,
 ) -> Result<(), InstanceError> {
@@ -39,8 +39,8 @@ pub async fn run(
     let mut command = environment::command(&instance.programs().path("initdb"));
     command
         .arg("-D")
-        .arg(build.directory())
-        .args(build.options())
+        .arg(staged.directory())
+        .args(staged.options())
         .arg("-U")
         .arg(&config.superuser.user);
     let mut password_file = None;
@@ -62,14 +62,14 @@ pub async fn run(
     if let Some(file) = password_file {
         file.remove().await;
     }
-    let (build, owned) = (build.clone(), Arc::clone(owned));
+    let (staged, owned) = (staged.clone(), Arc::clone(owned));
     if let Err(CommandError::Failed { .. } | CommandError::Read { .. }) = result {
-        let discarded = changes.run(move || build.discard()).await.map_err(InstanceError::from);
+        let discarded = changes.run(move || staged.discard()).await.map_err(InstanceError::from);
         if let Err(failed) = discarded.and_then(|discarded| Ok(discarded?)) {
             warn!(error = %Chain(&failed), "could not remove what initdb left behind");
         }
         return Ok(result?);
     }
     result?;
-    Ok(changes.run(move || build.finish(&owned)).await??)
+    Ok(changes.run(move || staged.finish(&owned)).await??)
 }

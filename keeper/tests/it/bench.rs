@@ -18,8 +18,8 @@ use keeper::postgres::config::files::ConfigFiles;
 use keeper::postgres::config::hba::{self, AllowedHosts, HbaAccess, OtherUsers};
 use keeper::postgres::config::instance::InstanceConfig;
 use keeper::postgres::data::changes::DataChanges;
-use keeper::postgres::data::data_build::DataBuild;
 use keeper::postgres::data::owned_dirs::OwnedDirs;
+use keeper::postgres::data::staging::StagedData;
 use keeper::postgres::data::wal_segments::SEGMENT_BYTES;
 use keeper::postgres::initdb::{self, NewClusterOptions};
 use keeper::postgres::instance::Instance;
@@ -49,7 +49,7 @@ pub(crate) fn run<F: Future<Output = ()>>(test: &str, body: impl FnOnce() -> F) 
                 .expect("the test takes too long")
         });
     }
-    // The user may have no access to the build directory.
+    // The user may have no access to the staging directory.
     let place = TempDir::with_prefix("stolon-keeper-it.").unwrap();
     std::fs::set_permissions(place.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let program = place.path().join("it");
@@ -118,9 +118,9 @@ impl Node {
     pub(crate) async fn initialised() -> Self {
         let node = Self::new();
         let instance = &node.instance;
-        let build = DataBuild::plain(node.data());
+        let staged = StagedData::plain(node.data());
         let (owned, changes) = (node.owned(), DataChanges::default());
-        initdb::run(instance, &NewClusterOptions::default(), &build, &owned, &changes)
+        initdb::run(instance, &NewClusterOptions::default(), &staged, &owned, &changes)
             .await
             .unwrap();
         instance

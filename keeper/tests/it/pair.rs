@@ -9,8 +9,8 @@ use keeper::postgres::config::conf::Recovery;
 use keeper::postgres::config::conninfo::{Address, primary_conninfo};
 use keeper::postgres::config::files::ConfigFiles;
 use keeper::postgres::data::changes::DataChanges;
-use keeper::postgres::data::data_build::DataBuild;
 use keeper::postgres::data::history;
+use keeper::postgres::data::staging::StagedData;
 use keeper::postgres::instance::{Instance, LocalRole};
 use keeper::postgres::observe::{ObserveScope, observe};
 use keeper::postgres::programs::pg_control::ControlState;
@@ -74,7 +74,7 @@ pub(crate) async fn copied(master: &Node, name: &str) -> Node {
     basebackup::run(
         &standby.instance,
         &copy,
-        &DataBuild::plain(standby.data()),
+        &StagedData::plain(standby.data()),
         &standby.owned(),
         &DataChanges::default(),
         || {},
@@ -215,12 +215,12 @@ fn an_aborted_copy_leaves_no_process() {
             application_name: "stolon_gone".into(),
             slot: "stolon_gone".into(),
         };
-        let (build, owned, changes) = (
-            DataBuild::plain(standby.data()),
+        let (staged, owned, changes) = (
+            StagedData::plain(standby.data()),
             standby.owned(),
             DataChanges::default(),
         );
-        let refused = basebackup::run(&standby.instance, &copy, &build, &owned, &changes, || {}, |_| {})
+        let refused = basebackup::run(&standby.instance, &copy, &staged, &owned, &changes, || {}, |_| {})
             .await
             .unwrap_err();
         assert!(
@@ -229,7 +229,7 @@ fn an_aborted_copy_leaves_no_process() {
         );
         master.instance.sql().create_slot("stolon_gone").await.unwrap();
         tokio::select! {
-            _ = basebackup::run(&standby.instance, &copy, &build, &owned, &changes, || {}, |_| {}) => panic!("it was given up"),
+            _ = basebackup::run(&standby.instance, &copy, &staged, &owned, &changes, || {}, |_| {}) => panic!("it was given up"),
             () = eventually("a copy under way", async || {
                 !master.execute("select 1 from pg_stat_replication where application_name = 'stolon_gone'").await.is_empty()
             }) => {}

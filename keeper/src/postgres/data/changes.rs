@@ -1,5 +1,5 @@
 //! Changes of PGDATA and its external directories: one at a time, on a thread of its own, with a time limit on each
-//! step (`walker`). The changes are in `previous_data` and `data_build`.
+//! step (`walker`). The changes are in `previous_data` and `staging`.
 //!
 //! A started change continues when its caller has given up. Nothing else may be done with the data before it has ended;
 //! each round checks that first.

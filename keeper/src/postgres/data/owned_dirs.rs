@@ -341,14 +341,14 @@ mod tests {
         first
             .change(|record| {
                 record.wal = Some("/wal/k1".into());
-                record.making = vec![one.join("postgres/new"), "/ts/new".into()];
+                record.staging = vec![one.join("postgres/new"), "/ts/new".into()];
             })
             .unwrap();
         let first = first.record();
         fs::rename(&one, &two).unwrap();
         let moved = taken(&two);
         assert_eq!((&moved.id, &moved.wal), (&first.id, &first.wal));
-        assert_eq!(moved.making, [two.join("postgres/new"), "/ts/new".into()]);
+        assert_eq!(moved.staging, [two.join("postgres/new"), "/ts/new".into()]);
         assert_eq!(taken(&two), moved, "the same directory again");
 
         // Restored from a backup at the same path.
@@ -363,7 +363,7 @@ mod tests {
         fs::copy(two.join(FILE), three.join(FILE)).unwrap();
         let copied = taken(&three);
         assert_ne!(copied.id, first.id);
-        assert_eq!((copied.wal, copied.making), (None, Vec::new()));
+        assert_eq!((copied.wal, copied.staging), (None, Vec::new()));
         assert_eq!(copied.not_ours, [Path::new("/wal/k1")]);
         assert_eq!(taken(&three).not_ours, [Path::new("/wal/k1")], "at the next start too");
     }

@@ -32,7 +32,8 @@ pub struct OwnedRecord {
     /// created something there.
     pub not_ours: Vec<PathBuf>,
     /// Directories of unfinished data: below PGDATA, in tablespace locations, below the target of `pg_wal`.
-    pub making: Vec<PathBuf>,
+    #[serde(rename = "making")]
+    pub staging: Vec<PathBuf>,
     /// Previous data.
     pub old: Option<PreviousData>,
 }
@@ -124,7 +125,7 @@ pub(super) fn move_paths(record: &mut OwnedRecord, from: &Path, to: &Path) {
             *path = to.join(below);
         }
     };
-    record.making.iter_mut().for_each(moved);
+    record.staging.iter_mut().for_each(moved);
     if let Some(old) = &mut record.old {
         moved(&mut old.directory);
     }

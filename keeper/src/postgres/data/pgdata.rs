@@ -44,7 +44,7 @@ pub(super) fn remove_unfinished_outside(data: &Path, owned: &OwnedDirs, clear: &
         .external_dirs
         .iter()
         .map(|external_dir| external_dir.path.join(&new));
-    for made in owned.record().making.into_iter().chain(external_dirs) {
+    for made in owned.record().staging.into_iter().chain(external_dirs) {
         if made != data.join(&new) {
             trees::remove(&made)?;
         }
@@ -71,7 +71,7 @@ pub(super) fn remove(data: &Path, owned: &OwnedDirs, tablespaces: &[TablespaceDi
     }
     trees::remove_entries(data, |name| belongs_to_data(name, owned) && name != &*new)?;
     trees::remove(&data.join(&new))?;
-    owned.change(|record| record.making.clear())
+    owned.change(|record| record.staging.clear())
 }
 
 /// Removes PGDATA, or its contents if it is a link or a mount point.

@@ -3,7 +3,7 @@
 //! kept.
 //!
 //! The state of PGDATA is recorded, never guessed. New data are created in a directory of their own below PGDATA
-//! (`data_build`); while it exists, PGDATA is unfinished. While a previous set is kept, the server of the data that
+//! (`staging`); while it exists, PGDATA is unfinished. While a previous set is kept, the server of the data that
 //! replace it has not answered yet. Each step is recorded before it is executed, so that the next start continues after
 //! a crash at any point.
 
@@ -101,7 +101,7 @@ fn mount_point_in(data: &Path, owned: &OwnedDirs) -> Result<Option<PathBuf>, Fil
         ]
     });
     let of_old = record.old.iter().flat_map(|old| dirs_of_old(owned, old));
-    mounts.first(of_tablespaces.chain(record.making).chain(of_old))
+    mounts.first(of_tablespaces.chain(record.staging).chain(of_old))
 }
 
 /// Returns a mount point in anything that would be moved or removed, as an obstacle.

@@ -10,8 +10,8 @@ use tempfile::TempDir;
 use super::*;
 use crate::external_dirs::{ExternalDir, ExternalDirFacts};
 use crate::postgres::data::cluster_files::{self, TABLESPACE_DIRECTORY as DIRECTORY, make_data as make};
-use crate::postgres::data::data_build::DataBuild;
 use crate::postgres::data::mounts;
+use crate::postgres::data::staging::StagedData;
 use crate::postgres::data::trees::fail_point;
 
 /// State of PGDATA.
@@ -103,26 +103,26 @@ impl Site {
 
     /// A copy like that of pg_basebackup, and the steps that follow it.
     fn copy(&self) -> Result<(), FileError> {
-        let build = DataBuild::prepare(&self.data(), &self.owned, &self.places())?;
+        let staged = StagedData::prepare(&self.data(), &self.owned, &self.places())?;
         let option = |name: &str| {
-            let options = build.options();
+            let options = staged.options();
             let found = options.iter().find_map(|option| option.strip_prefix(name));
             found.unwrap().to_owned()
         };
         let wal = PathBuf::from(option("--waldir="));
         let mapping = option("--tablespace-mapping=");
         let made_in = PathBuf::from(mapping.split_once('=').unwrap().1);
-        assert!(inspect::entries(build.directory()).unwrap().is_empty() && !wal.exists());
+        assert!(inspect::entries(staged.directory()).unwrap().is_empty() && !wal.exists());
         assert!(inspect::entries(&made_in).unwrap().is_empty());
-        make(build.directory(), "new");
+        make(staged.directory(), "new");
         fs::create_dir_all(&wal).unwrap();
         fs::write(wal.join("000000010000000000000002"), "new").unwrap();
-        fs::remove_dir_all(build.directory().join("pg_wal")).unwrap();
-        symlink(&wal, build.directory().join("pg_wal")).unwrap();
+        fs::remove_dir_all(staged.directory().join("pg_wal")).unwrap();
+        symlink(&wal, staged.directory().join("pg_wal")).unwrap();
         fs::create_dir(made_in.join(DIRECTORY)).unwrap();
         fs::write(made_in.join(DIRECTORY).join("content"), "new").unwrap();
-        symlink(&made_in, build.directory().join("pg_tblspc/16385")).unwrap();
-        build.finish(&self.owned)
+        symlink(&made_in, staged.directory().join("pg_tblspc/16385")).unwrap();
+        staged.finish(&self.owned)
     }
 
     /// Returns the files below the test's directory with the contents `what`, by path.
@@ -312,8 +312,8 @@ fn a_copy_that_never_answered_does_not_replace_the_old_data_for_any_next_db() {
 fn a_copy_with_all_files_is_unfinished_until_it_is_in_place() {
     let mut site = Site::new(Shape::Directory);
     fs::remove_dir_all(site.data()).unwrap();
-    let build = DataBuild::prepare(&site.data(), &site.owned, &site.places()).unwrap();
-    make(build.directory(), "new");
+    let staged = StagedData::prepare(&site.data(), &site.owned, &site.places()).unwrap();
+    make(staged.directory(), "new");
     site.restarted();
     assert!(!cluster_files::is_initialised(&site.data()).unwrap());
     assert_eq!(site.clear_for("C", 0).unwrap(), ClearOutcome::Nothing);
@@ -546,8 +546,8 @@ fn wal_in_a_directory_that_is_no_longer_ours_is_not_touched() {
 fn leftovers_of_an_interrupted_copy_are_removed_before_space_is_checked() {
     let site = Site::new(Shape::Directory);
     site.clear(0).unwrap();
-    let build = DataBuild::prepare(&site.data(), &site.owned, &site.places()).unwrap();
-    make(build.directory(), "new");
+    let staged = StagedData::prepare(&site.data(), &site.owned, &site.places()).unwrap();
+    make(staged.directory(), "new");
     let made_in = site.space().join(site.owned.name(NEW_KIND));
     fs::write(made_in.join("content"), "new").unwrap();
     assert!(site.clear_for("C", u64::MAX / 4).is_err(), "there is no room");

@@ -165,7 +165,7 @@ fn an_unreadable_location_is_reported_and_the_others_are_recorded() {
 /// Two keepers start their first copies at the same time: neither has a tablespace directory yet.
 #[test]
 fn a_location_in_which_another_keeper_is_copying_is_not_free() {
-    use crate::postgres::data::data_build::DataBuild;
+    use crate::postgres::data::staging::StagedData;
     let (dir, owned, data, space) = site(false);
     fs::remove_dir_all(space.join(DIRECTORY)).unwrap();
     let second = dir.path().join("second/postgres");
@@ -179,15 +179,15 @@ fn a_location_in_which_another_keeper_is_copying_is_not_free() {
         bytes: None,
         found: ExternalDirFacts::default(),
     };
-    let build = DataBuild::prepare(&second, &other, std::slice::from_ref(&place)).unwrap();
+    let staged = StagedData::prepare(&second, &other, std::slice::from_ref(&place)).unwrap();
     let keeper = second.parent().unwrap().to_owned();
     assert_eq!(looked(&data, &owned, &space), Err(Obstacle::OtherKeeper(keeper)));
     // Both had checked before either started: the second one to finish takes nothing from the first, not even an empty
     // directory.
     fs::create_dir(space.join(DIRECTORY)).unwrap();
     fs::create_dir_all(space.join(other.name(NEW_KIND)).join(DIRECTORY)).unwrap();
-    cluster_files::make_data(build.directory(), "new");
-    let refused = Chain(&build.finish(&other).unwrap_err()).to_string();
+    cluster_files::make_data(staged.directory(), "new");
+    let refused = Chain(&staged.finish(&other).unwrap_err()).to_string();
     assert!(refused.contains("File exists"), "{refused}");
     assert!(space.join(DIRECTORY).is_dir());
 }

@@ -16,27 +16,27 @@ use crate::postgres::data::trees;
 
 /// Directories that a program fills.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DataBuild {
+pub struct StagedData {
     data: PathBuf,
     staging: PathBuf,
-    wal: Option<WalBuild>,
-    tablespaces: Vec<TablespaceBuild>,
+    wal: Option<StagedWal>,
+    tablespaces: Vec<StagedTablespace>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct WalBuild {
+struct StagedWal {
     staging: PathBuf,
     target: PathBuf,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct TablespaceBuild {
+struct StagedTablespace {
     staging: PathBuf,
     location: PathBuf,
     directory: String,
 }
 
-impl DataBuild {
+impl StagedData {
     /// Uses PGDATA itself, without staging directories.
     pub fn plain(data: &Path) -> Self {
         Self {
@@ -66,35 +66,35 @@ impl DataBuild {
                 continue;
             };
             let staging = external_dir.path.join(&new);
-            tablespaces.push(TablespaceBuild {
+            tablespaces.push(StagedTablespace {
                 staging,
                 location: external_dir.path.clone(),
                 directory: directory.clone(),
             });
         }
-        let wal = owned.record().wal.map(|target| WalBuild {
+        let wal = owned.record().wal.map(|target| StagedWal {
             staging: target.join(&new),
             target,
         });
-        let build = Self {
+        let staged = Self {
             data: data.to_owned(),
             staging,
             wal,
             tablespaces,
         };
-        build.create(owned)?;
-        Ok(build)
+        staged.create(owned)?;
+        Ok(staged)
     }
 
     fn create(&self, owned: &OwnedDirs) -> Result<(), FileError> {
         let tablespaces = self.tablespaces.iter().map(|tablespace| tablespace.staging.clone());
-        let mut making: Vec<PathBuf> = tablespaces.chain([self.staging.clone()]).collect();
+        let mut dirs: Vec<PathBuf> = tablespaces.chain([self.staging.clone()]).collect();
         let wal = self.wal.iter().map(|wal| wal.staging.clone());
-        owned.change(|record| record.making = making.iter().cloned().chain(wal.clone()).collect())?;
+        owned.change(|record| record.staging = dirs.iter().cloned().chain(wal.clone()).collect())?;
         for tablespace in &self.tablespaces {
             owned.put_marker(&tablespace.location)?;
         }
-        for dir in making.drain(..) {
+        for dir in dirs.drain(..) {
             trees::remove(&dir)?;
             trees::create(&dir)?;
         }
@@ -153,10 +153,10 @@ impl DataBuild {
             trees::remove(&self.staging)?;
         }
         trees::sync(&self.data)?;
-        owned.change(|record| record.making.clear())
+        owned.change(|record| record.staging.clear())
     }
 
-    fn finish_tablespace(&self, owned: &OwnedDirs, tablespace: &TablespaceBuild) -> Result<(), FileError> {
+    fn finish_tablespace(&self, owned: &OwnedDirs, tablespace: &StagedTablespace) -> Result<(), FileError> {
         let made = tablespace.staging.join(&tablespace.directory);
         if let Some(identity) = DirIdentity::of(&made)? {
             let recorded = TablespaceDir {
