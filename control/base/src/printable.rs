@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-/// Returns whether a character shows itself and changes nothing else: it is no control character, and neither invisible
-/// nor able to turn the direction of the text around it (Unicode's categories Cc, Zl, Zp and the bulk of Cf).
+/// Returns whether a character is visible and changes nothing around it: it is not a control character, not invisible,
+/// and does not change the direction of the text (Unicode's categories Cc, Zl, Zp and the bulk of Cf).
 pub fn is_printable(c: char) -> bool {
     let is_invisible = matches!(c,
         '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'

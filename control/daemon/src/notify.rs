@@ -48,7 +48,7 @@ pub(crate) fn send(states: &[NotifyState<'_>]) {
         return;
     }
     if let Err(error) = sd_notify::notify(states) {
-        // Without systemd nobody waits for the notification; with it, it times out and says so.
+        // Without systemd nothing waits for the notification; systemd logs a timeout of its own.
         tracing::debug!(%error, "could not notify systemd");
     }
 }

@@ -110,7 +110,7 @@ struct RoundState {
     probe: Option<ServerProbe>,
     copy: Option<CopyFacts>,
     permit: RoundPermit,
-    /// A step failed that may fail.
+    /// A step failed after which the round continues.
     has_failed_step: bool,
 }
 

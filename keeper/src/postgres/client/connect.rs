@@ -212,7 +212,7 @@ impl CleartextPasswordGuard {
             match (kind, code) {
                 (AUTHENTICATION, OK) => return Ok(true),
                 (AUTHENTICATION, CLEARTEXT_PASSWORD) => {
-                    let why = "the server asks for the password in clear text, which is never sent: use the method \
+                    let why = "the server requests the password in clear text, which is never sent: use the method \
                                scram-sha-256 or md5 in its pg_hba.conf";
                     return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
                 }

@@ -16,7 +16,7 @@ use crate::postgres::data::lock_files;
 use crate::postgres::data::lock_files::SocketLock;
 use crate::postgres::server::process;
 
-/// The server asks the same name service by itself, without a limit.
+/// Limit of a lookup. The server resolves the names again at its start, without a limit.
 const LOOKUP_LIMIT: Duration = Duration::from_secs(2);
 
 /// Why a server could not listen on its addresses and port.
