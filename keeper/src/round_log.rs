@@ -227,7 +227,7 @@ fn write_hold(why: &HoldReason) {
             );
         }
         HoldReason::DataLost => error!(
-            "our db is another one than the local one, and nobody asks to initialise it: the keeper's data seem lost or \
+            "our db is another one than the local one, and is not to be initialised: the keeper's data seem lost or \
              not on persistent storage; doing nothing but waiting for another db"
         ),
         HoldReason::UnknownInitMode(mode) => error!(initMode = %mode, "unknown init mode, doing nothing"),

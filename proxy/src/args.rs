@@ -90,7 +90,7 @@ pub struct Config {
     pub drain: Duration,
 }
 
-/// What the validation needs to know about the machine.
+/// Facts about the machine that the validation needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MachineLimits {
     /// CPUs available to this process.

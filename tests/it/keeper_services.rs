@@ -76,7 +76,7 @@ async fn pages_tell_the_master_from_a_standby_through_a_failover() {
     })
     .await;
 
-    // Without the store nobody knows whether another master is elected. The loop goes on.
+    // Without the store a keeper cannot find out whether another master is elected. The loop goes on.
     cluster.etcd.kill();
     wait_page(&pages[1], "/primary", 503, "there may be another master").await;
     wait_page(&pages[1], "/readyz", 503, "there may be another master").await;

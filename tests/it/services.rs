@@ -261,7 +261,7 @@ async fn a_passed_socket_without_a_store_closes_its_clients_after_the_hold() {
     .await;
 }
 
-/// A restart of a proxy whose socket systemd keeps open refuses nobody.
+/// A restart of a proxy whose socket systemd keeps open refuses no client.
 #[tokio::test]
 async fn a_passed_socket_refuses_nobody_while_the_proxy_restarts() {
     let mut cluster = Cluster::builder(Profile::Fast).proxies(0).start().await;
@@ -293,7 +293,7 @@ async fn a_passed_socket_refuses_nobody_while_the_proxy_restarts() {
         more_served(served.load(Ordering::Relaxed)).await;
         assert_eq!(cluster.stop(&proxy, Signal::TERM).await, 0);
         let before = served.load(Ordering::Relaxed);
-        // Nobody accepts now: these clients wait in the queue.
+        // No program accepts now: these clients wait in the queue.
         let waiting = TcpStream::connect(&address).unwrap();
         cluster.start(&proxy);
         more_served(before).await;

@@ -1,5 +1,5 @@
 //! Reads files that an operator names, within limits: a mistaken path may be a directory, a device, a huge file, or a
-//! pipe that nobody writes to. What the text means is left to the callers.
+//! pipe without a writer. What the text means is left to the callers.
 
 use std::fmt;
 use std::fs::{File, Metadata};

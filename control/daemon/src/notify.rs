@@ -22,7 +22,7 @@ pub(crate) fn report_failure(reason: &str) {
     // The socket may block.
     let sender = thread::Builder::new().spawn(move || {
         send(&[NotifyState::Status(&line)]);
-        // Nobody waits any longer after a second.
+        // After a second the receiver is gone.
         let _ = sent.send(());
     });
     if sender.is_ok() {

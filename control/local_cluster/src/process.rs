@@ -148,7 +148,7 @@ impl LoggedProcess {
 
 impl Drop for LoggedProcess {
     fn drop(&mut self) {
-        // There is nobody to report to: the errors mean that it has ended, or that it does not end at all.
+        // Drop returns nothing: the errors mean that it has ended, or that it does not end at all.
         let _ = self.kill();
     }
 }

@@ -14,7 +14,7 @@ pub(crate) async fn snapshot(requester: &Requester, ranges: &[KeyRange]) -> Resu
     read_all(requester, read_attempt(ranges), ops).await
 }
 
-/// Returns the name of a read in errors. Who reads many ranges knows which.
+/// Returns the name of a read in errors: the first two ranges at most.
 fn read_attempt(ranges: &[KeyRange]) -> String {
     let names: Vec<String> = ranges.iter().take(2).map(ToString::to_string).collect();
     match ranges.len().saturating_sub(names.len()) {

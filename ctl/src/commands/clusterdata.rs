@@ -178,7 +178,7 @@ fn spec_warnings(data: &ClusterData) -> Vec<String> {
     warnings
 }
 
-/// Decodes any JSON object, and `null` as an empty one (cli 13.2). Errors have the texts that scripts know from Go
+/// Decodes any JSON object, and `null` as an empty one (cli 13.2). Errors have the texts that scripts match, those of Go
 /// stolon.
 fn decode(text: &[u8]) -> Result<ClusterData, String> {
     match ClusterData::parse(text) {

@@ -97,7 +97,7 @@ fn refused(case: Case, words: &[&str]) {
     let faults = case.faults();
     assert_eq!(faults.len(), words.len(), "{faults:#?}");
     for (fault, word) in faults.iter().zip(words) {
-        assert!(fault.contains(word), "{fault:?} does not say {word:?}");
+        assert!(fault.contains(word), "{fault:?} does not have {word:?}");
     }
 }
 

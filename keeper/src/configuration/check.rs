@@ -149,7 +149,7 @@ impl ConfigCheck {
         self.generator.files(db, config)
     }
 
-    /// Returns the hba lines that admit nobody but the keepers' own users.
+    /// Returns the hba lines that admit only the keepers' own users.
     pub fn own_hba(&self, target: &TargetDb) -> Vec<String> {
         self.accepted_hba(target, &OtherUsers::Nobody)
     }

@@ -120,7 +120,7 @@ pub struct OtherKeeper {
     pub is_standby: bool,
 }
 
-/// The db to run, with everything that the cluster data say about it.
+/// The db to run, with everything that the cluster data have about it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TargetDb {
     pub db: DbUid,

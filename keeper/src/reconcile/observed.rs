@@ -96,7 +96,7 @@ pub struct ServerFacts {
     pub slots: BTreeSet<String>,
     /// Whether a parameter is pending restart (keeper Q7).
     pub restart_pending: bool,
-    /// The only parameter pending restart is the number of slots, and nobody needs more slots yet.
+    /// The only parameter pending restart is the number of slots, and no more slots are needed yet.
     pub restart_can_wait: bool,
     /// Whether this instance may restart now.
     pub turn: RestartTurn,

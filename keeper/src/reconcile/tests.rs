@@ -378,7 +378,7 @@ impl FakeKeeper {
             }
             Step::PublishStopped(db) => {
                 self.known.published_stopped = Some(db.clone());
-                format!("say {db} stopped")
+                format!("publish {db} stopped")
             }
             Step::ClearData(clear) => {
                 assert!(!self.running, "I4: never while the server runs");
@@ -1014,8 +1014,8 @@ fn a_standby_with_paused_replay_is_restarted_whatever_the_spec_says() {
 /// The row of the decision table: keeper T8 row 31.
 #[test]
 fn an_old_master_is_kept_stopped_and_published_once() {
-    check(fake().status_master("B").stopped(), "say A stopped; done");
-    check(fake().status_master("B"), "stop; say A stopped; done");
+    check(fake().status_master("B").stopped(), "publish A stopped; done");
+    check(fake().status_master("B"), "stop; publish A stopped; done");
     // Data of another db prove nothing about this one.
     check(fake().status_master("B").local_db("", false).no_data(), "done");
 }

@@ -68,7 +68,7 @@ fn the_superuser_s_session_agrees_with_identify_system() {
             assert_eq!(
                 agrees(&third).await.timeline,
                 Some(2),
-                "after a restart, with nobody to follow"
+                "after a restart, with no upstream to follow"
             );
             third.stop().await;
         },
@@ -243,7 +243,7 @@ async fn admin_elsewhere(instance: &Instance, statement: &str) {
         .unwrap_or_else(|error| panic!("{statement}: {error:?}"));
     drop(client);
     connection.await.unwrap().unwrap();
-    eventually("nobody elsewhere", async || {
+    eventually("no session elsewhere", async || {
         admin(
             instance,
             &["select 1 from pg_stat_activity where datname = 'elsewhere'"],

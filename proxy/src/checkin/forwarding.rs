@@ -195,7 +195,7 @@ impl Forwarding {
                 desired.master_changing = false;
             }
         });
-        // After the update, so that the listener refuses nobody once the route is reported as open.
+        // After the update, so that the listener refuses no client once the route is reported as open.
         if opened.is_some() {
             self.report_opened();
         }

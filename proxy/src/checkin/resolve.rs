@@ -37,7 +37,7 @@ pub(super) async fn resolve(
     decide_address(answer, in_use(), preferred, clock.now())
 }
 
-/// Returns what the decision needs to know about the network.
+/// Returns the facts about the network that the decision needs.
 pub(super) fn network_facts(listen: SocketAddr, master: Option<SocketAddr>) -> NetworkFacts {
     let wildcard = listen.ip().to_canonical().is_unspecified();
     NetworkFacts {

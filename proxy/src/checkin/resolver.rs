@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use crate::address::LookupResult;
 use crate::route::MasterEndpoint;
 
-/// Limit of concurrent lookups. One that nobody waits for cannot be cancelled (getaddrinfo(3)), and occupies a thread.
+/// Limit of concurrent lookups. An abandoned one cannot be cancelled (getaddrinfo(3)), and occupies a thread.
 const LOOKUPS_MAX: usize = 4;
 
 /// The system's blocking lookup, or a test's.

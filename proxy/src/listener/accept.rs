@@ -41,7 +41,7 @@ pub struct Listener {
     desired: watch::Receiver<DesiredListener>,
     state: watch::Sender<ListenState>,
     bound: Option<BoundSocket>,
-    /// A socket that systemd passed. It stays open: clients wait in its queue while nobody accepts.
+    /// A socket that systemd passed. It stays open: clients wait in its queue while no program accepts.
     inherited: Option<BoundSocket>,
     /// Until when clients of an inherited socket wait for the first route.
     first_route_deadline: Option<Boottime>,

@@ -143,7 +143,7 @@ mod tests {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         socket.bind(&any.into()).unwrap();
         let own = socket.local_addr().unwrap();
-        socket.connect(&own).unwrap(); // nobody listens there, and yet it succeeds (TCP simultaneous open)
+        socket.connect(&own).unwrap(); // there is no listener, and yet it succeeds (TCP simultaneous open)
         assert!(is_connected_to_itself(&socket, own.as_socket().unwrap()));
 
         let other = std::net::TcpListener::bind(any).unwrap().local_addr().unwrap();

@@ -67,7 +67,7 @@ pub(super) fn low_water_mark(socket: impl AsFd) -> io::Result<usize> {
 }
 
 /// Returns what the kernel reports about a TCP connection (`TCP_INFO`, tcp(7)); fields that an older kernel does not
-/// know are 0.
+/// have are 0.
 pub(crate) fn tcp_info(socket: impl AsFd) -> io::Result<libc::tcp_info> {
     // SAFETY: `tcp_info` is made of integers alone.
     unsafe { get_option(socket, libc::IPPROTO_TCP, libc::TCP_INFO) }

@@ -229,7 +229,7 @@ fn a_frozen_store_closes_the_route_at_the_lease_end_and_reopens_it_later() {
             "closed after {lasted} s with {left} s of the lease left"
         );
         proxy.process.wait_for_log("Stopping listening", SHORT_TIMEOUT).await;
-        assert!(proxy.connect().await.is_err(), "nobody listens");
+        assert!(proxy.connect().await.is_err(), "there is no listener");
         harness.etcd.thaw();
         proxy.wait_connected_to(b'A').await;
     });

@@ -285,7 +285,7 @@ fn garbage_in_the_store_leaves_the_route_until_the_lease_ends() {
         assert_eq!(log.matches(remedy).count(), 1, "{log}");
         assert_eq!(log.matches("repair it with etcdctl").count(), 1, "{log}");
         proxy.process.wait_for_log("Stopping listening", SHORT_TIMEOUT).await;
-        assert!(proxy.connect().await.is_err(), "nobody listens");
+        assert!(proxy.connect().await.is_err(), "there is no listener");
         harness.write().await;
         proxy.wait_connected_to(b'A').await;
     });

@@ -9,7 +9,7 @@ use stolon_tests::process::Signal;
 
 use crate::harness::{Client, Master, Proxy, ProxyHarness, command, run_test};
 
-/// Returns an endpoint that nobody listens on.
+/// Returns an endpoint without a listener.
 fn unused_endpoint(port: &Port) -> String {
     format!("http://127.0.0.1:{port}")
 }

@@ -121,7 +121,7 @@ async fn an_instance_of_another_cluster_is_not_copied() {
         .process("keeper1")
         .wait_for_log("already standby", SHORT_TIMEOUT)
         .await;
-    // Nobody is left who could be elected while keeper0 is restarted.
+    // No standby is left to be elected while keeper0 is restarted.
     cluster.kill_keeper_and_postgres("keeper1");
     let port = other_cluster.port("keeper0");
     assert_eq!(cluster.stop("keeper0", Signal::INT).await, 0);

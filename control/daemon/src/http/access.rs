@@ -1,5 +1,5 @@
-//! Who may send requests to the HTTP server: TLS, and a bearer token. Both are read from files again when these change, so that a
-//! renewed certificate or token needs no restart.
+//! Who may send requests to the HTTP server: TLS, and a bearer token. Both are read from files again when these change,
+//! so that a renewed certificate or token needs no restart.
 
 use std::fmt;
 use std::fs;

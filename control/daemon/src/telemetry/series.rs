@@ -1,4 +1,4 @@
-//! Series whose labels vary, such as one per standby: the recorder keeps a series for ever, so these are kept here, as
+//! Series whose labels vary, such as one per standby: the recorder never removes a series, so these are kept here, as
 //! they are written. What is measured is left to the programs.
 
 use std::collections::BTreeMap;

@@ -198,7 +198,7 @@ pub(super) fn cluster_match(db: &DbStatus, master: &DbStatus) -> ClusterMatch {
     let same_system = db.system_id.is_empty() || db.system_id == master.system_id;
     let own = db.timeline_id;
     let same_branch = if own == master.timeline_id {
-        // Both came here from the same position, if both still know it. Nothing comes before the first timeline.
+        // Both came here from the same position, if both histories still have it. Nothing comes before the first timeline.
         let from = own.checked_sub(1).filter(|before| *before > 0);
         from.is_none_or(|from| match (switch(db, from), switch(master, from)) {
             (Some(own), Some(of_master)) => own == of_master,

@@ -23,7 +23,7 @@ enum Change {
     Ordered,
     /// At any time, unconditionally.
     AnyTime,
-    /// Unconditionally, once no copy is in flight as far as the proxy knows: it abandons copies.
+    /// Unconditionally, once the proxy counts no copy in flight: it abandons copies.
     NoneAwaited,
 }
 

@@ -72,7 +72,7 @@ impl Observer {
         })
     }
 
-    /// Starts Prometheus, and Grafana where it is installed; returns lines that say where they are. To be called before the
+    /// Starts Prometheus, and Grafana where it is installed; returns lines with their addresses. To be called before the
     /// programs start, and kept while they run: the ports are reserved by this.
     ///
     /// # Errors
@@ -252,7 +252,7 @@ fn grafana_command(program: &Path, dir: &ClusterDir) -> Command {
     command
 }
 
-/// Returns Grafana's configuration: everybody on this machine may look and nobody may log in.
+/// Returns Grafana's configuration: everybody on this machine may look, and there is no login.
 fn grafana_config(home: &Path, port: &Port) -> String {
     let (data, provisioning) = (home.join("grafana"), home.join("provisioning"));
     let (data, provisioning) = (data.display(), provisioning.display());

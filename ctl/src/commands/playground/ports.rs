@@ -28,7 +28,7 @@ impl Ports {
         }
     }
 
-    /// Returns ports that nobody listens on.
+    /// Returns ports that no program listens on.
     pub(super) fn free() -> anyhow::Result<Self> {
         let mut reserved = Vec::new();
         let mut next = || -> anyhow::Result<u16> {

@@ -1,4 +1,4 @@
-//! The text form of `status`, byte for byte as scripts know it (cli 14.3). Pure.
+//! The text form of `status`, byte for byte as scripts parse it (cli 14.3). Pure.
 
 use model::Problem;
 

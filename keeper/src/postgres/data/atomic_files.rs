@@ -137,7 +137,7 @@ mod tests {
         rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RWXU).unwrap();
         let walker = walker::Walker::new(std::time::Duration::from_millis(50));
         let read = pipe.clone();
-        let hung = walker.run(move || read_if_there(&read)).await.unwrap_err(); // nobody writes into the pipe
+        let hung = walker.run(move || read_if_there(&read)).await.unwrap_err(); // the pipe has no writer
         assert_eq!(hung.path, pipe);
         drop(File::options().write(true).open(&pipe).unwrap());
     }

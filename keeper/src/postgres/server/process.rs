@@ -113,7 +113,7 @@ pub fn is_alive(pid: i32) -> bool {
 #[derive(Debug)]
 pub enum LockHolder {
     /// No process, or no such file.
-    Nobody,
+    NoProcess,
     /// The postmaster of this PGDATA.
     Postmaster(Process),
     /// A process that has PGDATA as its working directory but was started at another time than recorded:
@@ -130,7 +130,7 @@ pub enum LockHolder {
 /// id.
 pub fn lock_holder(data: &Path) -> Result<LockHolder, FileError> {
     let Some(lock) = lock_files::pid_file(data)? else {
-        return Ok(LockHolder::Nobody);
+        return Ok(LockHolder::NoProcess);
     };
     // A single-user server writes its id negative.
     let pid = lock.pid.saturating_abs();
@@ -139,7 +139,7 @@ pub fn lock_holder(data: &Path) -> Result<LockHolder, FileError> {
         data.join("postmaster.pid"),
     ))?;
     let Some(process) = process else {
-        return Ok(LockHolder::Nobody);
+        return Ok(LockHolder::NoProcess);
     };
     if !Path::new("/proc/self/exe").exists() {
         return Ok(LockHolder::Postmaster(process)); // without /proc trust the lock file, as pg_ctl does
@@ -289,7 +289,7 @@ mod tests {
             matches!(other, LockHolder::UsesPgData(_)),
             "it got the number later: {other:?}"
         );
-        assert!(matches!(named(start), LockHolder::Nobody));
+        assert!(matches!(named(start), LockHolder::NoProcess));
     }
 
     #[test]

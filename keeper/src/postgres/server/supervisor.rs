@@ -351,7 +351,7 @@ impl Supervisor {
     async fn remove_stale_lock(&self) -> Result<(), InstanceError> {
         let data = || self.access.data().to_owned();
         match self.access.read(process::lock_holder).await? {
-            LockHolder::Nobody => Ok(()),
+            LockHolder::NoProcess => Ok(()),
             LockHolder::Postmaster(process) => Err(InstanceError::ServerRunning {
                 pid: process.pid(),
                 data: data(),

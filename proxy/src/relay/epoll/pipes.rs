@@ -30,7 +30,7 @@ struct PipePool {
     open_count: Arc<AtomicUsize>,
 }
 
-/// A pipe that is empty, or whose user knows how much it holds.
+/// A pipe that is empty, or whose user counts how much it holds.
 #[derive(Debug)]
 pub(super) struct Pipe {
     read_end: OwnedFd,
