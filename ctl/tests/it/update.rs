@@ -80,7 +80,7 @@ async fn what_counts_otherwise_than_given_is_a_warning() {
         [
             "WARNING: given more than once, keep one of each: \"maxStandbys\"",
             "WARNING: sleepInterval 0s is out of range, using 100ms: keepers and sentinels would read the store without \
-             a pause",
+             a delay",
         ]
     );
     assert!(
