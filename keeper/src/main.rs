@@ -5,30 +5,21 @@
 use std::process::ExitCode;
 
 use base::{Chain, Clock, RandomBytes};
-use daemon::args::{self, Faults, KEEPER};
+use daemon::args::{self, KEEPER};
 use daemon::{program, runtime, telemetry};
 use keeper::args::{Args, Config, HostEnv};
 use keeper::start;
 use tokio::task::LocalSet;
-use tracing::error;
 
 fn main() -> ExitCode {
     let args: Args = args::parse(KEEPER);
     let checked = args.check(&HostEnv::current());
-    let config = program::start_logging(checked).unwrap_or_else(|faults| exit_refused(&faults));
+    let config = program::start_logging(checked).unwrap_or_else(|faults| telemetry::fatal_lines(faults.lines()));
     let main_runtime = runtime::current_thread().unwrap_or_else(|error| telemetry::fatal_error("cannot start", &error));
     if let Err(error) = program::run_main_task(main_runtime, run(config, args.advertise_option())) {
         telemetry::fatal(Chain(error.as_ref()));
     }
     ExitCode::SUCCESS
-}
-
-/// Ends the program with a line for each error.
-fn exit_refused(faults: &Faults) -> ! {
-    let lines: Vec<&str> = faults.lines().collect();
-    let (last, others) = lines.split_last().expect("a refused configuration has a fault");
-    others.iter().for_each(|fault| error!("{fault}"));
-    telemetry::fatal(last)
 }
 
 async fn run(config: Config, advertise_option: &str) -> anyhow::Result<()> {

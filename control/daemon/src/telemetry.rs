@@ -2,13 +2,13 @@
 
 use std::fmt::Display;
 use std::io::IsTerminal as _;
-use std::iter;
 use std::process::exit;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use base::Chain;
-use tracing::Level;
+use tracing::{Level, error};
+
 use tracing_subscriber::layer::SubscriberExt as _;
 
 mod console;
@@ -107,19 +107,31 @@ pub fn flush() {
 
 /// Writes a line of level FATAL after all earlier lines, reports it to systemd, and exits with status 1 (cli 17.2).
 pub fn fatal(message: impl Display) -> ! {
-    log_and_exit(&message.to_string(), &[])
+    let message = message.to_string();
+    log_and_exit(&message, &[], &message)
 }
 
 /// Like [`fatal`], with the error and its causes in the field `error`.
 pub fn fatal_error(message: impl Display, error: &(dyn std::error::Error + 'static)) -> ! {
-    log_and_exit(&message.to_string(), &[("error", Chain(error).to_string().into())])
+    let (message, causes) = (message.to_string(), Chain(error).to_string());
+    let reason = format!("{message}: {causes}");
+    log_and_exit(&message, &[("error", causes.into())], &reason)
 }
 
+/// Like [`fatal`], with a line for each message, all but the last of level ERROR. systemd gets all of them on one line.
+pub fn fatal_lines<'a>(messages: impl IntoIterator<Item = &'a str>) -> ! {
+    let messages: Vec<&str> = messages.into_iter().collect();
+    let (last, others) = messages.split_last().expect("there is a reason to end");
+    others.iter().for_each(|message| error!("{message}"));
+    log_and_exit(last, &[], &messages.join("; "))
+}
+
+/// `reason` is for systemd.
 #[expect(
     clippy::disallowed_methods,
     reason = "a log line carries the time at which it was written"
 )]
-fn log_and_exit(message: &str, fields: &[(&str, serde_json::Value)]) -> ! {
+fn log_and_exit(message: &str, fields: &[(&str, serde_json::Value)], reason: &str) -> ! {
     // This also works before `init`.
     let fallback = Style::new(LogFormat::Text, std::io::stderr().is_terminal());
     let style = LOG.get().map_or(fallback, |log| log.style);
@@ -135,8 +147,6 @@ fn log_and_exit(message: &str, fields: &[(&str, serde_json::Value)]) -> ! {
         // There is no place left to report that standard error is gone.
         None => drop(std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes())),
     }
-    let causes = fields.iter().filter_map(|(_, value)| value.as_str());
-    let reason: Vec<&str> = iter::once(message).chain(causes).collect();
-    notify::report_failure(&reason.join(": "));
+    notify::report_failure(reason);
     exit(1)
 }
