@@ -1,7 +1,10 @@
 //! Writes the man pages and shell completions of the four programs into a directory, in the layout of a Debian package.
-//! They are made from the options that the programs parse, so they cannot differ from them.
+//! They are made from the options that the programs parse, so they cannot differ from them. Which documents, dashboards and
+//! rules are packaged, and where, is in `documents`.
 
 #![forbid(unsafe_code)]
+
+mod documents;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +15,7 @@ use clap_complete::Shell;
 use clap_mangen::Man;
 use daemon::args::{CTL, KEEPER, PROXY, SENTINEL, command};
 
-/// Generate man pages and shell completions.
+/// Generate man pages and shell completions, and copy documents, dashboards and rules.
 #[derive(Debug, clap::Parser)]
 struct Args {
     /// Directory to write into, created if missing; existing files are replaced
@@ -21,7 +24,8 @@ struct Args {
 
 fn main() -> anyhow::Result<()> {
     let args: Args = clap::Parser::parse();
-    write_all(&args.directory)
+    write_all(&args.directory)?;
+    documents::write_all(&args.directory)
 }
 
 /// Returns the programs and the sections of their pages: 8 is for daemons and administration, 1 for what users run
