@@ -1,15 +1,19 @@
-//! Publishes the sentinel's info once per sleepInterval (sentinel M-1, store S-20). When there is something to publish
+//! Publishes the sentinel's info and keeps it under a lease (sentinel M-1, store S-20). When there is something to publish
 //! is left to the loop.
 
 use std::time::Duration;
 
 use base::Chain;
 use model::{SentinelInfo, SentinelUid, to_compact};
-use store::{Store, info_ttl};
+use store::{LeaseId, Store, StoreError, info_ttl};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tracing::{debug, error};
+
+/// How often the lease is renewed before the info is written again: a minute at the default sleepInterval. The info never
+/// changes, and etcd neither logs a renewal nor writes it to disk; but a key that somebody has deleted must come back.
+const RENEWALS: u32 = 11;
 
 /// The running task.
 #[derive(Debug)]
@@ -47,13 +51,16 @@ impl SentinelInfoPublisher {
 async fn publish_info(store: Store, uid: SentinelUid, mut intervals: watch::Receiver<Option<Duration>>) {
     let key = store.keys().sentinel_info(uid.as_str());
     let value = to_compact(&SentinelInfo { uid });
+    let mut publication = Publication::default();
     let mut failing = false;
     loop {
         let interval = *intervals.borrow_and_update();
         if let Some(interval) = interval {
-            let ttl = info_ttl(interval.saturating_mul(2));
-            match store.put_leased(&key, value.as_str(), ttl).await {
-                Ok(_) => failing = false,
+            match publication
+                .continue_for(&store, &key, &value, interval.saturating_mul(2))
+                .await
+            {
+                Ok(()) => failing = false,
                 Err(error) if failing => debug!(error = %Chain(&error), "cannot update sentinel info"),
                 Err(error) => {
                     error!(error = %Chain(&error), "cannot update sentinel info");
@@ -73,5 +80,93 @@ async fn publish_info(store: Store, uid: SentinelUid, mut intervals: watch::Rece
                 return;
             },
         }
+    }
+}
+
+/// The published info.
+#[derive(Debug, Default)]
+struct Publication {
+    held: Option<HeldLease>,
+}
+
+/// The lease of the info.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct HeldLease {
+    lease: LeaseId,
+    /// The TTL that was requested.
+    ttl: Duration,
+    /// How often it was renewed.
+    renewals: u32,
+}
+
+impl Publication {
+    /// Makes the info persist for `wanted`, or the minimum, from now on.
+    async fn continue_for(
+        &mut self,
+        store: &Store,
+        key: &str,
+        value: &str,
+        wanted: Duration,
+    ) -> Result<(), StoreError> {
+        let ttl = info_ttl(wanted);
+        if let Some(held) = self.renewable(ttl)
+            && store.renew(held.lease).await?
+        {
+            self.renewed();
+            return Ok(());
+        }
+        let lease = store.put_leased(key, value, ttl).await?;
+        self.written(lease, ttl);
+        Ok(())
+    }
+
+    /// Returns the lease whose renewal is enough; `None`: the info must be written.
+    fn renewable(&self, ttl: Duration) -> Option<HeldLease> {
+        self.held.filter(|held| held.ttl == ttl && held.renewals < RENEWALS)
+    }
+
+    fn renewed(&mut self) {
+        if let Some(held) = &mut self.held {
+            held.renewals += 1;
+        }
+    }
+
+    fn written(&mut self, lease: LeaseId, ttl: Duration) {
+        self.held = Some(HeldLease {
+            lease,
+            ttl,
+            renewals: 0,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TTL: Duration = Duration::from_secs(20);
+
+    fn written_under(lease: i64) -> Publication {
+        let mut publication = Publication::default();
+        publication.written(LeaseId(lease), TTL);
+        publication
+    }
+
+    #[test]
+    fn an_info_is_written_again_after_some_renewals() {
+        let mut publication = written_under(1);
+        for _ in 0..RENEWALS {
+            assert_eq!(publication.renewable(TTL).unwrap().lease, LeaseId(1));
+            publication.renewed();
+        }
+        assert_eq!(publication.renewable(TTL), None);
+        publication.written(LeaseId(2), TTL);
+        assert_eq!(publication.renewable(TTL).unwrap().lease, LeaseId(2));
+    }
+
+    #[test]
+    fn an_info_is_written_at_first_and_when_its_ttl_has_changed() {
+        assert_eq!(Publication::default().renewable(TTL), None);
+        assert_eq!(written_under(1).renewable(TTL + Duration::from_secs(1)), None);
     }
 }

@@ -102,18 +102,14 @@ impl Store {
         kv::put(&self.requester, key, value.into(), None).await
     }
 
-    /// Puts a key under a new lease, and returns its revision (store 2, "put with TTL": two requests, each with its own
+    /// Puts a key under a new lease, and returns the lease (store 2, "put with TTL": two requests, each with its own
     /// timeout).
     ///
     /// The TTL is truncated to whole seconds; [`info_ttl`](crate::info_ttl) returns the TTL of an info.
-    pub async fn put_leased(
-        &self,
-        key: &str,
-        value: impl Into<Vec<u8>>,
-        ttl: Duration,
-    ) -> Result<Revision, StoreError> {
-        let granted = self.grant(ttl).await?;
-        kv::put(&self.requester, key, value.into(), Some(granted.lease)).await
+    pub async fn put_leased(&self, key: &str, value: impl Into<Vec<u8>>, ttl: Duration) -> Result<LeaseId, StoreError> {
+        let lease = self.grant(ttl).await?.lease;
+        kv::put(&self.requester, key, value.into(), Some(lease)).await?;
+        Ok(lease)
     }
 
     /// Requests a lease of this many whole seconds, or of the maximum.

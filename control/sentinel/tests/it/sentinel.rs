@@ -13,7 +13,7 @@ use stolon_tests::process::{Process, Signal};
 use stolon_tests::tcp_relay::{Direction, NetworkCondition, TcpRelay};
 use stolon_tests::wait::{eventually, throughout};
 use store::election::{Election, Leadership};
-use store::{Revision, Store};
+use store::{Revision, Store, Txn};
 use tempfile::TempDir;
 
 use crate::store;
@@ -142,6 +142,33 @@ async fn two_sentinels_with_the_same_spec_make_one_cluster_and_one_leads() {
         .map(|it| it.log().contains("sentinel leadership acquired"))
         .into();
     assert_eq!(lead.iter().filter(|leads| **leads).count(), 1);
+}
+
+#[tokio::test]
+async fn an_info_is_written_once_and_again_when_it_is_lost() {
+    // store S-20: an idle sentinel does not write to etcd's log for its info
+    let mut scene = Scene::new().await;
+    let file = scene.file("spec.json", SPEC);
+    let _sentinel = scene.sentinel(&["--initial-cluster-spec", file.as_str()]);
+    let store = scene.store.clone();
+    let infos = store.keys().sentinel_infos();
+    let info = async || {
+        let found = store.list(&infos).await.map_err(|error| error.to_string())?;
+        found.into_iter().next().ok_or_else(|| "no info".to_owned())
+    };
+    let first = eventually("an info", SHORT_TIMEOUT, info).await;
+    throughout("the info is not written again", A_WHILE, async || {
+        let revision = info().await?.mod_revision;
+        (revision == first.mod_revision)
+            .then_some(())
+            .ok_or(format!("{revision:?}"))
+    })
+    .await;
+    store.revoke(first.lease.unwrap()).await.unwrap();
+    let second = eventually("an info after its lease was lost", SHORT_TIMEOUT, info).await;
+    assert_ne!(second.lease, first.lease);
+    store.commit(Txn::new().delete(&second.key)).await.unwrap();
+    eventually("an info after it was deleted", SHORT_TIMEOUT, info).await;
 }
 
 #[tokio::test]

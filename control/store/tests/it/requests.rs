@@ -138,8 +138,9 @@ async fn an_info_moves_to_a_new_lease_at_each_put() {
     let key = store.keys().keeper_info("keeper01");
     let mut leases = Vec::new();
     for round in 0..10 {
-        store.put_leased(&key, round.to_string(), INFO_TTL_MIN).await.unwrap();
-        leases.push(store.get(&key).await.unwrap().unwrap().lease.unwrap());
+        let lease = store.put_leased(&key, round.to_string(), INFO_TTL_MIN).await.unwrap();
+        assert_eq!(store.get(&key).await.unwrap().unwrap().lease, Some(lease));
+        leases.push(lease);
     }
     assert_eq!(store.list(&store.keys().keeper_infos()).await.unwrap().len(), 1);
     leases.dedup();
