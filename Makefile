@@ -2,6 +2,7 @@
 # make demo          installs what is missing, builds, and shows a cluster that survives the loss of its master
 # make check         format, lints, unit tests, conventions, dashboards and rules: what to run before each commit
 # make test          the same, then documentation, dependencies, models and end-to-end tests; CI runs this
+# make models-sync   explores the model of synchronous replication in all bounds, in hours; ROWS=1,30 selects rows
 # make deb           Debian package of the programs, with units, man pages and completions, in the target directory
 # make test-systemd  installs the package in a container with a real systemd, and tests the units there; as root
 # make bench         compares stolon-proxy with HAProxy, nginx and PgBouncer, and writes benches/RESULTS.*
@@ -21,7 +22,7 @@ CARGO_DEB_VERSION = 3.8.0
 CARGO_DEB = $(TARGET)/tools/cargo-deb-$(CARGO_DEB_VERSION)/bin/cargo-deb
 DENY = $(TARGET)/tools/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 
-.PHONY: build deps demo check lint test dependencies advisories deb test-systemd bench bench-quick bench-failover bench-idle clean
+.PHONY: build deps demo check lint test dependencies advisories deb models-sync test-systemd bench bench-quick bench-failover bench-idle clean
 
 build:
 	@scripts/install-deps build
@@ -62,6 +63,11 @@ advisories: $(DENY)
 
 $(DENY):
 	$(CARGO) install --quiet --locked --version $(DENY_VERSION) --root "$(dir $(@D))" cargo-deny
+
+# The rows of docs/design/synchronous.md 3. `make test` explores the small ones.
+models-sync:
+	$(CARGO) test --profile models --locked --package plan --test models -- --ignored --exact --nocapture \
+		sync_model::all_rows_are_as_expected
 
 # The programs are built together with the generator, so with the same features of dependencies.
 PACKAGE = $(TARGET)/release/package

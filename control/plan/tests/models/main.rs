@@ -8,3 +8,4 @@
 mod fencing_model;
 mod info_model;
 mod shutdown_model;
+mod sync_model;

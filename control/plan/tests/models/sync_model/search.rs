@@ -1,0 +1,259 @@
+//! Breadth-first search over all states, the way to a violation, and the states from which nothing leads to a master
+//! that commits.
+
+use super::rules::{Config, Faults, Make};
+use super::servers::{Violation, members};
+use super::world::{DBS, KEEPERS, Packed, Phase, World};
+
+/// A step, and the keeper that it is about.
+pub(super) type Event = (&'static str, usize);
+
+/// The states after the next step.
+pub(super) struct Next {
+    found: Vec<(Event, World)>,
+}
+
+impl Next {
+    pub(super) fn add(&mut self, what: &'static str, index: usize, world: World) {
+        self.found.push(((what, index), world));
+    }
+}
+
+impl World {
+    /// Fills in all states after the next step.
+    fn next(&self, config: &Config, next: &mut Next) {
+        next.found.clear();
+        for index in 0..KEEPERS {
+            self.keeper_steps(index, config, next);
+            self.server_steps(index, config, next);
+            self.recoveries(index, next);
+            if self.left != Faults::default() {
+                self.faults(index, config, next);
+            }
+        }
+        self.proxy_steps(next);
+        self.sentinel_steps(Make::Ours, config, next);
+        if config.reference_sentinel {
+            self.sentinel_steps(Make::GoStolon, config, next);
+        }
+        self.switchover_steps(config, next);
+        self.late_info(config, next);
+    }
+}
+
+/// The shortest way to a violation.
+pub(super) struct Trace {
+    pub(super) violation: Violation,
+    pub(super) events: Vec<Event>,
+}
+
+impl Trace {
+    pub(super) fn text(&self) -> String {
+        let lines = self.events.iter().map(|(what, keeper)| format!("\n  {keeper} {what}"));
+        format!("{:?}:{}", self.violation, lines.collect::<String>())
+    }
+}
+
+pub(super) enum Outcome {
+    Holds(Reached),
+    Violated(Trace, usize),
+    /// More states than allowed.
+    Unfinished(usize),
+}
+
+/// All reachable states, in the order in which they were found.
+pub(super) struct Reached {
+    config: Config,
+    states: Vec<Packed>,
+    /// The state from which each one was found first.
+    parents: Vec<u32>,
+    /// Open addressing: indices plus one, 0 where free.
+    slots: Vec<u32>,
+}
+
+fn hash(state: &Packed) -> u64 {
+    let mixed = state.iter().fold(0_u64, |hash, word| {
+        (hash.rotate_left(23) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    });
+    (mixed ^ mixed >> 32).wrapping_mul(0xd6e8_feb8_6659_fd93) ^ mixed >> 29
+}
+
+impl Reached {
+    fn new(config: Config) -> Self {
+        let mut reached = Self {
+            config,
+            states: Vec::new(),
+            parents: Vec::new(),
+            slots: vec![0; 1 << 16],
+        };
+        reached.insert(World::start(&config).pack(), 0);
+        reached
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.states.len()
+    }
+
+    /// The slot of a state, or the free one where it belongs.
+    fn slot(&self, state: &Packed) -> usize {
+        let mask = self.slots.len() - 1;
+        let mut slot = hash(state) as usize & mask;
+        while self.slots[slot] != 0 && self.states[self.slots[slot] as usize - 1] != *state {
+            slot = (slot + 1) & mask;
+        }
+        slot
+    }
+
+    fn index(&self, state: &Packed) -> Option<usize> {
+        (self.slots[self.slot(state)] as usize).checked_sub(1)
+    }
+
+    fn insert(&mut self, state: Packed, parent: u32) {
+        let slot = self.slot(&state);
+        if self.slots[slot] != 0 {
+            return;
+        }
+        self.states.push(state);
+        self.parents.push(parent);
+        self.slots[slot] = u32::try_from(self.states.len()).expect("fewer states than memory");
+        if self.states.len() * 4 > self.slots.len() * 3 {
+            self.grow();
+        }
+    }
+
+    fn grow(&mut self) {
+        self.slots = vec![0; 2 * self.slots.len()];
+        let mask = self.slots.len() - 1;
+        for (index, state) in self.states.iter().enumerate() {
+            let mut slot = hash(state) as usize & mask;
+            while self.slots[slot] != 0 {
+                slot = (slot + 1) & mask;
+            }
+            self.slots[slot] = index as u32 + 1;
+        }
+    }
+
+    fn trace(&self, at: usize, last: Event, violation: Violation) -> Trace {
+        let mut path = vec![at];
+        while path[path.len() - 1] != 0 {
+            path.push(self.parents[path[path.len() - 1]] as usize);
+        }
+        path.reverse();
+        let mut next = Next { found: Vec::new() };
+        let mut events = Vec::new();
+        for pair in path.windows(2) {
+            World::unpack(&self.states[pair[0]], &self.config).next(&self.config, &mut next);
+            let step = next.found.iter().find(|(_, world)| {
+                let mut world = *world;
+                world.settle(&self.config);
+                world.pack() == self.states[pair[1]]
+            });
+            events.push(step.map_or(("", 0), |(event, _)| *event));
+        }
+        events.push(last);
+        Trace { violation, events }
+    }
+}
+
+/// Explores every reachable state, up to a number of them.
+pub(super) fn explore(config: Config, most: usize) -> Outcome {
+    let mut reached = Reached::new(config);
+    let mut next = Next { found: Vec::new() };
+    let mut at = 0;
+    while at < reached.states.len() {
+        World::unpack(&reached.states[at], &config).next(&config, &mut next);
+        for (event, world) in &mut next.found {
+            if let Some(violation) = world.settle(&config) {
+                let trace = reached.trace(at, *event, violation);
+                return Outcome::Violated(trace, reached.states.len());
+            }
+            reached.insert(world.pack(), at as u32);
+        }
+        if reached.states.len() > most {
+            return Outcome::Unfinished(reached.states.len());
+        }
+        at += 1;
+    }
+    Outcome::Holds(reached)
+}
+
+/// The states from which, without further faults, nothing leads to a published master that commits.
+#[derive(Debug, Default)]
+pub(super) struct Stuck {
+    /// The only complete copies are lost: the operator decides (SY-20).
+    pub(super) for_operator: usize,
+    pub(super) others: usize,
+    pub(super) example: Option<Vec<Event>>,
+}
+
+impl World {
+    /// A published master that commits at once, or, where fewer hosts are left than that needs, is only published.
+    fn is_settled(&self, config: &Config) -> bool {
+        let index = self.doc.master();
+        let master = self.master();
+        let is_there = self.doc.published && self.route == Some(self.doc.master) && master.is_serving();
+        let hosts = self.keepers.iter().filter(|keeper| keeper.phase != Phase::Lost).count();
+        if hosts <= config.min as usize {
+            return is_there;
+        }
+        let waits_for = master.in_force;
+        let agreed = master.asked == waits_for && waits_for == self.doc.wanted;
+        let all_stream = members(waits_for).all(|standby| self.streams(standby, index));
+        is_there && !master.gate_closed && agreed && waits_for & !DBS == 0 && all_stream
+    }
+
+    /// Whether the hosts that are left have no db that is known to have everything, once what is decided is written.
+    fn is_for_operator(&self) -> bool {
+        let doc = self.plans.iter().flatten().next().map_or(self.doc, |plan| plan.doc);
+        let is_left = |index: &usize| self.keepers[*index].phase != Phase::Lost;
+        let old_masters = if doc.published { 0 } else { doc.masters };
+        let complete = doc.known() & doc.wanted & DBS | old_masters | 1 << doc.master;
+        !members(complete).any(|index| is_left(&index))
+    }
+}
+
+/// Finds the stuck states of a run that holds.
+pub(super) fn stuck(reached: &Reached) -> Stuck {
+    let config = reached.config;
+    let without_faults = |index: usize| {
+        let mut world = World::unpack(&reached.states[index], &config);
+        let left = world.left;
+        world.left = Faults::default();
+        (world, left)
+    };
+    let mut is_good = vec![false; reached.states.len()];
+    for (index, good) in is_good.iter_mut().enumerate() {
+        *good = without_faults(index).0.is_settled(&config);
+    }
+    let mut next = Next { found: Vec::new() };
+    loop {
+        let mut changed = false;
+        for index in (0..is_good.len()).rev() {
+            if is_good[index] {
+                continue;
+            }
+            let (world, left) = without_faults(index);
+            world.next(&config, &mut next);
+            is_good[index] = next.found.iter_mut().any(|(_, after)| {
+                after.left = left;
+                after.settle(&config);
+                reached.index(&after.pack()).is_some_and(|after| is_good[after])
+            });
+            changed |= is_good[index];
+        }
+        if !changed {
+            break;
+        }
+    }
+    let mut stuck = Stuck::default();
+    for index in (0..is_good.len()).filter(|index| !is_good[*index]) {
+        if World::unpack(&reached.states[index], &config).is_for_operator() {
+            stuck.for_operator += 1;
+        } else {
+            stuck.others += 1;
+            let way = || reached.trace(index, ("is stuck", 0), Violation::S0).events;
+            stuck.example.get_or_insert_with(way);
+        }
+    }
+    stuck
+}

@@ -1,0 +1,497 @@
+//! One state of the model: the store, the keepers with their servers, the plans not written yet, and its packed form.
+//! What can happen next is left to the other modules.
+
+use super::log::Log;
+use super::rules::{Config, Faults, Start};
+
+pub(super) const KEEPERS: usize = 3;
+
+/// A set of dbs, by the index of their keepers, a bit each, with [`FAKE`] and [`DEAD`].
+pub(super) type Set = u8;
+
+pub(super) const DBS: Set = 7;
+/// The fake name, which no standby has.
+pub(super) const FAKE: Set = 8;
+/// Dbs that were removed: their keepers have got others.
+pub(super) const DEAD: Set = 16;
+
+pub(super) const fn only(index: usize) -> Set {
+    1 << index
+}
+
+pub(super) const fn has(set: Set, index: usize) -> bool {
+    set >> index & 1 == 1
+}
+
+/// The cluster data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Doc {
+    pub(super) master: u8,
+    /// The db that standbys follow.
+    pub(super) followed: u8,
+    /// Whether the proxy section names the master.
+    pub(super) published: bool,
+    /// The master-type dbs; every other one is a standby.
+    pub(super) masters: Set,
+    /// W, with the fake name where it is used.
+    pub(super) wanted: Set,
+    /// K of each db, which matters for that of the master only.
+    pub(super) known: [Set; KEEPERS],
+}
+
+impl Doc {
+    pub(super) fn master(&self) -> usize {
+        self.master.into()
+    }
+
+    /// K of the master.
+    pub(super) fn known(&self) -> Set {
+        self.known[self.master()]
+    }
+}
+
+/// A sentinel's decision that is not written yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Plan {
+    pub(super) doc: Doc,
+    /// Dbs that are removed, whose keepers get new ones.
+    pub(super) removed: Set,
+    /// The keepers on whose infos it is conditional.
+    pub(super) depends_on: Set,
+    /// It ends the switchover, and is conditional on its key.
+    pub(super) ends_switchover: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Phase {
+    Up,
+    Paused,
+    /// After SIGTERM.
+    Leaving,
+    Down,
+    /// Its host is lost.
+    Lost,
+}
+
+/// The progress of a keeper that makes its db master, or applies its spec.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Progress {
+    Idle,
+    /// It has read the cluster data.
+    Read,
+    /// The names are written to a standby that is to be promoted.
+    Named,
+    /// It has a permit.
+    Permitted,
+    /// The names are written to a running master.
+    Reloaded,
+}
+
+/// What a keeper has published about its db.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Info {
+    /// The server runs as master.
+    pub(super) is_serving: bool,
+    /// It is of the present generation.
+    pub(super) is_current: bool,
+    /// R.
+    pub(super) in_sync: Set,
+    pub(super) leaving: bool,
+    pub(super) stopping: bool,
+    pub(super) stopped: Stopped,
+    /// Where it stopped, or for a keeper of Go stolon what it has.
+    pub(super) log: Log,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Stopped {
+    No,
+    Unclean,
+    Clean,
+}
+
+impl Info {
+    pub(super) const NONE: Self = Self {
+        is_serving: false,
+        is_current: false,
+        in_sync: 0,
+        leaving: false,
+        stopping: false,
+        stopped: Stopped::No,
+        log: Log::EMPTY,
+    };
+
+    pub(super) fn is_ending(&self) -> bool {
+        self.leaving || self.stopping || self.stopped != Stopped::No
+    }
+}
+
+/// A keeper and its server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Keeper {
+    pub(super) phase: Phase,
+    pub(super) progress: Progress,
+    /// The names in the cluster data that it has read.
+    pub(super) read_names: Set,
+    /// What it has read of its db is still so.
+    pub(super) read_is_current: bool,
+    /// The cluster data have not changed at all since.
+    pub(super) read_is_newest: bool,
+    /// It has recorded the present generation.
+    pub(super) recorded: bool,
+    pub(super) mark: Option<u8>,
+    /// It obeys a switchover's order.
+    pub(super) stopping: bool,
+    /// Its data are those of a db that was removed.
+    pub(super) is_stale: bool,
+    pub(super) info: Info,
+    // The server.
+    pub(super) runs: bool,
+    /// Its data are a master's, not a standby's.
+    pub(super) is_master: bool,
+    pub(super) stopped_clean: bool,
+    /// Only the keeper gets in.
+    pub(super) gate_closed: bool,
+    /// The names in its file.
+    pub(super) asked: Set,
+    /// The names that its processes use.
+    pub(super) in_force: Set,
+    /// Its clients see the log up to here.
+    pub(super) visible: u8,
+    pub(super) log: Log,
+    /// The server that it streams from, as a standby.
+    pub(super) follows: u8,
+}
+
+impl Keeper {
+    /// One whose host is lost.
+    pub(super) const LOST: Self = Self {
+        phase: Phase::Lost,
+        progress: Progress::Idle,
+        read_names: 0,
+        read_is_current: false,
+        read_is_newest: false,
+        recorded: false,
+        mark: None,
+        stopping: false,
+        is_stale: true,
+        info: Info::NONE,
+        runs: false,
+        is_master: false,
+        stopped_clean: false,
+        gate_closed: false,
+        asked: 0,
+        in_force: 0,
+        visible: 0,
+        log: Log::EMPTY,
+        follows: 0,
+    };
+
+    pub(super) fn is_serving(&self) -> bool {
+        self.runs && self.is_master
+    }
+
+    pub(super) fn is_standby(&self) -> bool {
+        self.runs && !self.is_master
+    }
+
+    /// Ends the server.
+    pub(super) fn end_server(&mut self, clean: bool) {
+        self.stopped_clean = self.runs && clean;
+        self.runs = false;
+        self.gate_closed = false;
+        (self.asked, self.in_force, self.visible, self.follows) = (0, 0, 0, 0);
+        self.mark = None;
+        self.progress = Progress::Idle;
+    }
+
+    pub(super) fn forget_read(&mut self) {
+        (self.read_names, self.read_is_current, self.read_is_newest) = (0, false, false);
+    }
+}
+
+/// A switchover.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Switchover {
+    No,
+    /// Its key exists.
+    Asked,
+    /// And the order to the master's keeper.
+    Ordered,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct World {
+    pub(super) doc: Doc,
+    /// Of a sentinel of ours, and of one of Go stolon.
+    pub(super) plans: [Option<Plan>; 2],
+    pub(super) keepers: [Keeper; KEEPERS],
+    /// The server that the proxy forwards to.
+    pub(super) route: Option<u8>,
+    pub(super) switchover: Switchover,
+    /// An info that may still arrive, and its keeper.
+    pub(super) late: Option<(u8, Info)>,
+    pub(super) left: Faults,
+    pub(super) written: u8,
+    pub(super) promotions: u8,
+    /// The writes that were acknowledged, or read, through the proxy.
+    pub(super) acknowledged: u8,
+}
+
+impl World {
+    /// Keeper 0 is the master, the others follow it; all are healthy.
+    pub(super) fn start(config: &Config) -> Self {
+        let dbs = (1 << config.keepers) - 1;
+        let wanted = match config.start {
+            Start::Settled => dbs & ((1 << (config.max + 1)) - 1) & !1,
+            Start::SwitchedOn => FAKE,
+        };
+        let known = wanted & DBS;
+        let keeper = |index: usize| {
+            let is_master = index == 0;
+            let names = if is_master {
+                wanted
+            } else {
+                World::standby_names(index, config)
+            };
+            if !has(dbs, index) {
+                return Keeper::LOST;
+            }
+            Keeper {
+                phase: Phase::Up,
+                recorded: is_master,
+                mark: is_master.then_some(0),
+                is_stale: false,
+                info: Info {
+                    is_serving: is_master,
+                    is_current: is_master,
+                    in_sync: if is_master { known } else { 0 },
+                    ..Info::NONE
+                },
+                runs: true,
+                is_master,
+                asked: names,
+                in_force: names,
+                ..Keeper::LOST
+            }
+        };
+        Self {
+            doc: Doc {
+                master: 0,
+                followed: 0,
+                published: true,
+                masters: only(0),
+                wanted,
+                known: [known, 0, 0],
+            },
+            plans: [None; 2],
+            keepers: std::array::from_fn(keeper),
+            route: Some(0),
+            switchover: Switchover::No,
+            late: None,
+            left: config.faults,
+            written: 0,
+            promotions: 0,
+            acknowledged: 0,
+        }
+    }
+
+    pub(super) fn master(&self) -> &Keeper {
+        &self.keepers[self.doc.master()]
+    }
+}
+
+/// 64-bit words of a packed state.
+pub(super) const WORDS: usize = 7;
+
+/// A state in the memory of the search.
+pub(super) type Packed = [u64; WORDS];
+
+/// Writes fields to the words of a packed state, or reads them.
+struct Packer {
+    words: Packed,
+    at: u32,
+    reads: bool,
+}
+
+impl Packer {
+    fn number(&mut self, field: &mut u16, width: u32) {
+        let (mut word, mut shift) = ((self.at / 64) as usize, self.at % 64);
+        if shift + width > 64 {
+            (word, shift) = (word + 1, 0);
+        }
+        self.at = 64 * word as u32 + shift + width;
+        if self.reads {
+            *field = (self.words[word] >> shift) as u16 & (((1_u32 << width) - 1) as u16);
+        } else {
+            debug_assert!(u32::from(*field) < 1 << width);
+            self.words[word] |= u64::from(*field) << shift;
+        }
+    }
+
+    fn small(&mut self, field: &mut u8, width: u32) {
+        let mut number = u16::from(*field);
+        self.number(&mut number, width);
+        *field = number as u8;
+    }
+
+    fn flag(&mut self, field: &mut bool) {
+        let mut number = u16::from(*field);
+        self.number(&mut number, 1);
+        *field = number == 1;
+    }
+
+    fn set(&mut self, field: &mut Set) {
+        self.small(field, 5);
+    }
+
+    fn one_of<T: Copy + PartialEq>(&mut self, field: &mut T, all: &[T], width: u32) {
+        let mut index = all.iter().position(|one| one == field).unwrap_or_default() as u8;
+        self.small(&mut index, width);
+        *field = all[usize::from(index)];
+    }
+}
+
+impl World {
+    pub(super) fn pack(&self) -> Packed {
+        let mut packer = Packer {
+            words: [0; WORDS],
+            at: 0,
+            reads: false,
+        };
+        let mut world = *self;
+        world.fields(&mut packer);
+        packer.words
+    }
+
+    pub(super) fn unpack(words: &Packed, config: &Config) -> Self {
+        let mut packer = Packer {
+            words: *words,
+            at: 0,
+            reads: true,
+        };
+        let mut world = Self::start(config);
+        world.fields(&mut packer);
+        world
+    }
+
+    /// Passes over all fields, in an order that fills the words.
+    fn fields(&mut self, packer: &mut Packer) {
+        for keeper in &mut self.keepers {
+            keeper.fields(packer);
+        }
+        self.doc.fields(packer);
+        for plan in &mut self.plans {
+            let mut is_there = plan.is_some();
+            packer.flag(&mut is_there);
+            if !is_there {
+                *plan = None;
+                continue;
+            }
+            let plan = plan.get_or_insert(Plan {
+                doc: self.doc,
+                removed: 0,
+                depends_on: 0,
+                ends_switchover: false,
+            });
+            plan.doc.fields(packer);
+            packer.small(&mut plan.removed, 3);
+            packer.small(&mut plan.depends_on, 3);
+            packer.flag(&mut plan.ends_switchover);
+        }
+        let mut route = self.route.unwrap_or(3);
+        packer.small(&mut route, 2);
+        self.route = (route < 3).then_some(route);
+        let all = [Switchover::No, Switchover::Asked, Switchover::Ordered];
+        packer.one_of(&mut self.switchover, &all, 2);
+        let left = &mut self.left;
+        for field in [
+            &mut left.crashes,
+            &mut left.kills,
+            &mut left.pauses,
+            &mut left.terms,
+            &mut left.hosts_lost,
+            &mut left.switchovers,
+            &mut left.slow,
+            &mut left.late,
+        ] {
+            packer.small(field, 2);
+        }
+        packer.small(&mut self.written, 2);
+        packer.small(&mut self.promotions, 3);
+        packer.small(&mut self.acknowledged, 2);
+        let mut is_there = self.late.is_some();
+        packer.flag(&mut is_there);
+        if is_there {
+            let (keeper, info) = self.late.get_or_insert((0, Info::NONE));
+            packer.small(keeper, 2);
+            info.fields(packer);
+        } else {
+            self.late = None;
+        }
+    }
+}
+
+impl Doc {
+    fn fields(&mut self, packer: &mut Packer) {
+        packer.small(&mut self.master, 2);
+        packer.small(&mut self.followed, 2);
+        packer.flag(&mut self.published);
+        packer.small(&mut self.masters, 3);
+        packer.set(&mut self.wanted);
+        for known in &mut self.known {
+            packer.set(known);
+        }
+    }
+}
+
+impl Info {
+    fn fields(&mut self, packer: &mut Packer) {
+        packer.flag(&mut self.is_serving);
+        packer.flag(&mut self.is_current);
+        packer.small(&mut self.in_sync, 3);
+        packer.flag(&mut self.leaving);
+        packer.flag(&mut self.stopping);
+        let all = [Stopped::No, Stopped::Unclean, Stopped::Clean];
+        packer.one_of(&mut self.stopped, &all, 2);
+        packer.number(&mut self.log.0, 16);
+    }
+}
+
+impl Keeper {
+    fn fields(&mut self, packer: &mut Packer) {
+        let all = [Phase::Up, Phase::Paused, Phase::Leaving, Phase::Down, Phase::Lost];
+        packer.one_of(&mut self.phase, &all, 3);
+        let all = [
+            Progress::Idle,
+            Progress::Read,
+            Progress::Named,
+            Progress::Permitted,
+            Progress::Reloaded,
+        ];
+        packer.one_of(&mut self.progress, &all, 3);
+        packer.set(&mut self.read_names);
+        packer.flag(&mut self.read_is_current);
+        packer.flag(&mut self.read_is_newest);
+        packer.flag(&mut self.recorded);
+        let mut mark = self.mark.map_or(7, |mark| mark);
+        packer.small(&mut mark, 3);
+        self.mark = (mark < 7).then_some(mark);
+        packer.flag(&mut self.stopping);
+        packer.flag(&mut self.is_stale);
+        packer.number(&mut self.log.0, 16);
+        packer.flag(&mut self.runs);
+        packer.flag(&mut self.is_master);
+        packer.flag(&mut self.stopped_clean);
+        packer.flag(&mut self.gate_closed);
+        packer.set(&mut self.asked);
+        packer.set(&mut self.in_force);
+        packer.small(&mut self.visible, 3);
+        packer.small(&mut self.follows, 2);
+        self.info.fields(packer);
+    }
+}
