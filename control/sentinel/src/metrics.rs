@@ -27,7 +27,7 @@ pub struct Metrics {
     leader_count: Gauge,
     round_seconds: Histogram,
     /// The figures of the cluster data, in the order of `set_cluster`.
-    cluster: [Gauge; 6],
+    cluster: [Gauge; 7],
 }
 
 impl Metrics {
@@ -43,6 +43,7 @@ impl Metrics {
                 table::MASTER_ANNOUNCED,
                 table::MASTER_HEALTHY,
                 table::HEALTHY_STANDBYS,
+                table::SYNC_STANDBYS_MISSING,
                 table::KEEPERS,
                 table::KEEPERS_FAILED,
                 table::PROXIES,
@@ -68,6 +69,7 @@ impl Metrics {
             usize::from(cluster.announced.is_some()),
             usize::from(cluster.is_master_healthy),
             cluster.healthy_standbys,
+            cluster.missing_sync_standbys,
             cluster.keepers,
             cluster.failed_keepers,
             cluster.proxies,
