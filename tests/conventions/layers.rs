@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::imports::{Module, imports, modules, modules_of};
 
 /// The modules in their order. The crate root comes last and may import from all of them.
-const LAYERS: [&str; 32] = [
+const LAYERS: [&str; 35] = [
     // values
     "note",
     "entropy",
@@ -23,10 +23,12 @@ const LAYERS: [&str; 32] = [
     "proxy_view",
     "classify",
     "view",
+    "in_sync",
     // the draft, and what decides
     "draft",
     "health",
     "proxies",
+    "synchronous",
     "elect/usable",
     "elect/eligible",
     "elect/choose",
@@ -41,6 +43,7 @@ const LAYERS: [&str; 32] = [
     "check/document",
     "check/proxy_section",
     "check/election",
+    "check/synchronous",
     "check/dbs",
     "check/keepers",
     "check",

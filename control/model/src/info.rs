@@ -151,7 +151,7 @@ pub struct PostgresState {
     #[serde(skip_serializing_if = "is_zero")]
     pub older_wal_file: String,
     /// Each of `synchronous_standbys` has flushed all that commits under earlier names could have been acknowledged for
-    /// (SY-3). Go stolon ignores it and never sets it.
+    /// (synchronous SY-3). Go stolon ignores it and never sets it.
     #[serde(skip_serializing_if = "is_zero")]
     pub sync_marked: bool,
 }

@@ -1,20 +1,28 @@
-//! Elects another master if the current one is not usable (sentinel 7.2 to 7.4, extensions ). What
-//! happens to the other dbs is left to `standbys`.
+//! Elects another master if the current one is not usable (sentinel 7.2 to 7.4, extensions;
+//! synchronous SY-1, SY-2, SY-9, SY-10, SY-12). What happens to the other dbs is left to `standbys`.
 
 mod choose;
 mod eligible;
 mod install;
 mod usable;
 
+use std::time::Duration;
+
 use crate::draft::Draft;
 use crate::elect::choose::choose;
 use crate::elect::eligible::{Candidate, ReplacedMaster};
 use crate::elect::install::install;
 use crate::elect::usable::MasterState;
-use crate::note::{Note, ProxyList};
+use crate::in_sync;
+use crate::note::{DbList, Note, ProxyList};
 use crate::proxies;
 use crate::view::PlanView;
+use base::clock::Boottime;
 use model::{Db, DbUid};
+
+/// How long an election waits for a standby to receive everything that a cleanly stopped master wrote, when another one
+/// that was in sync could be elected (synchronous SY-12).
+const COMPLETE_STANDBY_WAIT: Duration = Duration::from_secs(1);
 
 /// Elects another master if that is needed and possible. Returns whether it did.
 pub(crate) fn elect(draft: &mut Draft, view: &PlanView<'_>, master: &DbUid, db: &Db) -> bool {
@@ -40,19 +48,72 @@ pub(crate) fn elect(draft: &mut Draft, view: &PlanView<'_>, master: &DbUid, db: 
         close_for_fallback(draft, view, &fallbacks);
         return false;
     }
+    if replaced.is_synchronous() && state.wal_end().is_some() {
+        candidates = prefer_complete(candidates);
+        if let Some(until) = wait_for_complete(state, &candidates).filter(|until| view.now <= *until) {
+            draft.deadlines.wake_after(until, view.now);
+            return false;
+        }
+    }
     // Only after a failure: a master that left cleanly lost nothing, and its standbys have all of its data.
-    if proxies_closed && state == MasterState::Failed {
+    if proxies_closed && state.has_failed() {
         candidates.extend(fallbacks);
     }
     let Some(best) = choose(candidates) else {
         // After an orderly shutdown this is no error: failInterval decides (sentinel N-8, extensions ).
-        if state == MasterState::Failed {
+        if state.has_failed() {
+            note_none_in_sync(draft, view, replaced);
             draft.note(Note::NoEligibleMasters {});
         }
         return false;
     };
     install(draft, view, replaced, &best);
     true
+}
+
+/// Returns the candidates that have received everything, if there are any, otherwise all: an old master rejoins one of
+/// those without a rewind (synchronous SY-12).
+fn prefer_complete(candidates: Vec<Candidate>) -> Vec<Candidate> {
+    if !candidates.iter().any(|candidate| candidate.is_complete) {
+        return candidates;
+    }
+    candidates
+        .into_iter()
+        .filter(|candidate| candidate.is_complete)
+        .collect()
+}
+
+/// Returns until when an election waits for a standby that receives everything, if there is one that could be elected
+/// without that (synchronous SY-12).
+fn wait_for_complete(state: MasterState, candidates: &[Candidate]) -> Option<Boottime> {
+    match state {
+        MasterState::Left { since, .. } if candidates.iter().all(|candidate| !candidate.is_complete) => {
+            Some(since + COMPLETE_STANDBY_WAIT)
+        }
+        MasterState::Left { .. } | MasterState::Failed { .. } | MasterState::Usable => None,
+    }
+}
+
+/// Notes that no standby is known to have every commit that was acknowledged (sentinel N-5).
+fn note_none_in_sync(draft: &mut Draft, view: &PlanView<'_>, replaced: ReplacedMaster<'_>) {
+    if !replaced.is_synchronous() || view.standbys().next().is_none() {
+        return;
+    }
+    let list = |set: std::collections::BTreeSet<DbUid>| DbList(set.into_iter().collect());
+    let (known, wanted) = (list(in_sync::known(replaced.db)), list(in_sync::wanted(replaced.db)));
+    let common = in_sync::electable(replaced.db);
+    draft.note(if common.is_empty() {
+        Note::NoCommonStandby {
+            reported: known,
+            spec: wanted,
+        }
+    } else {
+        Note::NoStandbyInSync {
+            reported: known,
+            spec: wanted,
+            common: list(common),
+        }
+    });
 }
 
 /// Notes that an election waits for proxies that may still forward to an earlier master (fencing F-10).
@@ -83,6 +144,11 @@ fn find_regular(draft: &mut Draft, view: &PlanView<'_>, replaced: ReplacedMaster
 
 /// Returns the former masters that are kept and could be used again.
 fn find_fallbacks(view: &PlanView<'_>, replaced: ReplacedMaster<'_>, no_regular_candidate: bool) -> Vec<Candidate> {
+    // With synchronous replication a standby that may be elected makes going back needless, and then no standby has to
+    // be made again (synchronous SY-9).
+    if replaced.is_synchronous() && !no_regular_candidate {
+        return Vec::new();
+    }
     view.former_masters(replaced.uid)
         .filter_map(|(uid, db)| eligible::fallback(view, uid, db, replaced, no_regular_candidate).ok())
         .collect()

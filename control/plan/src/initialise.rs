@@ -113,7 +113,9 @@ fn finish(draft: &mut Draft, view: &PlanView, master: &DbUid, db: &Db) {
         merge_parameters(&mut spec.pg_parameters, &db.status.pg_parameters);
     }
     let report = view.report_of(db);
-    let ready = db.is_converged() && report.is_none_or(|report| !report.info.is_leaving_or_stopped());
+    // With synchronous replication the commits have to wait first, which begins in the next round (synchronous SY-8).
+    let stays = report.is_none_or(|report| !report.info.is_leaving_or_stopped());
+    let ready = db.is_converged() && stays && !view.is_synchronous();
     proxies::announce(draft, &view.proxies, master, ready);
 }
 

@@ -1,9 +1,8 @@
 //! The sentinel's decisions: what the cluster data should become, and why. A pure function of what was read, what is
 //! remembered and the time; reading, writing and logging are left to the loop.
 //!
-//! Not supported yet: synchronous replication (sentinel 8, N-18, N-9.5), standby clusters (N-26 to N-31) and the init
-//! modes `existing` and `pitr`. Cluster data that uses them is refused as a whole and left unchanged. Switchover
-//! (extensions X-2) will be another result of `elect`.
+//! Not supported yet: standby clusters (N-26 to N-31) and the init modes `existing` and `pitr`. Cluster data that uses
+//! them is refused as a whole and left unchanged. Switchover (extensions X-2) will be another result of `elect`.
 
 #![forbid(unsafe_code)]
 // These panic when the reader of the output is gone.
@@ -18,6 +17,7 @@ mod election_backoff;
 mod entropy;
 mod health;
 mod history;
+mod in_sync;
 mod initialise;
 mod memory;
 mod note;
@@ -29,6 +29,7 @@ mod proxies;
 mod proxy_view;
 mod report;
 mod standbys;
+mod synchronous;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -45,7 +46,7 @@ pub use condition::Condition;
 pub use entropy::Entropy;
 pub use history::{Arrival, History, KeeperHistory, ProxyHistory};
 pub use memory::Memory;
-pub use note::{Note, ProxyList};
+pub use note::{DbList, Note, ProxyList};
 pub use observation::{Observations, Observed};
 pub use plan_error::{PlanError, Violation};
 
@@ -99,6 +100,11 @@ pub struct Plan {
 /// Nothing may or can be decided. Then nothing is written, and only what was read is remembered.
 pub fn plan(input: &PlanInput<'_>, entropy: &mut Entropy<'_>) -> Result<Plan, PlanError> {
     input.data.check_decidable()?;
+    plan_decidable(input, entropy)
+}
+
+/// Returns the plan for cluster data that can be decided from. Tests of features that are not switched on yet call it.
+fn plan_decidable(input: &PlanInput<'_>, entropy: &mut Entropy<'_>) -> Result<Plan, PlanError> {
     let PlanInput {
         data: CheckedClusterData { data, spec },
         now,
@@ -194,7 +200,9 @@ fn plan_normal(draft: &mut Draft, view: &PlanView<'_>, entropy: &mut Entropy<'_>
     // An election changes nothing but the two dbs and closes the proxies (sentinel N-9); everything else waits for a
     // later round.
     if !elect::elect(draft, view, master, db) {
-        let ready = view.is_reported_healthy(master, db);
+        // The first clients of a synchronous master must not commit before it waits for standbys (synchronous SY-8).
+        let waits = !view.is_synchronous() || db.spec.synchronous_replication;
+        let ready = waits && view.is_reported_healthy(master, db);
         proxies::announce(draft, &view.proxies, master, ready);
         standbys::keep_master_role(draft, master);
         // Everything else needs a master that standbys can be compared with and copied from.

@@ -8,7 +8,7 @@ use crate::election_backoff::{ElectionRecord, ReplaceReason};
 use crate::history::History;
 use crate::observation::Observations;
 use base::clock::Boottime;
-use model::{CheckedClusterData, ClusterData, Db, DbUid, KeeperUid, Lsn, Phase};
+use model::{CheckedClusterData, ClusterData, Db, DbUid, KeeperUid, Lsn, Phase, PostgresState};
 
 /// The memory of one leadership. A new leadership starts with an empty one, except for the history (sentinel L-15).
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -33,6 +33,34 @@ pub struct Memory {
     pub(crate) found_healthy: Option<DbUid>,
     /// The last election; it delays the next one.
     pub(crate) election: Option<ElectionRecord>,
+    /// The first position that the master reported with its present generation (synchronous SY-3).
+    pub(crate) first_position: Option<FirstPosition>,
+}
+
+/// The first position that a db reported as master with a generation. What it acknowledged under the names of earlier
+/// generations lies before that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FirstPosition {
+    pub(crate) db: DbUid,
+    pub(crate) generation: i64,
+    pub(crate) timeline: u64,
+    pub(crate) position: Lsn,
+}
+
+impl FirstPosition {
+    pub(crate) fn of(db: &DbUid, state: &PostgresState) -> Self {
+        Self {
+            db: db.clone(),
+            generation: state.generation,
+            timeline: state.timeline_id,
+            position: state.xlog_pos,
+        }
+    }
+
+    /// Returns whether both are about the same db, generation and timeline.
+    pub(crate) fn is_of(&self, other: &Self) -> bool {
+        (&self.db, self.generation, self.timeline) == (&other.db, other.generation, other.timeline)
+    }
 }
 
 /// Consecutive reports of a db with the same position.

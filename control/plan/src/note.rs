@@ -1,5 +1,7 @@
 //! The notes of a plan: what was decided, what was not, and why. How often they are logged is left to the loop.
 
+use std::fmt;
+
 use model::{DbUid, KeeperUid, Lsn, ProxyUid};
 
 /// Declares the notes with their level, message and fields (sentinel 13).
@@ -75,6 +77,8 @@ notes! {
     info MasterLeft "master db stopped cleanly and its keeper left" {
         "db" = db: DbUid, "keeper" = keeper: KeeperUid, "lsn" = lsn: Lsn,
     }
+    /// A synchronous master was stopped, not cleanly, and its keeper left (synchronous SY-12).
+    info MasterLeftUnclean "master db stopped and its keeper left" { "db" = db: DbUid, "keeper" = keeper: KeeperUid }
     /// The master has to be replaced (sentinel N-5); also after it left, with the text of Go stolon.
     info FindingMaster "trying to find a standby to replace failed master" {}
     /// A standby lags by more than maxStandbyLag (sentinel C-10).
@@ -98,6 +102,14 @@ notes! {
     /// A db is elected as master (sentinel N-5).
     info Electing "electing db as the new master" {
         "db" = db: DbUid, "keeper" = keeper: KeeperUid, "from" = from: DbUid, "xLogPos" = at: Lsn,
+    }
+    /// No standby that a synchronous master waits for is known to be in sync (sentinel N-5).
+    warn NoCommonStandby "cannot choose synchronous standby since there are no common elements between the latest master reported synchronous standbys and the db spec ones" {
+        "reported" = reported: DbList, "spec" = spec: DbList,
+    }
+    /// None of the standbys that were in sync can be elected (sentinel N-5).
+    warn NoStandbyInSync "cannot choose synchronous standby since there's not match between the possible masters and the usable synchronousStandbys" {
+        "reported" = reported: DbList, "spec" = spec: DbList, "common" = common: DbList,
     }
     /// The master has failed and no db can replace it (sentinel N-8).
     error NoEligibleMasters "no eligible masters" {}
@@ -139,6 +151,50 @@ notes! {
     info RemovingUnsyncable "removing db that won't be able to sync due to missing wals on current master" {
         "db" = db: DbUid, "keeper" = keeper: KeeperUid,
     }
+    /// A standby that the commits were to wait for was removed before it was in sync (sentinel S-2).
+    info PendingSyncRemoved "one of the new synchronousStandbys has been removed" {
+        "masterDB" = master: DbUid, "db" = db: DbUid,
+    }
+    /// A standby that the commits were to wait for failed or leaves before it was in sync (sentinel S-2).
+    info PendingSyncNotGood "one of the new synchronousStandbys is not in good state" {
+        "masterDB" = master: DbUid, "db" = db: DbUid,
+    }
+    /// The commits wait for the standbys that are in sync only (sentinel S-2).
+    info SyncSetReduced "setting the expected sync-standbys to the current known in sync sync-standbys" {
+        "masterDB" = master: DbUid, "inSyncStandbys" = known: DbList, "synchronousStandbys" = wanted: DbList,
+    }
+    /// The set changes further once all of its standbys are in sync (sentinel S-3).
+    info SyncSetPending "waiting for new defined synchronous standbys to be in sync" {
+        "masterDB" = master: DbUid, "inSyncStandbys" = known: DbList, "synchronousStandbys" = wanted: DbList,
+    }
+    /// A synchronous standby has no db any more (sentinel S-4).
+    info SyncStandbyRemoved "removing non existent db from synchronousStandbys" {
+        "masterDB" = master: DbUid, "db" = db: DbUid,
+    }
+    /// A synchronous standby has failed, or its keeper is leaving (sentinel S-5; synchronous SY-13).
+    info SyncStandbyFailed "removing failed synchronous standby" { "masterDB" = master: DbUid, "db" = db: DbUid }
+    /// There are more synchronous standbys than maxSynchronousStandbys (sentinel S-6).
+    info SyncStandbyInExcess "removing synchronous standby in excess" { "masterDB" = master: DbUid, "db" = db: DbUid }
+    /// A standby's keeper has `--can-be-synchronous-replica=false` (sentinel S-7).
+    info MayNotBeSynchronous "cannot choose standby as synchronous (--can-be-synchronous-replica=false)" {
+        "db" = db: DbUid, "keeper" = keeper: KeeperUid,
+    }
+    /// The commits are to wait for a further standby (sentinel S-7).
+    info AddingSyncStandby "adding new synchronous standby in good state trying to reach MaxSynchronousStandbys" {
+        "masterDB" = master: DbUid, "synchronousStandbyDB" = db: DbUid,
+    }
+    /// The commits go on waiting for a standby that is not good, because too few others are there (sentinel S-8).
+    info KeepingSyncStandby "adding previous synchronous standby to reach MinSynchronousStandbys" {
+        "masterDB" = master: DbUid, "synchronousStandbyDB" = db: DbUid, "required" = required: usize,
+    }
+    /// The set of synchronous standbys changes (sentinel S-12).
+    info SyncSetChanged "synchronousStandbys changed" {
+        "masterDB" = master: DbUid, "prevSynchronousStandbys" = previous: DbList, "synchronousStandbys" = next: DbList,
+    }
+    /// Commits wait, and no rule of the sentinel ends that (synchronous SY-18).
+    warn SyncStandbysMissing "commits wait for synchronous standbys that are missing: start their keepers, add a keeper, or lower minSynchronousStandbys" {
+        "masterDB" = master: DbUid, "synchronousStandbys" = wanted: DbList, "missing" = missing: usize,
+    }
     /// A standby is removed that is not good, while enough are (sentinel N-19).
     info RemovingNotGood "removing non good standby" { "db" = db: DbUid, "keeper" = keeper: KeeperUid }
     /// A good standby above maxStandbysPerSender is removed (sentinel N-19).
@@ -178,12 +234,26 @@ impl Note {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ProxyList(pub Vec<ProxyUid>);
 
-impl std::fmt::Display for ProxyList {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for (at, name) in self.0.iter().enumerate() {
-            let comma = if at == 0 { "" } else { "," };
-            write!(f, "{comma}{name}")?;
-        }
-        Ok(())
+impl fmt::Display for ProxyList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_list(&self.0, f)
     }
+}
+
+/// A list of dbs, logged as one field.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DbList(pub Vec<DbUid>);
+
+impl fmt::Display for DbList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_list(&self.0, f)
+    }
+}
+
+fn write_list(names: &[impl fmt::Display], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    for (at, name) in names.iter().enumerate() {
+        let comma = if at == 0 { "" } else { "," };
+        write!(f, "{comma}{name}")?;
+    }
+    Ok(())
 }

@@ -1,13 +1,16 @@
 //! The dbs other than the master: which are removed, which are added, and their upstream (sentinel 7.1, 7.5, 7.6). The
 //! choice of the master is left to `elect`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::classify::{Convergence, DbClass, Validity, reason_not_to_catch_up};
 use crate::draft::Draft;
 use crate::entropy::Entropy;
+use crate::in_sync;
 use crate::note::Note;
+use crate::synchronous;
 use crate::view::{Assessment, PlanView};
+use base::clock::Boottime;
 use model::{Db, DbInitMode, DbSpec, DbStatus, DbUid, FollowConfig, FollowType, KeeperUid, Role};
 
 /// Removes keepers without a db that have not been healthy for deadKeeperRemovalInterval (sentinel N-1).
@@ -46,11 +49,11 @@ pub(crate) fn manage_standbys(draft: &mut Draft, view: &PlanView, master: &DbUid
     // Nothing irrevocable while the last report of the master is stale or unhealthy (sentinel N-14).
     let is_master_reported_healthy = view.is_reported_healthy(master, db);
     if is_master_reported_healthy {
-        remove_former_masters(draft, view, master);
+        remove_former_masters(draft, view, master, db);
         remove_unusable(draft, view, db, &assessments);
     }
     end_resync_of_good(draft, &assessments);
-    clear_synchronous_replication(draft, master);
+    synchronous::manage(draft, view, master, db, &assessments);
     adjust_standby_count(draft, view, master, &assessments, is_master_reported_healthy, entropy);
     follow_master(draft, master);
 }
@@ -72,34 +75,41 @@ pub(crate) fn set_followers(draft: &mut Draft, old_master: &DbUid, master: &DbUi
     }
 }
 
-/// Removes former masters once they are no longer needed as fallback: their keeper is running, or the new master has
-/// been healthy for failInterval (sentinel N-14).
-fn remove_former_masters(draft: &mut Draft, view: &PlanView, master: &DbUid) {
-    let healthy_since = view
-        .memory
-        .healthy_since
-        .as_ref()
-        .filter(|(db, _)| db == master)
-        .map(|(_, since)| *since);
+/// Removes former masters once they are no longer needed as fallback (sentinel N-14; synchronous SY-8).
+fn remove_former_masters(draft: &mut Draft, view: &PlanView, master: &DbUid, master_db: &Db) {
     for (uid, db) in view.former_masters(master) {
-        // A running keeper can be assigned a new db in the same write. On one that is not running no db can be created
-        // anyway, so its data are kept for a while, in case the new master fails too.
-        let is_running = view
-            .report_of(db)
-            .is_some_and(|report| report.is_keeper_running && !report.info.leaving);
-        let removable_at = healthy_since.map(|since| since + view.spec.fail_interval);
-        if is_running || removable_at.is_some_and(|at| at < view.now) {
+        let (removable, at) = if view.is_synchronous() {
+            // Once the master is announced, a former one may lack what clients write from then on, so it must never be
+            // gone back to: it leaves in the write that announces the master (synchronous SY-8), at the latest in the
+            // one that makes commits wait.
+            let announced = draft.proxy_mut().spec.master_db_uid == *master;
+            (announced || !master_db.spec.synchronous_replication, None)
+        } else {
+            is_former_removable(view, master, db)
+        };
+        if removable {
             draft.remove_db(uid, |db, keeper| Note::RemovingOldMaster { db, keeper });
         } else {
             draft.note(Note::KeepingOldMaster {
                 db: uid.clone(),
                 keeper: db.spec.keeper_uid.clone(),
             });
-            if let Some(at) = removable_at {
-                draft.deadlines.wake_after(at, view.now);
-            }
+            draft.deadlines.wake_after(at, view.now);
         }
     }
+}
+
+/// Returns whether a former master may be removed under asynchronous replication, and when that changes without another
+/// report: its keeper is running, or the new master has been healthy for failInterval (sentinel N-14).
+fn is_former_removable(view: &PlanView, master: &DbUid, db: &Db) -> (bool, Option<Boottime>) {
+    let healthy_since = view.memory.healthy_since.as_ref().filter(|(uid, _)| uid == master);
+    // A running keeper can be assigned a new db in the same write. On one that is not running no db can be created
+    // anyway, so its data are kept for a while, in case the new master fails too.
+    let is_running = view
+        .report_of(db)
+        .is_some_and(|report| report.is_keeper_running && !report.info.leaving);
+    let at = healthy_since.map(|(_, since)| *since + view.spec.fail_interval);
+    (is_running || at.is_some_and(|at| at < view.now), at)
 }
 
 /// Removes standbys that cannot follow the master (sentinel N-15, N-16).
@@ -135,14 +145,6 @@ fn end_resync_of_good(draft: &mut Draft, assessments: &BTreeMap<DbUid, Assessmen
     }
 }
 
-/// Clears synchronous replication, which is not supported yet (sentinel N-18).
-fn clear_synchronous_replication(draft: &mut Draft, master: &DbUid) {
-    if let Some(db) = draft.db_mut(master) {
-        db.spec.clear_synchronous();
-        db.status.synchronous_standbys = None;
-    }
-}
-
 /// Removes standbys in excess, or adds missing ones (sentinel N-19 to N-23).
 fn adjust_standby_count(
     draft: &mut Draft,
@@ -164,7 +166,8 @@ fn adjust_standby_count(
             .count();
         add_standbys(draft, view, master, target.saturating_sub(good + expected), entropy);
     } else if is_master_reported_healthy {
-        remove_surplus(draft, view, &standbys, target);
+        let wanted = draft.next.dbs().get(master).map(in_sync::wanted).unwrap_or_default();
+        remove_surplus(draft, view, &standbys, target, &wanted);
     }
 }
 
@@ -178,10 +181,18 @@ fn is_expected_good(assessment: &Assessment) -> bool {
     }
 }
 
-/// Removes the standbys that are not good, and the good ones above `target` (sentinel N-19).
-fn remove_surplus(draft: &mut Draft, view: &PlanView, standbys: &[(&DbUid, &Assessment)], target: usize) {
+/// Removes the standbys that are not good, and the good ones above `target`, but none that commits wait for (sentinel
+/// N-19, S-18).
+fn remove_surplus(
+    draft: &mut Draft,
+    view: &PlanView,
+    standbys: &[(&DbUid, &Assessment)],
+    target: usize,
+    wanted: &BTreeSet<DbUid>,
+) {
     // Failed standbys are kept until enough good ones exist: they may become good again.
-    for (uid, _) in standbys.iter().filter(|(_, assessment)| !assessment.is_good()) {
+    let not_good = standbys.iter().filter(|(_, assessment)| !assessment.is_good());
+    for (uid, _) in not_good.filter(|(uid, _)| !wanted.contains(*uid)) {
         draft.remove_db(uid, |db, keeper| Note::RemovingNotGood { db, keeper });
     }
     let good = standbys.iter().filter(|(_, assessment)| assessment.is_good());
@@ -189,7 +200,8 @@ fn remove_surplus(draft: &mut Draft, view: &PlanView, standbys: &[(&DbUid, &Asse
     // The least advanced are removed, by uid among equals.
     let position = |uid: &DbUid| view.data.dbs().get(uid).map(|db| db.status.xlog_pos);
     good.sort_by(|a, b| position(a).cmp(&position(b)).then_with(|| b.cmp(a)));
-    for uid in &good[..good.len() - target] {
+    let excess = good.len() - target;
+    for uid in good.into_iter().filter(|uid| !wanted.contains(*uid)).take(excess) {
         draft.remove_db(uid, |db, keeper| Note::RemovingExcess { db, keeper });
     }
 }

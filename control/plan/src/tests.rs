@@ -16,3 +16,5 @@ mod proxies;
 mod rows;
 mod simulation;
 mod standbys;
+mod synchronous;
+mod synchronous_rows;

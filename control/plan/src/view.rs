@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 
 use crate::classify::{Convergence, DbClass, Validity, class, class_limit, convergence, validity};
 use crate::condition::Condition;
-use crate::memory::Memory;
+use crate::memory::{FirstPosition, Memory};
 use crate::proxy_view::ProxyView;
 use crate::report::{KeeperReport, KeeperReports};
 use base::clock::Boottime;
-use model::{ClusterData, Db, DbUid, Keeper, Spec, Timestamp};
+use model::{ClusterData, Db, DbUid, Keeper, Role, Spec, Timestamp};
 
 /// The input of all decisions of a round.
 #[derive(Debug, Clone)]
@@ -94,6 +94,7 @@ impl PlanView<'_> {
             memory.healthy_since = None;
             return;
         };
+        self.record_first_position(memory, uid, db);
         // Any interruption restarts the time after which former masters are removed (sentinel N-14).
         if !(db.status.healthy && db.is_converged()) {
             memory.healthy_since = None;
@@ -103,6 +104,22 @@ impl PlanView<'_> {
         if self.is_reported_healthy(uid, db) {
             memory.found_healthy = Some(uid.clone());
         }
+    }
+
+    /// Records the first position that the master reports with a generation (synchronous SY-3).
+    fn record_first_position(&self, memory: &mut Memory, uid: &DbUid, db: &Db) {
+        let report = self.report_of(db).filter(|report| report.reports_healthy(uid));
+        let Some(state) = report.and_then(|report| report.state_of(uid)) else {
+            return;
+        };
+        let first = FirstPosition::of(uid, state);
+        let known = memory.first_position.take().filter(|known| known.is_of(&first));
+        memory.first_position = Some(known.filter(|known| known.position <= first.position).unwrap_or(first));
+    }
+
+    /// Returns whether synchronous replication is to be set up (sentinel C-11).
+    pub(crate) fn is_synchronous(&self) -> bool {
+        self.spec.synchronous_replication && self.spec.role == Role::Master
     }
 
     /// Returns whether a db is healthy and converged and its last report is fresh and confirms that.

@@ -44,7 +44,7 @@ pub(super) fn state(
         pg_parameters: observation.parameters.unwrap_or_default(),
         synchronous_standbys: observation.senders.map(in_sync),
         older_wal_file: observation.oldest_wal.unwrap_or_default(),
-        // No mark is taken yet, so the sentinel compares positions (SY-3).
+        // No mark is taken yet, so the sentinel compares positions (synchronous SY-3).
         sync_marked: false,
     }
 }

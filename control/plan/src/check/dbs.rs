@@ -1,6 +1,6 @@
 //! Which dbs are added, removed and changed outside of elections (INV-20, INV-21, INV-23 to INV-25).
 
-use crate::check::transition::{ClusterMatch, Transition, cluster_match, master, phase};
+use crate::check::transition::{ClusterMatch, Transition, cluster_match, master, phase, wanted_set};
 use crate::check::violations::Violations;
 use model::{Db, DbUid, FollowConfig, Phase};
 
@@ -15,7 +15,7 @@ pub(super) fn check(transition: &Transition<'_>, violations: &mut Violations) {
         old_master == new_master && db.status.healthy && applied
     };
     let steady_master = master_db.filter(is_steady);
-    if is_normal {
+    if is_normal && old_master == new_master {
         check_removed(transition, old_master, steady_master, violations);
     }
     for (uid, db) in transition.next.dbs() {
@@ -71,14 +71,17 @@ fn may_be_removed(transition: &Transition<'_>, uid: &DbUid, db: &Db, master: &Db
     if data_lost || transition.is_stalled(uid) {
         return true;
     }
+    // Members of the synchronous set do not leave for the number of standbys (sentinel S-18).
+    let next_master = transition.next.dbs().get(master);
+    let is_wanted = next_master.is_some_and(|db| wanted_set(db).contains(uid));
     let standbys = transition.derived.dbs().iter().filter(|(_, db)| db.follows_inside());
     let good = standbys.filter(|(_, db)| transition.is_good(db, master_db)).count();
     let wanted = usize::from(transition.spec.max_standbys_per_sender);
     let is_other = cluster_match(&db.status, &master_db.status) == ClusterMatch::Other;
     if transition.is_good(db, master_db) {
-        good > wanted
+        good > wanted && !is_wanted
     } else {
-        is_other || good >= wanted
+        is_other || (good >= wanted && !is_wanted)
     }
 }
 
@@ -111,7 +114,8 @@ fn check_standbys(transition: &Transition<'_>, master: &DbUid, violations: &mut 
     let others = transition.next.dbs().iter().filter(|(uid, _)| *uid != master);
     for (uid, db) in others.filter(|(_, db)| db.follows_inside()) {
         let follows = db.spec.follow_config == Some(FollowConfig::internal(master.clone()));
-        let plain = db.spec.followers == Some(Vec::new()) && db.spec.synchronous_standbys.is_none();
+        let waits = db.spec.synchronous_replication || db.spec.synchronous_standbys.is_some();
+        let plain = db.spec.followers == Some(Vec::new()) && !waits;
         violations.require(follows && plain, "INV-24", || {
             format!("{uid} does not follow the master plainly")
         });

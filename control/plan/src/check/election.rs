@@ -1,10 +1,10 @@
 //! An election: it is needed and in time, the elected db is eligible and the best, and nothing else changes (INV-7 to
 //! INV-12, INV-31, INV-32, F-10, X-1.5).
 
-use crate::check::transition::{Transition, master, phase, state_of};
+use crate::check::transition::{Transition, announced, known_set, master, phase, state_of, wanted_set};
 use crate::check::violations::Violations;
 use crate::condition::Condition;
-use model::{Db, DbUid, Phase};
+use model::{Db, DbUid, Phase, Stopped};
 
 /// The two dbs of an election, with derived health.
 #[derive(Clone, Copy)]
@@ -41,11 +41,27 @@ pub(super) fn check(transition: &Transition<'_>, violations: &mut Violations) {
     check_nothing_else(transition, change, violations);
 }
 
-/// Returns whether the old master was stopped in order by a leaving keeper (extensions ).
+/// Returns how the old master was stopped, if its keeper left then (extensions ).
+fn stopped_to_leave<'a>(transition: &'a Transition<'_>, change: Change<'_>) -> Option<&'a Stopped> {
+    let info = &transition.info_of(change.old)?.last.info;
+    info.stopped.as_ref().filter(|_| info.leaving)
+}
+
+/// Returns whether the old master was stopped cleanly by a leaving keeper (extensions ).
 fn has_left(transition: &Transition<'_>, change: Change<'_>) -> bool {
-    transition.info_of(change.old).is_some_and(|known| {
-        let info = &known.last.info;
-        info.leaving && info.stopped.as_ref().is_some_and(|stopped| stopped.clean)
+    stopped_to_leave(transition, change).is_some_and(|stopped| stopped.clean)
+}
+
+/// Returns whether a standby was in sync with the old master, as the document that was read has it (synchronous SY-1).
+fn was_in_sync(change: Change<'_>, uid: &DbUid) -> bool {
+    known_set(change.old).contains(uid) && wanted_set(change.old).contains(uid)
+}
+
+/// Returns whether a standby has received everything that the old master wrote before a clean stop (synchronous SY-2).
+fn has_received_all(transition: &Transition<'_>, change: Change<'_>, db: &Db) -> bool {
+    stopped_to_leave(transition, change).is_some_and(|stopped| {
+        let reached = stopped.lsn.is_some_and(|lsn| db.status.xlog_pos >= lsn);
+        stopped.clean && reached && stopped.timeline_id == db.status.timeline_id && db.follows_inside()
     })
 }
 
@@ -53,7 +69,11 @@ fn has_left(transition: &Transition<'_>, change: Change<'_>) -> bool {
 fn check_need(transition: &Transition<'_>, change: Change<'_>, violations: &mut Violations) {
     let Change { old_uid, old, .. } = change;
     let overdue = transition.is_overdue(old_uid, old, transition.spec.convergence_timeout);
-    let needed = !old.status.healthy || overdue || has_left(transition, change);
+    // A standby that was in sync has all that was acknowledged, however a leaving keeper stopped the master
+    // (synchronous SY-12).
+    let left = stopped_to_leave(transition, change);
+    let left = left.is_some_and(|stopped| stopped.clean || old.spec.synchronous_replication);
+    let needed = !old.status.healthy || overdue || left;
     violations.require(needed, "INV-7", || format!("{old_uid} is replaced although it serves"));
 }
 
@@ -69,8 +89,15 @@ fn check_eligibility(transition: &Transition<'_>, change: Change<'_>, violations
     });
     let lag = new.status.xlog_pos.bytes_behind(old.status.xlog_pos);
     let near = lag <= i128::from(transition.spec.max_standby_lag);
-    violations.require(near || fallback, "INV-9", || {
+    let sync = old.spec.synchronous_replication;
+    violations.require(near || fallback || sync, "INV-9", || {
         format!("{new_uid} is elected and {lag} bytes behind")
+    });
+    let unannounced = announced(transition.before) != *change.old_uid;
+    let complete =
+        was_in_sync(change, new_uid) || has_received_all(transition, change, new) || (fallback && unannounced);
+    violations.require(complete || !sync, "INV-10", || {
+        format!("{new_uid} is elected and not known to have every commit that was acknowledged")
     });
     if !fallback {
         check_no_better(transition, change, violations);
@@ -121,8 +148,11 @@ fn check_no_better(transition: &Transition<'_>, change: Change<'_>, violations: 
         // A db with a better report is still no candidate when it lacks too much (C-10), or anything at all after a
         // clean stop.
         let lag = at.bytes_behind(old.status.xlog_pos);
-        let complete = lag <= i128::from(transition.spec.max_standby_lag) && (!left || at >= of_elected);
-        let better = (own > other && complete) || (own == other && at > of_elected);
+        let sync = old.spec.synchronous_replication;
+        let near = lag <= i128::from(transition.spec.max_standby_lag);
+        let eligible = if sync { was_in_sync(change, uid) } else { near };
+        let complete = eligible && (!left || at >= of_elected);
+        let better = complete && (own > other || (own == other && at > of_elected));
         violations.require(!(is_candidate && better), "INV-11", || {
             format!("{uid} is more advanced or better reported than the one elected")
         });
@@ -184,8 +214,15 @@ fn check_nothing_else(transition: &Transition<'_>, change: Change<'_>, violation
         "proxies are not closed by the election".to_owned()
     });
     let before = transition.derived.dbs();
-    let same_dbs = before.keys().eq(transition.next.dbs().keys());
-    violations.require(same_dbs, "INV-12", || "dbs come or go with an election".to_owned());
+    // Former masters may go, so that none is left that lacks what clients wrote (synchronous SY-8).
+    let stays = |(uid, db): &(&DbUid, &Db)| {
+        let outdated = transition.is_synchronous() && db.heads_cluster() && *uid != change.old_uid;
+        !outdated || transition.next.dbs().contains_key(*uid)
+    };
+    let expected = before.iter().filter(stays).map(|(uid, _)| uid);
+    violations.require(expected.eq(transition.next.dbs().keys()), "INV-12", || {
+        "dbs come or go with an election".to_owned()
+    });
     let shape = |db: &Db| {
         (
             db.spec.role.clone(),

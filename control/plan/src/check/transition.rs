@@ -1,13 +1,14 @@
 //! A finished plan with what it was made from, and the facts that the invariants are about: each is computed here from
 //! the data once more, by none of the functions that the decisions use. What has to hold is left to the other files.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::condition::Condition;
 use crate::history::{Arrival, KeeperHistory, ProxyHistory};
 use crate::memory::Memory;
 use base::clock::Boottime;
-use model::{ClusterData, Db, DbStatus, DbUid, Lsn, Phase, PostgresState, ProxyUid, Spec, Timestamp};
+use model::{ClusterData, Db, DbStatus, DbUid, Lsn, Phase, PostgresState, ProxyUid, Role, Spec, Timestamp};
 
 /// Consecutive reports without progress after which a standby may be removed (sentinel 1.4).
 const STALLED_REPORTS: u32 = 10;
@@ -51,7 +52,59 @@ pub(super) fn master(data: &ClusterData) -> DbUid {
     data.master_uid().cloned().unwrap_or_default()
 }
 
+/// Returns the db that a document announces to the proxies; empty if none.
+pub(super) fn announced(data: &ClusterData) -> DbUid {
+    data.proxy
+        .as_ref()
+        .map_or_else(DbUid::default, |proxy| proxy.spec.master_db_uid.clone())
+}
+
+/// Returns the standbys that the commits of a master wait for.
+pub(super) fn wanted_set(master: &Db) -> BTreeSet<DbUid> {
+    let wanted = master.spec.synchronous_standbys.clone();
+    wanted.unwrap_or_default().into_iter().collect()
+}
+
+/// Returns the standbys that are known to be in sync with a master.
+pub(super) fn known_set(master: &Db) -> BTreeSet<DbUid> {
+    let known = master.status.synchronous_standbys.clone();
+    known.unwrap_or_default().into_iter().collect()
+}
+
 impl Transition<'_> {
+    /// Returns whether the spec asks for synchronous replication (sentinel C-11).
+    pub(super) fn is_synchronous(&self) -> bool {
+        self.spec.role == Role::Master && self.spec.synchronous_replication
+    }
+
+    /// Returns whether the last report of a master, about the generation in the data, proves that a wanted standby is
+    /// in sync: it is marked, or the standby has itself reported the position that the master had when it first
+    /// reported that generation (synchronous SY-3).
+    pub(super) fn proves_in_sync(&self, uid: &DbUid, master: &Db, member: &DbUid) -> bool {
+        let reported = |uid: &DbUid, db: &Db| -> Option<PostgresState> {
+            let known = self.info_of(db).filter(|_| self.is_reported_healthy(uid, db))?;
+            state_of(known, uid).cloned()
+        };
+        let standby = self.derived.dbs().get(member).filter(|db| db.follows_inside());
+        let (Some(state), Some(standby)) = (reported(uid, master), standby) else {
+            return false;
+        };
+        let listed = state
+            .synchronous_standbys
+            .iter()
+            .flatten()
+            .any(|listed| listed == member);
+        if !listed || state.generation != master.generation || !wanted_set(master).contains(member) {
+            return false;
+        }
+        let first = self.memory.first_position.as_ref().filter(|first| {
+            first.db == *uid && first.generation == master.generation && first.timeline == state.timeline_id
+        });
+        let passed = first.map_or(state.xlog_pos, |first| first.position.min(state.xlog_pos));
+        let caught_up = |own: PostgresState| own.timeline_id == state.timeline_id && own.xlog_pos >= passed;
+        state.sync_marked || reported(member, standby).is_some_and(caught_up)
+    }
+
     /// Returns the last info of a db's keeper with its history.
     pub(super) fn info_of(&self, db: &Db) -> Option<&KeeperHistory> {
         self.memory.history.keepers.get(&db.spec.keeper_uid)
@@ -198,7 +251,8 @@ pub(super) fn cluster_match(db: &DbStatus, master: &DbStatus) -> ClusterMatch {
     let same_system = db.system_id.is_empty() || db.system_id == master.system_id;
     let own = db.timeline_id;
     let same_branch = if own == master.timeline_id {
-        // Both came here from the same position, if both histories still have it. Nothing comes before the first timeline.
+        // Both came here from the same position, if both histories still have it. Nothing comes before the first
+        // timeline.
         let from = own.checked_sub(1).filter(|before| *before > 0);
         from.is_none_or(|from| match (switch(db, from), switch(master, from)) {
             (Some(own), Some(of_master)) => own == of_master,

@@ -1,9 +1,10 @@
-//! Which dbs could replace the master, and why the others cannot (sentinel C-10, C-12, extensions ). Which of them
-//! is chosen is left to `choose`.
+//! Which dbs could replace the master, and why the others cannot (sentinel C-10, C-12, extensions; synchronous
+//! SY-1, SY-2, SY-9). Which of them is chosen is left to `choose`.
 
 use crate::classify::{Validity, history_entry, validity};
 use crate::condition::Condition;
-use crate::elect::usable::MasterState;
+use crate::elect::usable::{CleanEnd, MasterState};
+use crate::in_sync;
 use crate::note::Note;
 use crate::report::KeeperReport;
 use crate::view::PlanView;
@@ -22,12 +23,22 @@ pub(crate) struct ReplacedMaster<'a> {
     pub(crate) state: MasterState,
 }
 
+impl ReplacedMaster<'_> {
+    /// Returns whether only standbys that were in sync may replace it (synchronous SY-1). Its own flag decides: the
+    /// spec of the cluster may have changed since its commits began or ceased to wait (sentinel N-6).
+    pub(crate) fn is_synchronous(&self) -> bool {
+        self.db.spec.synchronous_replication
+    }
+}
+
 /// A db that could be elected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Candidate {
     pub(crate) db: DbUid,
     pub(crate) at: Lsn,
     pub(crate) quality: ReportQuality,
+    /// It has received all that the master wrote before a clean stop.
+    pub(crate) is_complete: bool,
     pub(crate) kind: CandidateKind,
 }
 
@@ -68,6 +79,8 @@ pub(crate) enum Ineligible {
     MayNotBeMaster,
     /// It lacks WAL that the master wrote before its clean stop.
     MissingWal { at: Lsn, lsn: Lsn },
+    /// It is not known to have been in sync with a synchronous master.
+    NotInSync,
     /// A former master whose keeper is not running, or is leaving.
     KeeperNotRunning,
     /// A former master that neither runs well nor has stopped.
@@ -89,7 +102,7 @@ impl Ineligible {
             Self::TooFarBehind { at, master } => Some(Note::TooFarBehind { db: uid, at, master }),
             Self::MayNotBeMaster => Some(Note::MayNotBeMaster { db: uid, keeper }),
             Self::MissingWal { at, lsn } => Some(Note::MissingWal { db: uid, at, lsn }),
-            Self::FormerMaster | Self::NotGood | Self::OtherTimeline => None,
+            Self::FormerMaster | Self::NotGood | Self::OtherTimeline | Self::NotInSync => None,
             Self::KeeperNotRunning | Self::NotRunning | Self::StoppedOnOtherTimeline => None,
             Self::OtherData | Self::ClientsMayHaveWritten => None,
         }
@@ -109,25 +122,30 @@ pub(crate) fn regular(
     }
     let assessment = view.assess(uid, db, replaced.db);
     let answer = if assessment.is_good() {
-        reason_against(view, db, replaced).map_or_else(|| Ok(candidate(view, uid, db)), Err)
+        reason_against(view, uid, db, replaced).map_or_else(|| Ok(candidate(view, uid, db, replaced)), Err)
     } else {
         Err(Ineligible::NotGood)
     };
     (answer, assessment.deadline)
 }
 
-fn candidate(view: &PlanView<'_>, uid: &DbUid, db: &Db) -> Candidate {
+fn candidate(view: &PlanView<'_>, uid: &DbUid, db: &Db, replaced: ReplacedMaster<'_>) -> Candidate {
     Candidate {
         db: uid.clone(),
         at: db.status.xlog_pos,
         quality: report_quality(view, uid, db),
+        is_complete: replaced.state.wal_end().is_some_and(|end| has_all(db, end)),
         kind: CandidateKind::Regular,
     }
 }
 
+/// Returns whether a standby has received everything up to the end of the master's WAL (extensions ).
+fn has_all(db: &Db, end: CleanEnd) -> bool {
+    db.status.xlog_pos >= end.lsn && db.status.timeline_id == end.timeline && db.follows_inside()
+}
+
 /// Returns the first reason against a db that is good.
-fn reason_against(view: &PlanView<'_>, db: &Db, replaced: ReplacedMaster<'_>) -> Option<Ineligible> {
-    let (at, master) = (db.status.xlog_pos, replaced.db.status.xlog_pos);
+fn reason_against(view: &PlanView<'_>, uid: &DbUid, db: &Db, replaced: ReplacedMaster<'_>) -> Option<Ineligible> {
     if db.status.timeline_id != replaced.db.status.timeline_id {
         return Some(Ineligible::OtherTimeline);
     }
@@ -137,26 +155,47 @@ fn reason_against(view: &PlanView<'_>, db: &Db, replaced: ReplacedMaster<'_>) ->
     {
         return Some(Ineligible::Leaving);
     }
+    let lacking = if replaced.is_synchronous() {
+        reason_not_in_sync(uid, db, replaced)
+    } else {
+        reason_behind(view, db, replaced)
+    };
+    // A db that was a master already may be one again, whatever its keeper's --can-be-master is (sentinel C-12).
+    let keeper = view.keeper_of(db);
+    let may_be_master = keeper.is_none_or(|keeper| keeper.status.can_be_master != Some(false));
+    let forbidden = (db.follows_inside() && !may_be_master).then_some(Ineligible::MayNotBeMaster);
+    lacking.or(forbidden)
+}
+
+/// Returns why a db may lack too much of what an asynchronous master wrote: more than maxStandbyLag after a failure,
+/// anything after a clean stop.
+fn reason_behind(view: &PlanView<'_>, db: &Db, replaced: ReplacedMaster<'_>) -> Option<Ineligible> {
+    let (at, master) = (db.status.xlog_pos, replaced.db.status.xlog_pos);
     // A standby ahead of the recorded position passes, and so does one exactly as far behind as allowed (sentinel
     // C-10).
     if at.bytes_behind(master) > i128::from(view.spec.max_standby_lag) {
         return Some(Ineligible::TooFarBehind { at, master });
     }
-    // A db that was a master already may be one again, whatever its keeper's --can-be-master is (sentinel C-12).
-    let keeper = view.keeper_of(db);
-    let may_be_master = keeper.is_none_or(|keeper| keeper.status.can_be_master != Some(false));
-    if db.follows_inside() && !may_be_master {
-        return Some(Ineligible::MayNotBeMaster);
-    }
-    // After a clean stop a standby must have received everything that the master wrote (extensions ).
     match replaced.state {
-        MasterState::Left { lsn, timeline }
-            if at < lsn || db.status.timeline_id != timeline || !db.follows_inside() =>
-        {
-            Some(Ineligible::MissingWal { at, lsn })
+        MasterState::Left { end: Some(end), .. } if !has_all(db, end) => {
+            Some(Ineligible::MissingWal { at, lsn: end.lsn })
         }
-        MasterState::Left { .. } | MasterState::Failed | MasterState::Usable => None,
+        MasterState::Left { .. } | MasterState::Failed { .. } | MasterState::Usable => None,
     }
+}
+
+/// Returns why a db may lack a commit that a synchronous master acknowledged: it was not known to be in sync, in the
+/// document that the write depends on (synchronous SY-1). After a clean stop one that has received everything will do
+/// as well (synchronous SY-2). How far it is behind the recorded position proves nothing in either direction.
+fn reason_not_in_sync(uid: &DbUid, db: &Db, replaced: ReplacedMaster<'_>) -> Option<Ineligible> {
+    let end = replaced.state.wal_end();
+    if in_sync::electable(replaced.db).contains(uid) || end.is_some_and(|end| has_all(db, end)) {
+        return None;
+    }
+    Some(end.map_or(Ineligible::NotInSync, |end| Ineligible::MissingWal {
+        at: db.status.xlog_pos,
+        lsn: end.lsn,
+    }))
 }
 
 /// Returns how far the last report of a candidate can be relied upon.
@@ -186,8 +225,9 @@ pub(crate) fn fallback(
         return Err(Ineligible::NotRunning);
     }
     // The recorded position is about its own timeline; an instance that stopped on another one has different data
-    // (extensions ).
-    if stopped.is_some_and(|stopped| stopped.timeline_id != db.status.timeline_id) {
+    // (extensions ). With synchronous replication it has all that was acknowledged on any timeline (synchronous
+    // SY-9).
+    if !replaced.is_synchronous() && stopped.is_some_and(|stopped| stopped.timeline_id != db.status.timeline_id) {
         return Err(Ineligible::StoppedOnOtherTimeline);
     }
     reason_against_fallback(view, uid, db, replaced, no_regular_candidate)
@@ -204,6 +244,15 @@ fn reason_against_fallback(
 ) -> Option<Ineligible> {
     let master = &replaced.db.status;
     let (own, current) = (db.status.timeline_id, master.timeline_id);
+    let complete = db.status.current_generation > 0;
+    let same_system = db.status.system_id.is_empty() || db.status.system_id == master.system_id;
+    if replaced.is_synchronous() && complete && same_system {
+        // The write that announces a synchronous master removes all former ones (synchronous SY-8). One that is still
+        // there had all that was acknowledged when it was replaced, and nothing was since (synchronous SY-9).
+        return view
+            .is_announced(replaced.uid)
+            .then_some(Ineligible::ClientsMayHaveWritten);
+    }
     // The replaced master failed before clients could write to it (extensions ).
     let before_announcement = !view.is_announced(replaced.uid) && own == current;
     // Only the WAL of the replaced master's promotion is discarded, and little more (sentinel C-12).
@@ -211,8 +260,6 @@ fn reason_against_fallback(
     let allowed = DISCARDED_BYTES_MAX.min(i128::from(view.spec.max_standby_lag));
     let replaced_just_promoted =
         no_regular_candidate && own < current && discarded.is_some_and(|bytes| bytes <= allowed);
-    let complete = db.status.current_generation > 0;
-    let same_system = db.status.system_id.is_empty() || db.status.system_id == master.system_id;
     let same_branch = replaced_just_promoted || matches!(validity(uid, db, master), Validity::Valid);
     if !complete || !same_system || !same_branch {
         return Some(Ineligible::OtherData);
@@ -227,6 +274,7 @@ fn fallback_candidate(uid: &DbUid, db: &Db, report: &KeeperReport) -> Candidate 
         db: uid.clone(),
         at: stopped_at.map_or(db.status.xlog_pos, |lsn| lsn.max(db.status.xlog_pos)),
         quality: ReportQuality::Fresh,
+        is_complete: false,
         kind: CandidateKind::Fallback(Condition::KeeperInfo {
             key: report.key.clone(),
             revision: Some(report.revision),

@@ -1,5 +1,5 @@
-//! Whether the master is still usable (sentinel N-4, extensions ). Which db replaces it is left to `eligible` and
-//! `choose`.
+//! Whether the master is still usable (sentinel N-4, extensions; synchronous SY-12). Which db replaces it is left
+//! to `eligible` and `choose`.
 
 use crate::classify::{Convergence, convergence};
 use crate::note::Note;
@@ -7,15 +7,37 @@ use crate::view::PlanView;
 use base::clock::Boottime;
 use model::{Db, DbUid, Lsn};
 
+/// The end of the WAL of a master that was stopped cleanly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct CleanEnd {
+    pub(crate) lsn: Lsn,
+    pub(crate) timeline: u64,
+}
+
 /// The state of the master, as far as an election depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum MasterState {
     /// It serves, or its replacement is delayed.
     Usable,
-    /// It stopped cleanly at this position, and its keeper left (extensions ).
-    Left { lsn: Lsn, timeline: u64 },
-    /// It is unhealthy, or did not converge in time.
-    Failed,
+    /// Its keeper stopped it, published that at this time, and left (extensions ). Without an end of the WAL it
+    /// was not stopped cleanly, which counts under synchronous replication only (synchronous SY-12).
+    Left { end: Option<CleanEnd>, since: Boottime },
+    /// It is unhealthy, or did not converge in time. It may have been stopped by a leaving keeper before.
+    Failed { end: Option<CleanEnd> },
+}
+
+impl MasterState {
+    /// Returns where the WAL of the master ends, if it was stopped cleanly by a leaving keeper.
+    pub(crate) fn wal_end(self) -> Option<CleanEnd> {
+        match self {
+            Self::Usable => None,
+            Self::Left { end, .. } | Self::Failed { end } => end,
+        }
+    }
+
+    pub(crate) fn has_failed(self) -> bool {
+        matches!(self, Self::Failed { .. })
+    }
 }
 
 /// The state of the master, the reasons for it, and when it changes without another report.
@@ -31,7 +53,7 @@ pub(crate) struct MasterAssessment {
 pub(crate) fn assess(view: &PlanView<'_>, master: &DbUid, db: &Db) -> MasterAssessment {
     let assessment = assess_without_delays(view, master, db);
     // Neither delay makes a keeper that is gone report again.
-    if assessment.state != MasterState::Failed || view.is_keeper_gone(db) {
+    if !assessment.state.has_failed() || view.is_keeper_gone(db) {
         return assessment;
     }
     match reason_to_wait(view, master, db) {
@@ -72,13 +94,13 @@ fn assess_without_delays(view: &PlanView<'_>, master: &DbUid, db: &Db) -> Master
     let (db_uid, keeper) = (master.clone(), db.spec.keeper_uid.clone());
     let limit = view.spec.convergence_timeout;
     let (convergence, deadline) = convergence(master, db, limit, view.memory, view.now);
-    let (mut state, mut notes) = (MasterState::Usable, Vec::new());
+    let (mut failed, mut notes) = (false, Vec::new());
     if !db.status.healthy {
         notes.push(Note::MasterFailed {
             db: db_uid.clone(),
             keeper: keeper.clone(),
         });
-        state = MasterState::Failed;
+        failed = true;
     }
     if convergence == Convergence::Failed {
         let (db_uid, keeper) = (db_uid.clone(), keeper.clone());
@@ -89,30 +111,48 @@ fn assess_without_delays(view: &PlanView<'_>, master: &DbUid, db: &Db) -> Master
             notes.push(Note::MasterSlow { db: db_uid, keeper });
         } else {
             notes.push(Note::MasterNotConverged { db: db_uid, keeper });
-            state = MasterState::Failed;
+            failed = true;
         }
     }
-    if let Some((lsn, timeline)) = clean_stop(view, master, db) {
-        notes.push(Note::MasterLeft {
-            db: db_uid,
-            keeper,
-            lsn,
+    let stop = stop_by_leaving_keeper(view, master, db);
+    if let Some((end, _)) = stop {
+        notes.push(match end {
+            Some(CleanEnd { lsn, .. }) => Note::MasterLeft {
+                db: db_uid,
+                keeper,
+                lsn,
+            },
+            None => Note::MasterLeftUnclean { db: db_uid, keeper },
         });
-        // A master that counts as failed is replaced by the rules for failures, even if it also left.
-        if state == MasterState::Usable {
-            state = MasterState::Left { lsn, timeline };
-        }
     }
+    // A master that counts as failed is replaced by the rules for failures, even if it also left.
+    let state = match stop {
+        _ if failed => MasterState::Failed {
+            end: stop.and_then(|(end, _)| end),
+        },
+        Some((end, since)) => MasterState::Left { end, since },
+        None => MasterState::Usable,
+    };
     MasterAssessment { state, notes, deadline }
 }
 
-/// Returns position and timeline at which the master stopped, if its keeper left in an orderly shutdown with the boot
-/// UUID that the cluster data holds. Another process of the keeper may have run it otherwise (extensions ).
-fn clean_stop(view: &PlanView<'_>, master: &DbUid, db: &Db) -> Option<(Lsn, u64)> {
-    let info = &view.report_of(db).filter(|report| report.key_exists)?.info;
+/// Returns where the WAL of the master ends and when that was published, if its keeper left in an orderly shutdown with
+/// the boot UUID that the cluster data holds. Another process of the keeper may have run it otherwise (extensions
+///
+///
+/// An unclean stop has no such end. With asynchronous replication it does not count. With synchronous replication a
+/// standby that was in sync has every commit that was acknowledged, however the master stopped (synchronous SY-12).
+fn stop_by_leaving_keeper(view: &PlanView<'_>, master: &DbUid, db: &Db) -> Option<(Option<CleanEnd>, Boottime)> {
+    let report = view.report_of(db).filter(|report| report.key_exists)?;
+    let info = &report.info;
     let boot = &view.before.keepers().get(&db.spec.keeper_uid)?.status.boot_uuid;
-    let stopped = info.stopped.as_ref().filter(|stopped| stopped.clean)?;
+    let stopped = info.stopped.as_ref()?;
     let of_master = info.postgres_state.as_ref().is_none_or(|state| state.uid == *master);
     let is_orderly = info.leaving && info.boot_uuid == *boot && of_master;
-    is_orderly.then_some((stopped.lsn?, stopped.timeline_id))
+    let end = stopped.lsn.filter(|_| stopped.clean).map(|lsn| CleanEnd {
+        lsn,
+        timeline: stopped.timeline_id,
+    });
+    let counts = end.is_some() || (db.spec.synchronous_replication && !stopped.clean);
+    (is_orderly && counts).then_some((end, report.since))
 }

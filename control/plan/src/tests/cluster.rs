@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::describe::{describe, details};
 use crate::memory::{PendingGeneration, Stall};
-use crate::{Entropy, Memory, Observations, Observed, Plan, PlanError, PlanInput, Urgency, plan};
+use crate::{Entropy, Memory, Observations, Observed, Plan, PlanError, PlanInput, Urgency, plan, plan_decidable};
 use base::clock::Boottime;
 use model::{
     CheckedClusterData, ClusterData, ClusterSpec, ClusterUid, Db, DbInitMode, DbSpec, DbStatus, DbUid, FollowConfig,
@@ -33,6 +33,10 @@ pub(super) struct Setup {
     pub(super) leadership: u64,
     /// Infos are derived from the statuses before each plan, unless a test sets them itself.
     pub(super) infos_follow: bool,
+    /// What this version does not support yet is not refused.
+    pub(super) allows_unsupported: bool,
+    /// New dbs have larger numbers than this, and than the number of dbs.
+    pub(super) last_uid: usize,
 }
 
 pub(super) fn db_uid(uid: &str) -> DbUid {
@@ -62,6 +66,8 @@ pub(super) fn initializing() -> Setup {
         now: NOW,
         leadership: LEADERSHIP,
         infos_follow: true,
+        allows_unsupported: false,
+        last_uid: 0,
     }
 }
 
@@ -107,6 +113,22 @@ pub(super) fn base(dbs: u32) -> Setup {
     let proxy = setup.proxy();
     proxy.generation = 1;
     proxy.spec.master_db_uid = db_uid("db1");
+    setup
+}
+
+/// The base with synchronous replication: db1 waits for these standbys, which are known to be in sync.
+pub(super) fn synchronous(dbs: u32, wanted: &[&str], known: &[&str]) -> Setup {
+    let mut setup = base(dbs);
+    setup.allows_unsupported = true;
+    setup.spec().synchronous_replication = Some(true);
+    let master = setup.db("db1");
+    master.spec.synchronous_replication = true;
+    master.spec.synchronous_standbys = uids(wanted);
+    master.spec.external_synchronous_standbys = Some(Vec::new());
+    master.status.synchronous_standbys = uids(known);
+    if wanted.is_empty() {
+        master.spec.external_synchronous_standbys = Some(vec!["stolonfakestandby".to_owned()]);
+    }
     setup
 }
 
@@ -220,9 +242,14 @@ impl Setup {
 
     /// Returns a keeper's next info, for changes that no status holds.
     pub(super) fn info(&mut self, keeper: &str) -> &mut KeeperInfo {
+        self.derive_infos();
+        &mut self.seen.keepers.get_mut(keeper).unwrap().info
+    }
+
+    /// Derives the next infos from the statuses now, for changes that no status holds.
+    pub(super) fn derive_infos(&mut self) {
         self.follow_statuses();
         self.infos_follow = false;
-        &mut self.seen.keepers.get_mut(keeper).unwrap().info
     }
 
     /// Returns the db state in a keeper's next info.
@@ -335,18 +362,20 @@ impl Setup {
             now: self.now,
             wall: WALL,
         };
-        let mut number = self.data.dbs().len();
+        let mut number = self.data.dbs().len().max(self.last_uid);
         let mut uid = || {
             number += 1;
             format!("db{number}")
         };
-        plan(
-            &input,
-            &mut Entropy {
-                uid: &mut uid,
-                number: 0,
-            },
-        )
+        let entropy = &mut Entropy {
+            uid: &mut uid,
+            number: 0,
+        };
+        if self.allows_unsupported {
+            plan_decidable(&input, entropy)
+        } else {
+            plan(&input, entropy)
+        }
     }
 
     /// Plans, writes and remembers. The infos then follow the new statuses, as working keepers would publish them.

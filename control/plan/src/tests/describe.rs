@@ -27,6 +27,7 @@ pub(super) fn describe(before: &ClusterData, plan: &Plan) -> (Vec<String>, Vec<S
     description.registrations(next);
     description.additions(next);
     description.upstreams(next);
+    description.synchronous(next);
     description.proxies(next);
     description.rules(before, next);
     description.rest(next);
@@ -54,6 +55,10 @@ fn reason(note: &Note) -> Option<String> {
         Note::MasterSeemsWell { db, .. } => format!("no election: {db} seems well"),
         Note::NoEligibleMasters {} => "no eligible master".to_owned(),
         Note::MissingWal { db, .. } => format!("{db} lacks WAL"),
+        Note::NoCommonStandby { .. } => "nobody is in sync".to_owned(),
+        Note::NoStandbyInSync { common, .. } => format!("only {common} was in sync"),
+        Note::SyncSetPending { wanted, .. } => format!("until {wanted} are in sync"),
+        Note::SyncStandbysMissing { missing, .. } => format!("{missing} missing"),
         Note::ClosingForOldMaster { db, .. } => format!("to go back to {db}"),
         Note::MasterSlow { db, .. } => format!("{db} is slow"),
         Note::KeepingOldMaster { db, .. } => format!("{db} is kept for now"),
@@ -222,6 +227,44 @@ impl Description {
         }
     }
 
+    /// The sets of synchronous standbys, `null` told from empty.
+    fn synchronous(&mut self, next: &ClusterData) {
+        for (uid, db) in self.data.dbs.iter_mut().flatten() {
+            let Some(next) = next.dbs().get(uid) else { continue };
+            let (was, spec) = (&mut db.spec, &next.spec);
+            let waits = |spec: &DbSpec| {
+                let (wanted, external) = (&spec.synchronous_standbys, &spec.external_synchronous_standbys);
+                (spec.synchronous_replication, wanted.clone(), external.clone())
+            };
+            if waits(was) != waits(spec) {
+                self.text.push(match waits(spec) {
+                    (false, None, None) => format!("{uid} waits no more"),
+                    (true, Some(wanted), Some(external)) => {
+                        let external = external.iter().map(String::as_str);
+                        let names: Vec<&str> = wanted.iter().map(DbUid::as_str).chain(external).collect();
+                        format!("{uid} waits for {}", or_nobody(&names))
+                    }
+                    odd => format!("{uid} has odd sets: {odd:?}"),
+                });
+                (
+                    was.synchronous_replication,
+                    was.synchronous_standbys,
+                    was.external_synchronous_standbys,
+                ) = waits(spec);
+            }
+            let (known, now) = (&mut db.status.synchronous_standbys, &next.status.synchronous_standbys);
+            if known != now {
+                if let Some(now) = now {
+                    let names: Vec<&str> = now.iter().map(DbUid::as_str).collect();
+                    self.text.push(format!("in sync with {uid}: {}", or_nobody(&names)));
+                } else if spec.synchronous_replication {
+                    self.text.push(format!("in sync with {uid}: null"));
+                }
+                known.clone_from(now);
+            }
+        }
+    }
+
     fn proxies(&mut self, next: &ClusterData) {
         let Some(next) = &next.proxy else { return };
         let proxy = self.data.proxy.get_or_insert_default();
@@ -325,6 +368,14 @@ fn new_db(uid: &DbUid, spec: DbSpec) -> Db {
         generation: 1,
         spec,
         ..Db::default()
+    }
+}
+
+fn or_nobody(names: &[&str]) -> String {
+    if names.is_empty() {
+        "nobody".to_owned()
+    } else {
+        names.join(",")
     }
 }
 
