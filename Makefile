@@ -3,6 +3,7 @@
 # make check         format, lints, unit tests, conventions, dashboards and rules: what to run before each commit
 # make test          the same, then documentation, dependencies, models and end-to-end tests; CI runs this
 # make models-sync   explores the model of synchronous replication in all bounds, in hours; ROWS=1,30 selects rows
+# make test-plan     random clusters for the sentinel's decisions, a million of them, in minutes; CASES=100000 asks for fewer
 # make deb           Debian package of the programs, with units, man pages and completions, in the target directory
 # make test-systemd  installs the package in a container with a real systemd, and tests the units there; as root
 # make bench         compares stolon-proxy with HAProxy, nginx and PgBouncer, and writes benches/RESULTS.*
@@ -22,7 +23,7 @@ CARGO_DEB_VERSION = 3.8.0
 CARGO_DEB = $(TARGET)/tools/cargo-deb-$(CARGO_DEB_VERSION)/bin/cargo-deb
 DENY = $(TARGET)/tools/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 
-.PHONY: build deps demo check lint test dependencies advisories deb models-sync test-systemd bench bench-quick bench-failover bench-idle clean
+.PHONY: build deps demo check lint test dependencies advisories deb models-sync test-plan test-systemd bench bench-quick bench-failover bench-idle clean
 
 build:
 	@scripts/install-deps build
@@ -68,6 +69,11 @@ $(DENY):
 models-sync:
 	$(CARGO) test --profile models --locked --package plan --test models -- --ignored --exact --nocapture \
 		sync_model::all_rows_are_as_expected
+
+CASES ?= 1000000
+test-plan:
+	PLAN_CASES=$(CASES) $(CARGO) test --release --locked --package plan --lib -- --exact --nocapture \
+		tests::random_clusters::no_plan_for_any_cluster_breaks_an_invariant
 
 # The programs are built together with the generator, so with the same features of dependencies.
 PACKAGE = $(TARGET)/release/package

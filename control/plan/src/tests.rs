@@ -13,6 +13,7 @@ mod invariants;
 mod old_masters;
 mod properties;
 mod proxies;
+mod random_clusters;
 mod rows;
 mod simulation;
 mod standbys;
