@@ -45,6 +45,12 @@ pub fn raise_limits() -> MachineLimits {
 /// # Errors
 /// It cannot start, or the listener ended by itself.
 pub fn run(config: Config, clock: &Clock, random: RandomBytes) -> anyhow::Result<()> {
+    let control = runtime::current_thread().context("start the control loop")?;
+    // Before the program is announced as running: a signal then stops it in order.
+    let signals = {
+        let _context = control.enter();
+        SignalHandlers::install(&STOP)?
+    };
     let server = program::serve_metrics(&config.common, Component::Proxy)?;
     if let Some(server) = &server {
         info!(address = %server.address, "serving metrics");
@@ -56,7 +62,6 @@ pub fn run(config: Config, clock: &Clock, random: RandomBytes) -> anyhow::Result
     info!(id = %me, "proxy id");
     let (listening, listener) = start_listener(&config, &metrics, clock)?;
     let heartbeat = report_health(server.as_ref(), &status, &listener, clock)?;
-    let control = runtime::current_thread().context("start the control loop")?;
     program::run_main_task(control, async {
         log_summaries(
             Arc::clone(&metrics),
@@ -74,7 +79,7 @@ pub fn run(config: Config, clock: &Clock, random: RandomBytes) -> anyhow::Result
             clock: clock.clone(),
             random,
         });
-        check_in_until_stopped(checkin, listening, config.drain, heartbeat).await
+        check_in_until_stopped(checkin, listening, signals, config.drain, heartbeat).await
     })
 }
 
@@ -82,10 +87,10 @@ pub fn run(config: Config, clock: &Clock, random: RandomBytes) -> anyhow::Result
 async fn check_in_until_stopped(
     mut checkin: CheckInLoop,
     listening: JoinHandle<io::Result<()>>,
+    mut signals: SignalHandlers,
     drain: Duration,
     heartbeat: Heartbeat,
 ) -> anyhow::Result<()> {
-    let mut signals = SignalHandlers::install(&STOP)?;
     // Also while connections end after a signal.
     tokio::spawn(heartbeat.beat_while(|| true));
     let stopped_by = tokio::select! {
