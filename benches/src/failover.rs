@@ -98,6 +98,8 @@ pub struct Scenario {
     pub sentinels: usize,
     /// How many keepers.
     pub keepers: usize,
+    /// Minimum and maximum of synchronous standbys; `None`: asynchronous replication.
+    pub synchronous: Option<(u16, u16)>,
     /// The delay of the store's answers.
     pub store: StoreDelay,
     /// How long to observe the cluster with the event `Nothing`.
@@ -250,6 +252,7 @@ async fn start(setting: Scenario) -> Cluster {
     let mut builder = Cluster::builder(setting.profile)
         .sentinels(setting.sentinels)
         .keepers(setting.keepers)
+        .synchronous(setting.synchronous)
         .endpoints(if setting.store == StoreDelay::Direct { 0 } else { 3 });
     if let Some((check_interval, timeout)) = setting.proxy_intervals {
         builder = builder

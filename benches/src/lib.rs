@@ -7,4 +7,5 @@ mod http;
 pub mod idle;
 pub mod interruption;
 pub mod proxy;
+pub mod random_faults;
 pub mod slow_store;

@@ -93,6 +93,7 @@ async fn run_row(row: &Row) -> anyhow::Result<FailoverOutcome> {
         proxy_intervals: row.proxy_intervals,
         sentinels: 1,
         keepers: 2,
+        synchronous: None,
         store: row.store,
         observe_for,
     };

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use benches::failover::{FailoverOutcome, FailureEvent, Scenario, StoreDelay, median, run};
 use benches::interruption::until_signal;
+use benches::random_faults::{self, RandomOptions};
 use benches::slow_store;
 use clap::{Parser, ValueEnum};
 use model::GoDuration;
@@ -49,9 +50,38 @@ struct Args {
     /// Number of keepers
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(2..=8))]
     keepers: u8,
+    /// Replicate synchronously: minimum and maximum of synchronous standbys are 1
+    #[arg(long)]
+    sync: bool,
+    /// Minimum of synchronous standbys
+    #[arg(long, requires = "sync", default_value_t = 1, value_parser = clap::value_parser!(u16).range(0..=1))]
+    sync_min: u16,
+    /// Number of faults of the event 'random'
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
+    faults: u32,
+    /// Seed of the event 'random' (default: a new one, which is printed)
+    #[arg(long)]
+    seed: Option<u64>,
     /// Write the figures of every run to this file, as JSON
     #[arg(long)]
     json: Option<PathBuf>,
+}
+
+impl Args {
+    /// Returns minimum and maximum of synchronous standbys.
+    fn synchronous(&self) -> Option<(u16, u16)> {
+        self.sync.then_some((self.sync_min, 1))
+    }
+
+    fn random_options(&self) -> RandomOptions {
+        RandomOptions {
+            faults: usize::try_from(self.faults).unwrap_or(usize::MAX),
+            keepers: usize::from(self.keepers),
+            sentinels: usize::from(self.sentinels),
+            synchronous: self.synchronous(),
+            seed: self.seed.unwrap_or_else(|| fastrand::u64(..)),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -72,20 +102,24 @@ enum EventName {
     StoreDouble,
     /// No event, for --watched-for
     Nothing,
+    /// --faults random ones in one cluster (fast profile, two proxies); every acknowledged row is looked up at the end
+    Random,
 }
 
-impl From<EventName> for FailureEvent {
-    fn from(name: EventName) -> Self {
-        match name {
-            EventName::Kill9 => Self::Kill9,
-            EventName::Term => Self::Term,
-            EventName::Pgkill => Self::Pgkill,
-            EventName::Freeze => Self::Freeze,
-            EventName::Brain => Self::Brain,
-            EventName::StoreHalf => Self::StoreHalf,
-            EventName::StoreDouble => Self::StoreDouble,
-            EventName::Nothing => Self::Nothing,
-        }
+impl EventName {
+    /// Returns the event; `None` for the random ones.
+    fn event(self) -> Option<FailureEvent> {
+        Some(match self {
+            EventName::Kill9 => FailureEvent::Kill9,
+            EventName::Term => FailureEvent::Term,
+            EventName::Pgkill => FailureEvent::Pgkill,
+            EventName::Freeze => FailureEvent::Freeze,
+            EventName::Brain => FailureEvent::Brain,
+            EventName::StoreHalf => FailureEvent::StoreHalf,
+            EventName::StoreDouble => FailureEvent::StoreDouble,
+            EventName::Nothing => FailureEvent::Nothing,
+            EventName::Random => return None,
+        })
     }
 }
 
@@ -126,9 +160,15 @@ async fn measure(args: Args) -> anyhow::Result<()> {
     if args.slow_store {
         return slow_store::measure(args.row, args.runs).await;
     }
+    if let [EventName::Random] = args.events.as_slice() {
+        return random_faults::measure(args.random_options()).await;
+    }
     let events: Vec<FailureEvent> = match args.events.as_slice() {
         [] => FailureEvent::ALL.to_vec(),
-        some => some.iter().map(|name| FailureEvent::from(*name)).collect(),
+        some => some
+            .iter()
+            .map(|name| name.event().context("'random' is measured alone"))
+            .collect::<anyhow::Result<_>>()?,
     };
     let profiles = match args.profiles.as_slice() {
         [] => vec![ProfileName::Default, ProfileName::Fast],
@@ -145,6 +185,7 @@ async fn measure(args: Args) -> anyhow::Result<()> {
                     proxy_intervals: None,
                     sentinels: usize::from(args.sentinels),
                     keepers: usize::from(args.keepers),
+                    synchronous: args.synchronous(),
                     store: match (args.store_delay, args.slow_endpoint) {
                         (Some(delay), _) => StoreDelay::All(delay),
                         (None, Some(delay)) => StoreDelay::One(delay),

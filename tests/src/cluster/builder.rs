@@ -63,6 +63,18 @@ impl ClusterBuilder {
         self
     }
 
+    /// Replicates synchronously with this minimum and maximum of synchronous standbys (default: asynchronously).
+    #[must_use]
+    pub fn synchronous(self, standbys: Option<(u16, u16)>) -> Self {
+        match standbys {
+            None => self,
+            Some((min, max)) => self
+                .with("synchronousReplication", true)
+                .with("minSynchronousStandbys", min)
+                .with("maxSynchronousStandbys", max),
+        }
+    }
+
     /// Sets a field of the spec, in place of the profile's.
     #[must_use]
     pub fn with(mut self, field: &str, value: impl Into<Value>) -> Self {
