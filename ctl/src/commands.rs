@@ -18,6 +18,7 @@ mod former_cluster;
 mod init;
 mod input;
 mod playground;
+mod promote;
 mod removekeeper;
 mod spec;
 mod status;
@@ -56,15 +57,14 @@ enum Command {
     Failkeeper(failkeeper::Args),
     /// Remove a keeper from the cluster data
     Removekeeper(removekeeper::Args),
+    /// Turn a standby cluster into a master cluster
+    Promote(promote::Args),
     /// Read or write the whole cluster data
     Clusterdata(clusterdata::Args),
     /// Run a whole cluster on this machine, to try things out
     Playground(playground::Args),
     /// Print the version
     Version(IgnoredArguments),
-    /// Promote a standby cluster to a primary cluster
-    #[command(hide = true)]
-    Promote(UnsupportedArguments),
     /// Register the instances in a service catalogue
     #[command(hide = true)]
     Register(UnsupportedArguments),
@@ -108,7 +108,6 @@ pub async fn run(args: Args, clock: Clock, random: RandomBytes) -> ExitCode {
         Command::Register(later) if later.arguments.iter().any(|word| word == "--version") => {
             return print_line(&format!("register version {VERSION}"));
         }
-        Command::Promote(_) => return fail_unsupported("promote"),
         Command::Register(_) => return fail_unsupported("register"),
         Command::Switchover(_) => return fail_unsupported("switchover"),
         _ => {}
@@ -129,6 +128,7 @@ pub async fn run(args: Args, clock: Clock, random: RandomBytes) -> ExitCode {
         Command::Update(args) => update::run(&store, &clock, args).await,
         Command::Failkeeper(args) => failkeeper::run(&store, &clock, args).await,
         Command::Removekeeper(args) => removekeeper::run(&store, &clock, args).await,
+        Command::Promote(args) => promote::run(&store, &clock, args).await,
         Command::Clusterdata(args) => clusterdata::run(&store, args).await,
         _ => Ok(CommandOutcome::Success), // handled above
     };

@@ -189,7 +189,7 @@ async fn options_may_stand_anywhere_and_the_last_one_wins() {
 
 #[tokio::test]
 async fn unsupported_commands_say_so() {
-    for command in ["promote", "register", "switchover"] {
+    for command in ["register", "switchover"] {
         let args = [command, "--cluster-name=c", "--store-backend=etcdv3"];
         run(&args, &[])
             .await

@@ -183,6 +183,7 @@ async fn standby_cluster_prints_what_the_reference_did() {
     let steps = [
         reads(71, "status"),
         reads(103, "clusterdata read --pretty"),
+        writes(104, "promote -y"),
         reads(115, "status"),
         reads(135, "clusterdata read --pretty"),
         reads(135, "spec"),

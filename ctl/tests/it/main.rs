@@ -8,5 +8,6 @@ mod harness;
 mod init;
 mod keepers;
 mod outputs;
+mod promote;
 mod read;
 mod update;

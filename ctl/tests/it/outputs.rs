@@ -80,7 +80,7 @@ async fn an_error_that_cannot_be_printed_is_still_an_error() {
         &["status"][..],
         &["status", "--nonsense"],
         &["status", "--cluster-name="],
-        &["promote"],
+        &["promote", "extra"],
     ] {
         for stderr in [unread(), full()] {
             let output = run(&harness, args, Stdio::piped(), stderr).await;
