@@ -76,7 +76,9 @@ impl StoreConfig {
             .map_err(|e| faults.push(e.into()))
             .ok();
         let tls = match &endpoints {
-            Some((Scheme::Https, _)) => tls::load(&options.tls).map_err(|e| faults.push(e.into())).ok(),
+            Some((Scheme::Https, _)) => tls::client_tls(&options.tls, b"h2")
+                .map_err(|e| faults.push(e.into()))
+                .ok(),
             _ => None, // plain text ignores every TLS option (store 3.2)
         };
         if options.timeout.is_zero() {

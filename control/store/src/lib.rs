@@ -40,7 +40,7 @@ pub use self::{
     keys::{Keys, KeysError},
     lease::{INFO_TTL_MIN, LeaseGrant, LeaseTtl, info_ttl},
     store::Store,
-    tls::{TlsError, TlsOptions, certificate_chain},
+    tls::{TlsError, TlsOptions, certificate_chain, client_tls},
     txn::{CommitOrRead, Committed, Txn, TxnOutcome},
     watch::{Changes, KeyChange, Watch},
 };

@@ -17,7 +17,7 @@ use rustls::{
     },
 };
 
-/// The store's TLS options as given.
+/// The TLS options of a client as given; each is named for the store's option.
 #[derive(Debug, Clone, Default)]
 pub struct TlsOptions {
     /// `--store-ca-file`: replaces the system's roots.
@@ -76,8 +76,11 @@ pub enum TlsError {
     Library(#[source] rustls::Error),
 }
 
-/// Reads the files that the options name.
-pub(super) fn load(options: &TlsOptions) -> Result<Arc<ClientConfig>, TlsError> {
+/// Reads the files that the options name; `protocol` is the one to negotiate (ALPN), such as `h2`.
+///
+/// # Errors
+/// A file cannot be read or used, or only one of certificate and key is given.
+pub fn client_tls(options: &TlsOptions, protocol: &[u8]) -> Result<Arc<ClientConfig>, TlsError> {
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
@@ -103,7 +106,7 @@ pub(super) fn load(options: &TlsOptions) -> Result<Arc<ClientConfig>, TlsError> 
         (None, None) => builder.with_no_client_auth(),
         _ => return Err(TlsError::IncompleteClientCertificate),
     };
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = vec![protocol.to_vec()];
     Ok(Arc::new(config))
 }
 
