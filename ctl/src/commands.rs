@@ -19,6 +19,7 @@ mod init;
 mod input;
 mod playground;
 mod promote;
+mod register;
 mod removekeeper;
 mod spec;
 mod status;
@@ -61,20 +62,19 @@ enum Command {
     Promote(promote::Args),
     /// Read or write the whole cluster data
     Clusterdata(clusterdata::Args),
+    /// Keep the healthy instances registered in Consul, until SIGTERM or SIGINT
+    Register(register::Args),
     /// Run a whole cluster on this machine, to try things out
     Playground(playground::Args),
     /// Print the version
     Version(IgnoredArguments),
-    /// Register the instances in a service catalogue
-    #[command(hide = true)]
-    Register(UnsupportedArguments),
     /// Make another keeper the master
     #[command(hide = true)]
     Switchover(UnsupportedArguments),
 }
 
 /// Positional arguments that a command accepts and ignores, as Go stolon does (cli O-25).
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 struct IgnoredArguments {
     #[arg(hide = true)]
     arguments: Vec<OsString>,
@@ -105,16 +105,20 @@ pub async fn run(args: Args, clock: Clock, random: RandomBytes) -> ExitCode {
         Command::Playground(playground) => return playground::run(playground, clock, random).await,
         Command::Version(_) => return print_line(&format!("{} version {VERSION}", CTL.name)),
         Command::Clusterdata(clusterdata) if !clusterdata.is_complete() => return print_help(&["clusterdata"]),
-        Command::Register(later) if later.arguments.iter().any(|word| word == "--version") => {
+        Command::Register(register) if register.asks_for_version() => {
             return print_line(&format!("register version {VERSION}"));
         }
-        Command::Register(_) => return fail_unsupported("register"),
         Command::Switchover(_) => return fail_unsupported("switchover"),
         _ => {}
     }
     let mut faults = Faults::default();
-    args.common.log_level(&mut faults);
-    let Some(common) = args.common.check(&mut faults).filter(|_| faults.is_empty()) else {
+    let level = args.common.log_level(&mut faults);
+    let common = args.common.check(&mut faults);
+    let registration = match &command {
+        Command::Register(args) => args.check(&|name| std::env::var_os(name), &mut faults),
+        _ => None,
+    };
+    let Some(common) = common.filter(|_| faults.is_empty()) else {
         for fault in faults.lines() {
             print_stderr(printable(fault));
         }
@@ -122,6 +126,10 @@ pub async fn run(args: Args, clock: Clock, random: RandomBytes) -> ExitCode {
     };
     let store = Store::new(common.store, clock.clone());
     let outcome = match &command {
+        Command::Register(_) => {
+            let config = registration.expect("without a configuration there are faults");
+            register::run(&store, &common.cluster_name, level, config).await
+        }
         Command::Init(args) => Box::pin(init::run(&store, &clock, &random, args)).await,
         Command::Status(args) => status::run(&store, args).await,
         Command::Spec(args) => spec::run(&store, args).await,

@@ -22,6 +22,7 @@ mod lost_data_directory;
 mod passwords;
 mod playground;
 mod problems;
+mod register;
 mod rejoin;
 mod sentinels;
 mod services;

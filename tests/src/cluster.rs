@@ -227,6 +227,13 @@ impl Cluster {
         )
     }
 
+    /// Starts a command of stolonctl that goes on until a signal ends it.
+    pub fn start_stolonctl(&self, arguments: &[&str]) -> Process {
+        let mut command = self.local.stolonctl(&self.etcd.endpoint());
+        command.args(arguments);
+        Process::start("stolonctl", command, None, &self.dir().path().join("stolonctl.log"))
+    }
+
     /// Assigns a new port to the PostgreSQL of a stopped keeper.
     pub fn change_port(&mut self, uid: &str) {
         let port = ports::free();

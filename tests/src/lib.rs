@@ -8,6 +8,7 @@
 pub mod certificates;
 pub mod cluster;
 pub mod conf;
+pub mod consul;
 pub mod deadlines;
 pub mod etcd;
 pub mod fake_sentinel;

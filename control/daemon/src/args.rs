@@ -209,7 +209,7 @@ impl CommonArgs {
         })
     }
 
-    /// Returns the log level (cli 17.2). `stolonctl` only checks it.
+    /// Returns the log level (cli 17.2). `stolonctl` only checks it, but for `register`.
     pub fn log_level(&self, faults: &mut Faults) -> tracing::Level {
         let Some(name) = self.log_level.as_deref() else {
             return tracing::Level::INFO;

@@ -10,4 +10,5 @@ mod keepers;
 mod outputs;
 mod promote;
 mod read;
+mod register;
 mod update;

@@ -49,6 +49,8 @@ const DEPRECATED: [(&str, &str); 2] = [("debug", "use --log-level=debug instead"
 
 /// Help of the options of daemons that `stolonctl` accepts, because Go stolon does (cli 2).
 const NO_EFFECT: &str = "Accepted for compatibility, no effect";
+/// The same for the option that one command of `stolonctl` uses.
+const EFFECT_IN_REGISTER: &str = "Accepted for compatibility, no effect except in register [default: info]";
 
 /// The positional arguments that daemons ignore, see `DaemonArgs::ignored`.
 const IGNORED_ARG: &str = "ignored";
@@ -149,7 +151,8 @@ pub fn command<T: Parser>(program: Program) -> Command {
         .help_heading(None);
     let command = with_parser_settings(T::command())
         .mut_args(|arg| match arg.get_id().as_str() {
-            "log_level" | "metrics_listen_address" if program == CTL => arg.help(NO_EFFECT),
+            "log_level" if program == CTL => arg.help(EFFECT_IN_REGISTER),
+            "metrics_listen_address" if program == CTL => arg.help(NO_EFFECT),
             _ => arg,
         })
         .name(program.name)
