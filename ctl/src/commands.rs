@@ -22,6 +22,7 @@ mod promote;
 mod register;
 mod removekeeper;
 mod spec;
+mod spec_warnings;
 mod status;
 mod stored_document;
 mod update;

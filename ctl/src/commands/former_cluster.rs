@@ -9,6 +9,8 @@ use store::{Entry, KeyRange, Keys, Store};
 #[derive(Debug, Default)]
 pub(super) struct FormerCluster {
     keepers: FormerKeepers,
+    /// All keepers that publish, also those without a database.
+    keeper_count: usize,
     /// The record of the last initialisation (`created` in the store).
     creation_record: Option<CreationRecord>,
 }
@@ -28,6 +30,7 @@ impl FormerCluster {
         let prefix = keys.keeper_infos();
         Self {
             keepers: FormerKeepers::from_infos(infos.iter().map(|entry| (entry.name(&prefix), entry.value.as_slice()))),
+            keeper_count: infos.len(),
             // A record that cannot be decoded is treated as absent.
             creation_record: created.and_then(|entry| from_slice(&entry.value).ok()),
         }
@@ -48,6 +51,11 @@ impl FormerCluster {
                      --store-prefix and --store-endpoints"
                 .to_owned(),
         }
+    }
+
+    /// Returns how many keepers publish an info, with or without a database.
+    pub(super) fn keeper_count(&self) -> usize {
+        self.keeper_count
     }
 
     /// Returns a clause that names the keepers, or an empty string.

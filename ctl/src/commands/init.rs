@@ -12,6 +12,7 @@ use model::{
 use store::{Store, Txn, TxnOutcome};
 
 use super::confirm::{Confirmation, ask_to_confirm};
+use super::spec_warnings::synchronous_warnings;
 use super::{CommandOutcome, former_cluster, input, print, stored_document};
 
 #[derive(Debug, clap::Args)]
@@ -38,7 +39,7 @@ pub(super) async fn run(
         (None, Some(path)) => Some(input::read(path)?),
         (None, None) => None,
     };
-    let (spec, warnings) = checked_spec(text.as_deref())?;
+    let (spec, mut warnings) = checked_spec(text.as_deref())?;
     let (before, _) = stored_document::read_unchecked(store).await?;
     if before.is_some() {
         print("WARNING: The current cluster data will be removed")?;
@@ -48,6 +49,7 @@ pub(super) async fn run(
     if let Some(warning) = former.discard_warning().filter(|_| before.is_none()) {
         print(&warning)?;
     }
+    warnings.extend(synchronous_warnings(None, &spec, former.keeper_count()));
     input::print_warnings(&warnings);
     print("WARNING: The databases managed by the keepers will be overwritten depending on the provided cluster spec.")?;
     if args.yes != Some(Switch(true)) && ask_to_confirm(io::stdin().lock(), io::stdout())? == Confirmation::No {

@@ -9,6 +9,7 @@ use daemon::args::Switch;
 use model::{ClusterSpec, SpecInput, patch_spec, replace_spec, spec_text_warnings};
 use store::Store;
 
+use super::spec_warnings::synchronous_warnings;
 use super::stored_document::WriteAttempts;
 use super::{CommandOutcome, input, stored_document};
 
@@ -39,6 +40,7 @@ pub(super) async fn run(store: &Store, clock: &Clock, args: &Args) -> anyhow::Re
     };
     let warnings = RefCell::new(Vec::new());
     stored_document::change(store, clock, WriteAttempts::Three, |checked| {
+        let keepers = checked.data.keepers().len();
         let cluster = checked
             .data
             .cluster
@@ -48,7 +50,8 @@ pub(super) async fn run(store: &Store, clock: &Clock, args: &Args) -> anyhow::Re
             .spec
             .as_mut()
             .expect("ClusterData::check refuses data without a spec");
-        let (next, left_out) = updated_spec(spec, &text, kind)?;
+        let (next, mut left_out) = updated_spec(spec, &text, kind)?;
+        left_out.extend(synchronous_warnings(Some(spec), &next, keepers));
         *spec = next;
         warnings.replace(left_out);
         Ok(())

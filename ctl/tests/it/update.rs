@@ -230,3 +230,22 @@ async fn a_stock_postgresql_conf_is_accepted_with_a_warning_for_each_line_left_o
     }
     assert!(files > 0, "PostgreSQL's sample is installed with the server");
 }
+
+#[tokio::test]
+async fn switching_synchronous_replication_off_is_a_warning() {
+    let stored = CLUSTER.replacen(
+        r#""additionalWalSenders":null,"#,
+        r#""synchronousReplication":true,"additionalWalSenders":null,"#,
+        1,
+    );
+    let harness = CtlHarness::with(&stored).await;
+    let off = harness
+        .run(&["update", "-p", r#"{"synchronousReplication":false}"#])
+        .await;
+    assert_eq!((off.status, off.stdout.as_str()), (0, ""), "{off:?}");
+    off.assert_stderr_has(
+        "WARNING: synchronous replication is switched off: a failover within the next moments may lose",
+    );
+    // Once it is off, there is nothing to warn of.
+    harness.run(&["update", "-p", "{}"]).await.assert_printed("");
+}
