@@ -3,7 +3,7 @@
 
 use super::rules::{Config, Faults, Make};
 use super::servers::{Violation, members};
-use super::world::{DBS, KEEPERS, Packed, Phase, World};
+use super::world::{DBS, KEEPERS, Phase, WORDS, World};
 
 /// A step, and the keeper that it is about.
 pub(super) type Event = (&'static str, usize);
@@ -55,7 +55,7 @@ impl Trace {
 }
 
 pub(super) enum Outcome {
-    Holds(Reached),
+    Holds(Box<Reached>),
     Violated(Trace, usize),
     /// More states than allowed.
     Unfinished(usize),
@@ -64,14 +64,17 @@ pub(super) enum Outcome {
 /// All reachable states, in the order in which they were found.
 pub(super) struct Reached {
     config: Config,
-    states: Vec<Packed>,
+    start: World,
+    /// The packed states, each in as many words as the run needs.
+    words: Vec<u64>,
+    width: usize,
     /// The state from which each one was found first.
     parents: Vec<u32>,
     /// Open addressing: indices plus one, 0 where free.
     slots: Vec<u32>,
 }
 
-fn hash(state: &Packed) -> u64 {
+fn hash(state: &[u64]) -> u64 {
     let mixed = state.iter().fold(0_u64, |hash, word| {
         (hash.rotate_left(23) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15)
     });
@@ -80,54 +83,71 @@ fn hash(state: &Packed) -> u64 {
 
 impl Reached {
     fn new(config: Config) -> Self {
+        let start = World::start(&config);
         let mut reached = Self {
             config,
-            states: Vec::new(),
+            start,
+            words: Vec::new(),
+            width: World::words(&config),
             parents: Vec::new(),
             slots: vec![0; 1 << 16],
         };
-        reached.insert(World::start(&config).pack(), 0);
+        reached.insert(&start, 0);
         reached
     }
 
     pub(super) fn count(&self) -> usize {
-        self.states.len()
+        self.parents.len()
+    }
+
+    fn packed(&self, index: usize) -> &[u64] {
+        &self.words[index * self.width..][..self.width]
+    }
+
+    fn world(&self, index: usize) -> World {
+        let mut words = [0; WORDS];
+        words[..self.width].copy_from_slice(self.packed(index));
+        World::unpack(words, &self.start, &self.config)
     }
 
     /// The slot of a state, or the free one where it belongs.
-    fn slot(&self, state: &Packed) -> usize {
+    fn slot(&self, state: &[u64]) -> usize {
         let mask = self.slots.len() - 1;
         let mut slot = hash(state) as usize & mask;
-        while self.slots[slot] != 0 && self.states[self.slots[slot] as usize - 1] != *state {
+        while self.slots[slot] != 0 && self.packed(self.slots[slot] as usize - 1) != state {
             slot = (slot + 1) & mask;
         }
         slot
     }
 
-    fn index(&self, state: &Packed) -> Option<usize> {
-        (self.slots[self.slot(state)] as usize).checked_sub(1)
+    fn index(&self, world: &World) -> Option<usize> {
+        let state = world.pack(&self.config);
+        (self.slots[self.slot(&state[..self.width])] as usize).checked_sub(1)
     }
 
-    fn insert(&mut self, state: Packed, parent: u32) {
-        let slot = self.slot(&state);
+    fn insert(&mut self, world: &World, parent: u32) {
+        let state = world.pack(&self.config);
+        let state = &state[..self.width];
+        let slot = self.slot(state);
         if self.slots[slot] != 0 {
             return;
         }
-        self.states.push(state);
+        self.words.extend_from_slice(state);
         self.parents.push(parent);
-        self.slots[slot] = u32::try_from(self.states.len()).expect("fewer states than memory");
-        if self.states.len() * 4 > self.slots.len() * 3 {
+        self.slots[slot] = u32::try_from(self.count()).expect("fewer states than memory");
+        if self.count() * 4 > self.slots.len() * 3 {
             self.grow();
         }
     }
 
     fn grow(&mut self) {
-        self.slots = vec![0; 2 * self.slots.len()];
-        let mask = self.slots.len() - 1;
-        for (index, state) in self.states.iter().enumerate() {
-            let mut slot = hash(state) as usize & mask;
+        let size = 2 * self.slots.len();
+        self.slots = Vec::new(); // freed before the larger one is allocated
+        self.slots = vec![0; size];
+        for index in 0..self.count() {
+            let mut slot = hash(self.packed(index)) as usize & (size - 1);
             while self.slots[slot] != 0 {
-                slot = (slot + 1) & mask;
+                slot = (slot + 1) & (size - 1);
             }
             self.slots[slot] = index as u32 + 1;
         }
@@ -142,11 +162,11 @@ impl Reached {
         let mut next = Next { found: Vec::new() };
         let mut events = Vec::new();
         for pair in path.windows(2) {
-            World::unpack(&self.states[pair[0]], &self.config).next(&self.config, &mut next);
+            self.world(pair[0]).next(&self.config, &mut next);
             let step = next.found.iter().find(|(_, world)| {
                 let mut world = *world;
                 world.settle(&self.config);
-                world.pack() == self.states[pair[1]]
+                self.index(&world) == Some(pair[1])
             });
             events.push(step.map_or(("", 0), |(event, _)| *event));
         }
@@ -160,21 +180,21 @@ pub(super) fn explore(config: Config, most: usize) -> Outcome {
     let mut reached = Reached::new(config);
     let mut next = Next { found: Vec::new() };
     let mut at = 0;
-    while at < reached.states.len() {
-        World::unpack(&reached.states[at], &config).next(&config, &mut next);
+    while at < reached.count() {
+        reached.world(at).next(&config, &mut next);
         for (event, world) in &mut next.found {
             if let Some(violation) = world.settle(&config) {
                 let trace = reached.trace(at, *event, violation);
-                return Outcome::Violated(trace, reached.states.len());
+                return Outcome::Violated(trace, reached.count());
             }
-            reached.insert(world.pack(), at as u32);
+            reached.insert(world, at as u32);
         }
-        if reached.states.len() > most {
-            return Outcome::Unfinished(reached.states.len());
+        if reached.count() > most {
+            return Outcome::Unfinished(reached.count());
         }
         at += 1;
     }
-    Outcome::Holds(reached)
+    Outcome::Holds(Box::new(reached))
 }
 
 /// The states from which, without further faults, nothing leads to a published master that commits.
@@ -216,12 +236,12 @@ impl World {
 pub(super) fn stuck(reached: &Reached) -> Stuck {
     let config = reached.config;
     let without_faults = |index: usize| {
-        let mut world = World::unpack(&reached.states[index], &config);
+        let mut world = reached.world(index);
         let left = world.left;
         world.left = Faults::default();
         (world, left)
     };
-    let mut is_good = vec![false; reached.states.len()];
+    let mut is_good = vec![false; reached.count()];
     for (index, good) in is_good.iter_mut().enumerate() {
         *good = without_faults(index).0.is_settled(&config);
     }
@@ -237,7 +257,7 @@ pub(super) fn stuck(reached: &Reached) -> Stuck {
             is_good[index] = next.found.iter_mut().any(|(_, after)| {
                 after.left = left;
                 after.settle(&config);
-                reached.index(&after.pack()).is_some_and(|after| is_good[after])
+                reached.index(after).is_some_and(|after| is_good[after])
             });
             changed |= is_good[index];
         }
@@ -247,7 +267,7 @@ pub(super) fn stuck(reached: &Reached) -> Stuck {
     }
     let mut stuck = Stuck::default();
     for index in (0..is_good.len()).filter(|index| !is_good[*index]) {
-        if World::unpack(&reached.states[index], &config).is_for_operator() {
+        if reached.world(index).is_for_operator() {
             stuck.for_operator += 1;
         } else {
             stuck.others += 1;

@@ -177,7 +177,7 @@ impl World {
                 keeper.info = Info::NONE;
             }
             keeper.stopping &= is_master;
-            keeper.stopped_clean &= !keeper.runs;
+            keeper.stopped_clean &= !keeper.runs && is_master_type;
         }
     }
 

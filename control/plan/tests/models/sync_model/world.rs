@@ -206,6 +206,7 @@ impl Keeper {
         (self.asked, self.in_force, self.visible, self.follows) = (0, 0, 0, 0);
         self.mark = None;
         self.progress = Progress::Idle;
+        self.forget_read();
     }
 
     pub(super) fn forget_read(&mut self) {
@@ -305,10 +306,10 @@ impl World {
     }
 }
 
-/// 64-bit words of a packed state.
+/// 64-bit words of a packed state at most.
 pub(super) const WORDS: usize = 7;
 
-/// A state in the memory of the search.
+/// A packed state; words that a run does not need are 0.
 pub(super) type Packed = [u64; WORDS];
 
 /// Writes fields to the words of a packed state, or reads them.
@@ -320,16 +321,21 @@ struct Packer {
 
 impl Packer {
     fn number(&mut self, field: &mut u16, width: u32) {
-        let (mut word, mut shift) = ((self.at / 64) as usize, self.at % 64);
-        if shift + width > 64 {
-            (word, shift) = (word + 1, 0);
-        }
-        self.at = 64 * word as u32 + shift + width;
+        let (word, shift) = ((self.at / 64) as usize, self.at % 64);
+        self.at += width;
+        let is_split = shift + width > 64;
         if self.reads {
-            *field = (self.words[word] >> shift) as u16 & (((1_u32 << width) - 1) as u16);
+            let mut found = self.words[word] >> shift;
+            if is_split {
+                found |= self.words[word + 1] << (64 - shift);
+            }
+            *field = (found & ((1 << width) - 1)) as u16;
         } else {
             debug_assert!(u32::from(*field) < 1 << width);
             self.words[word] |= u64::from(*field) << shift;
+            if is_split {
+                self.words[word + 1] |= u64::from(*field) >> (64 - shift);
+            }
         }
     }
 
@@ -345,6 +351,17 @@ impl Packer {
         *field = number == 1;
     }
 
+    /// A value that may be absent, behind a flag.
+    fn option<T>(&mut self, field: &mut Option<T>, empty: impl Fn() -> T, fields: impl Fn(&mut T, &mut Self)) {
+        let mut is_there = field.is_some();
+        self.flag(&mut is_there);
+        if is_there {
+            fields(field.get_or_insert_with(empty), self);
+        } else {
+            *field = None;
+        }
+    }
+
     fn set(&mut self, field: &mut Set) {
         self.small(field, 5);
     }
@@ -357,82 +374,109 @@ impl Packer {
 }
 
 impl World {
-    pub(super) fn pack(&self) -> Packed {
+    pub(super) fn pack(&self, config: &Config) -> Packed {
         let mut packer = Packer {
             words: [0; WORDS],
             at: 0,
             reads: false,
         };
         let mut world = *self;
-        world.fields(&mut packer);
+        world.fields(config, &mut packer);
         packer.words
     }
 
-    pub(super) fn unpack(words: &Packed, config: &Config) -> Self {
+    /// Unpacks a state. `start` is any state of the same run.
+    pub(super) fn unpack(words: Packed, start: &Self, config: &Config) -> Self {
         let mut packer = Packer {
-            words: *words,
+            words,
             at: 0,
             reads: true,
         };
-        let mut world = Self::start(config);
-        world.fields(&mut packer);
+        let mut world = *start;
+        world.fields(config, &mut packer);
         world
     }
 
-    /// Passes over all fields, in an order that fills the words.
-    fn fields(&mut self, packer: &mut Packer) {
+    /// The words that a packed state of a run needs at most.
+    pub(super) fn words(config: &Config) -> usize {
+        let mut world = Self::start(config);
+        world.doc.known = [FAKE; KEEPERS];
+        let plan = world.plan(world.doc, 0, 0);
+        world.plans = [Some(plan), config.reference_sentinel.then_some(plan)];
+        let info = Info {
+            log: Log::EMPTY.write(1),
+            ..Info::NONE
+        };
+        world.late = (config.faults.late > 0).then_some((0, info));
+        for keeper in &mut world.keepers {
+            keeper.info = info;
+        }
+        let mut packer = Packer {
+            words: [0; WORDS],
+            at: 0,
+            reads: false,
+        };
+        world.fields(config, &mut packer);
+        packer.at.div_ceil(64) as usize
+    }
+
+    /// Passes over all fields.
+    fn fields(&mut self, config: &Config, packer: &mut Packer) {
         for keeper in &mut self.keepers {
             keeper.fields(packer);
         }
         self.doc.fields(packer);
         for plan in &mut self.plans {
-            let mut is_there = plan.is_some();
-            packer.flag(&mut is_there);
-            if !is_there {
-                *plan = None;
-                continue;
-            }
-            let plan = plan.get_or_insert(Plan {
-                doc: self.doc,
-                removed: 0,
-                depends_on: 0,
-                ends_switchover: false,
-            });
-            plan.doc.fields(packer);
-            packer.small(&mut plan.removed, 3);
-            packer.small(&mut plan.depends_on, 3);
-            packer.flag(&mut plan.ends_switchover);
+            let doc = self.doc;
+            packer.option(plan, || World::empty_plan(doc), Plan::fields);
         }
+        packer.option(
+            &mut self.late,
+            || (0, Info::NONE),
+            |(keeper, info), packer| {
+                packer.small(keeper, 2);
+                info.fields(packer);
+            },
+        );
         let mut route = self.route.unwrap_or(3);
         packer.small(&mut route, 2);
         self.route = (route < 3).then_some(route);
         let all = [Switchover::No, Switchover::Asked, Switchover::Ordered];
         packer.one_of(&mut self.switchover, &all, 2);
-        let left = &mut self.left;
-        for field in [
-            &mut left.crashes,
-            &mut left.kills,
-            &mut left.pauses,
-            &mut left.terms,
-            &mut left.hosts_lost,
-            &mut left.switchovers,
-            &mut left.slow,
-            &mut left.late,
+        let (left, most) = (&mut self.left, &config.faults);
+        for (field, most) in [
+            (&mut left.crashes, most.crashes),
+            (&mut left.kills, most.kills),
+            (&mut left.pauses, most.pauses),
+            (&mut left.terms, most.terms),
+            (&mut left.hosts_lost, most.hosts_lost),
+            (&mut left.switchovers, most.switchovers),
+            (&mut left.slow, most.slow),
+            (&mut left.late, most.late),
         ] {
-            packer.small(field, 2);
+            packer.small(field, 8 - most.leading_zeros());
         }
         packer.small(&mut self.written, 2);
         packer.small(&mut self.promotions, 3);
         packer.small(&mut self.acknowledged, 2);
-        let mut is_there = self.late.is_some();
-        packer.flag(&mut is_there);
-        if is_there {
-            let (keeper, info) = self.late.get_or_insert((0, Info::NONE));
-            packer.small(keeper, 2);
-            info.fields(packer);
-        } else {
-            self.late = None;
+    }
+
+    fn empty_plan(doc: Doc) -> Plan {
+        Plan {
+            doc,
+            removed: 0,
+            depends_on: 0,
+            ends_switchover: false,
         }
+    }
+}
+
+impl Plan {
+    fn fields(&mut self, packer: &mut Packer) {
+        self.doc.fields(packer);
+        packer.small(&mut self.removed, 3);
+        packer.small(&mut self.depends_on, 3);
+        packer.flag(&mut self.ends_switchover);
     }
 }
 
@@ -443,8 +487,16 @@ impl Doc {
         packer.flag(&mut self.published);
         packer.small(&mut self.masters, 3);
         packer.set(&mut self.wanted);
-        for known in &mut self.known {
-            packer.set(known);
+        let master = self.master();
+        packer.set(&mut self.known[master]);
+        let mut others = (0..KEEPERS).any(|index| index != master && self.known[index] != 0);
+        packer.flag(&mut others);
+        for index in (0..KEEPERS).filter(|index| *index != master) {
+            if others {
+                packer.set(&mut self.known[index]);
+            } else {
+                self.known[index] = 0;
+            }
         }
     }
 }
@@ -458,7 +510,13 @@ impl Info {
         packer.flag(&mut self.stopping);
         let all = [Stopped::No, Stopped::Unclean, Stopped::Clean];
         packer.one_of(&mut self.stopped, &all, 2);
-        packer.number(&mut self.log.0, 16);
+        let mut has_log = self.log != Log::EMPTY;
+        packer.flag(&mut has_log);
+        if has_log {
+            packer.number(&mut self.log.0, 16);
+        } else {
+            self.log = Log::EMPTY;
+        }
     }
 }
 
