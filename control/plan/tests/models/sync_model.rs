@@ -204,6 +204,12 @@ fn a_started_master_shows_what_waited_for_its_standbys() {
 }
 
 #[test]
+fn a_keeper_that_starts_without_a_permit_is_elected_away_while_it_commits() {
+    // extensions: its stored info still has the stop of its last process
+    is_violated(with_faults("term"), &[Change::NoPermit], Violation::S1);
+}
+
+#[test]
 fn a_goodbye_that_is_not_clean_is_followed_only_by_members_in_sync() {
     // SY-12
     is_violated(

@@ -130,7 +130,25 @@ fn all_rules() -> Vec<Row> {
     ]
 }
 
-/// Mixed clusters (SY-16).
+/// All rules on, other combinations.
+fn more_combinations() -> Vec<Row> {
+    vec![
+        row("28a", "pause + term").size(2, 2),
+        row("28b", "sw + cr").size(2, 2),
+        row("28c", "cr + slow"),
+        row("28d", "kill + pause"),
+        row("28e", "cr + pause").size(0, 2),
+        row("28f", "2 slow"),
+        row("28g", "pause + term").size(0, 1),
+        row("28h", "sw + slow").settles(),
+        row("28i", "term + slow").settles(),
+        row("28j", "sw + term").settles(),
+        row("28k", "2 term").settles(),
+        row("28l", "pause + term").change("just switched on", |config| config.start = Start::SwitchedOn),
+    ]
+}
+
+/// Mixed clusters (synchronous SY-16).
 fn mixed() -> Vec<Row> {
     let sentinels = |config: &mut Config| config.reference_sentinel = true;
     let keepers = |which: u8| {
@@ -192,8 +210,12 @@ fn replaced() -> Vec<Row> {
         row("41", "cr + pause").without(&[NoGate]).violates(S1),
         row("42", "cr + kill").without(&[ServerRestartsItself]).violates(S1),
         row("43", "cr + pause").without(&[EmptyListAfterElection]).violates(S0),
-        row("44", "cr + pause").without(&[NoFakeName]).violates(S0),
+        row("44a", "cr + pause").without(&[NoFakeName]).violates(S0),
         row("44b", "cr + pause")
+            .size(2, 2)
+            .without(&[FakeOnlyWhenEmpty])
+            .violates(S0),
+        row("44c", "sw + cr")
             .size(2, 2)
             .without(&[FakeOnlyWhenEmpty])
             .violates(S0),
@@ -203,9 +225,10 @@ fn replaced() -> Vec<Row> {
         row("48", "cr + pause")
             .without(&[NamesAfterPromotion, PublishUnconverged])
             .violates(S0),
-        row("49", "cr + pause")
-            .without(&[NamesAfterPromotion, ElectWhileForwarding])
-            .violates(S0),
+        row("49a", "cr + pause").without(&[NamesAfterPromotion, ElectWhileForwarding]),
+        row("49b", "cr + pause")
+            .without(&[NamesAfterPromotion, ElectWhileForwarding, GoBackWhileForwarding])
+            .violates(S1),
         row("50a", "3 pauses").without(&[ElectWhileForwarding]),
         row("50c", "2 pauses")
             .without(&[ElectWhileForwarding, GoBackWhileForwarding])
@@ -228,7 +251,8 @@ fn replaced() -> Vec<Row> {
         row("56", "sw + slow").without(&[PlannedWithoutLsn]).violates(S1),
         row("57", "kill + term").without(&[PlannedWithoutClean]).violates(S1),
         row("58", "kill + term").without(&[UncleanGoodbyeAnyone]).violates(S1),
-        row("59", "sw + cr").without(&[NoPermit]).violates(S1),
+        row("59a", "term").without(&[NoPermit]).violates(S1),
+        row("59b", "sw + cr").without(&[NoPermit]),
         row("60", "sw + cr").without(&[UnconditionalElections]),
         row("61", "cr + pause").without(&[OldMasterRuns]),
         row("62", "sw + cr").size(0, 1).without(&[PlannedWithinE]),
@@ -243,6 +267,6 @@ fn replaced() -> Vec<Row> {
 
 /// All rows.
 pub(super) fn rows() -> Vec<Row> {
-    let parts = [all_rules(), mixed(), replaced()];
+    let parts = [all_rules(), more_combinations(), mixed(), replaced()];
     parts.into_iter().flatten().collect()
 }
