@@ -210,11 +210,11 @@ fn a_keeper_that_starts_without_a_permit_is_elected_away_while_it_commits() {
 }
 
 #[test]
-fn a_goodbye_that_is_not_clean_is_followed_only_by_members_in_sync() {
+fn a_shutdown_that_is_not_clean_is_followed_only_by_members_in_sync() {
     // SY-12
     is_violated(
         with_faults("kill + term"),
-        &[Change::UncleanGoodbyeAnyone],
+        &[Change::UncleanShutdownAnyone],
         Violation::S1,
     );
 }

@@ -1,4 +1,4 @@
-//! Who is elected, and when: after a failure, after a goodbye, by a switchover, and going back to an old master.
+//! Who is elected, and when: after a failure, after an orderly shutdown, by a switchover, and going back to an old master.
 
 use super::log::Log;
 use super::rules::{Change, Config, Make};
@@ -47,13 +47,13 @@ impl World {
         }
     }
 
-    /// After a clean stop: who has everything. At once after a goodbye, too, a member of E (SY-2, SY-12).
+    /// After a clean stop: who has everything. At once after a shutdown, too, a member of E (SY-2, SY-12).
     fn planned_elections(&self, config: &Config, next: &mut Next) {
         let info = self.master().info;
-        let is_goodbye = info.leaving && self.switchover == Switchover::No;
+        let is_shutdown = info.leaving && self.switchover == Switchover::No;
         let is_switchover =
             !info.leaving && self.switchover == Switchover::Ordered && !self.doc.published && self.route.is_none();
-        if info.stopped == Stopped::No || !(is_goodbye || is_switchover) {
+        if info.stopped == Stopped::No || !(is_shutdown || is_switchover) {
             return;
         }
         let electable = self.electable(config);
@@ -62,15 +62,15 @@ impl World {
             let log = self.keepers[to].log;
             let has_all = counts_as_clean && self.has_all(log, &info, config);
             let in_bounds = !config.has(Change::PlannedWithinE) || has(electable, to);
-            let anyone = info.stopped == Stopped::Unclean && config.has(Change::UncleanGoodbyeAnyone);
-            let at_once = is_goodbye && (has(electable, to) || anyone && self.is_on_timeline(log));
+            let anyone = info.stopped == Stopped::Unclean && config.has(Change::UncleanShutdownAnyone);
+            let at_once = is_shutdown && (has(electable, to) || anyone && self.is_on_timeline(log));
             if has_all && in_bounds || at_once {
                 let mut plan = self.elect(to, config);
                 plan.ends_switchover = is_switchover;
                 let what = if is_switchover {
                     "shall be elected by a switchover"
                 } else {
-                    "shall be elected after a goodbye"
+                    "shall be elected after a shutdown"
                 };
                 self.decide(what, Make::Ours, plan, next);
             }

@@ -133,7 +133,7 @@ impl World {
             let mut world = *self;
             world.keepers[index].stopping = true;
             let info = world.info_of(index, config);
-            next.add("obeys the order to stop", index, world.with_info(index, info, config));
+            next.add("accepts the order to stop", index, world.with_info(index, info, config));
         }
         if keeper.stopping && keeper.runs {
             let mut world = *self;

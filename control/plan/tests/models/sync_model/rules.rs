@@ -62,8 +62,8 @@ pub(super) enum Change {
     PlannedWithoutClean,
     /// A planned election takes only members of E (synchronous SY-2).
     PlannedWithinE,
-    /// After a goodbye that was not clean, any good standby may be elected at once (synchronous SY-12).
-    UncleanGoodbyeAnyone,
+    /// After a shutdown that was not clean, any good standby may be elected at once (synchronous SY-12).
+    UncleanShutdownAnyone,
     /// A start as master, and a promotion, need no permit (extensions ).
     NoPermit,
     /// Elections are not conditional on the infos that they are based on (extensions ).

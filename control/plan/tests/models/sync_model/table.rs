@@ -250,7 +250,7 @@ fn replaced() -> Vec<Row> {
         row("55b", "cr + pause").without(&[GoBackAfterPublication]),
         row("56", "sw + slow").without(&[PlannedWithoutLsn]).violates(S1),
         row("57", "kill + term").without(&[PlannedWithoutClean]).violates(S1),
-        row("58", "kill + term").without(&[UncleanGoodbyeAnyone]).violates(S1),
+        row("58", "kill + term").without(&[UncleanShutdownAnyone]).violates(S1),
         row("59a", "term").without(&[NoPermit]).violates(S1),
         row("59b", "sw + cr").without(&[NoPermit]),
         row("60", "sw + cr").without(&[UnconditionalElections]),

@@ -143,7 +143,7 @@ pub(super) struct Keeper {
     /// It has recorded the present generation.
     pub(super) recorded: bool,
     pub(super) mark: Option<u8>,
-    /// It obeys a switchover's order.
+    /// It has accepted a switchover's order.
     pub(super) stopping: bool,
     /// Its data are those of a db that was removed.
     pub(super) is_stale: bool,
