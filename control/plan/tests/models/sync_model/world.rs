@@ -312,19 +312,19 @@ pub(super) const WORDS: usize = 7;
 /// A packed state; words that a run does not need are 0.
 pub(super) type Packed = [u64; WORDS];
 
-/// Writes fields to the words of a packed state, or reads them.
-struct Packer {
+/// Reads fields from the words of a packed state, or writes them.
+struct Packer<const READS: bool> {
     words: Packed,
     at: u32,
-    reads: bool,
 }
 
-impl Packer {
+impl<const READS: bool> Packer<READS> {
+    #[inline(always)]
     fn number(&mut self, field: &mut u16, width: u32) {
         let (word, shift) = ((self.at / 64) as usize, self.at % 64);
         self.at += width;
         let is_split = shift + width > 64;
-        if self.reads {
+        if READS {
             let mut found = self.words[word] >> shift;
             if is_split {
                 found |= self.words[word + 1] << (64 - shift);
@@ -339,12 +339,14 @@ impl Packer {
         }
     }
 
+    #[inline(always)]
     fn small(&mut self, field: &mut u8, width: u32) {
         let mut number = u16::from(*field);
         self.number(&mut number, width);
         *field = number as u8;
     }
 
+    #[inline(always)]
     fn flag(&mut self, field: &mut bool) {
         let mut number = u16::from(*field);
         self.number(&mut number, 1);
@@ -366,6 +368,7 @@ impl Packer {
         self.small(field, 5);
     }
 
+    #[inline(always)]
     fn one_of<T: Copy + PartialEq>(&mut self, field: &mut T, all: &[T], width: u32) {
         let mut index = all.iter().position(|one| one == field).unwrap_or_default() as u8;
         self.small(&mut index, width);
@@ -375,10 +378,9 @@ impl Packer {
 
 impl World {
     pub(super) fn pack(&self, config: &Config) -> Packed {
-        let mut packer = Packer {
+        let mut packer = Packer::<false> {
             words: [0; WORDS],
             at: 0,
-            reads: false,
         };
         let mut world = *self;
         world.fields(config, &mut packer);
@@ -387,11 +389,7 @@ impl World {
 
     /// Unpacks a state. `start` is any state of the same run.
     pub(super) fn unpack(words: Packed, start: &Self, config: &Config) -> Self {
-        let mut packer = Packer {
-            words,
-            at: 0,
-            reads: true,
-        };
+        let mut packer = Packer::<true> { words, at: 0 };
         let mut world = *start;
         world.fields(config, &mut packer);
         world
@@ -411,17 +409,16 @@ impl World {
         for keeper in &mut world.keepers {
             keeper.info = info;
         }
-        let mut packer = Packer {
+        let mut packer = Packer::<false> {
             words: [0; WORDS],
             at: 0,
-            reads: false,
         };
         world.fields(config, &mut packer);
         packer.at.div_ceil(64) as usize
     }
 
     /// Passes over all fields.
-    fn fields(&mut self, config: &Config, packer: &mut Packer) {
+    fn fields<const READS: bool>(&mut self, config: &Config, packer: &mut Packer<READS>) {
         for keeper in &mut self.keepers {
             keeper.fields(packer);
         }
@@ -472,7 +469,7 @@ impl World {
 }
 
 impl Plan {
-    fn fields(&mut self, packer: &mut Packer) {
+    fn fields<const READS: bool>(&mut self, packer: &mut Packer<READS>) {
         self.doc.fields(packer);
         packer.small(&mut self.removed, 3);
         packer.small(&mut self.depends_on, 3);
@@ -481,7 +478,7 @@ impl Plan {
 }
 
 impl Doc {
-    fn fields(&mut self, packer: &mut Packer) {
+    fn fields<const READS: bool>(&mut self, packer: &mut Packer<READS>) {
         packer.small(&mut self.master, 2);
         packer.small(&mut self.followed, 2);
         packer.flag(&mut self.published);
@@ -502,7 +499,7 @@ impl Doc {
 }
 
 impl Info {
-    fn fields(&mut self, packer: &mut Packer) {
+    fn fields<const READS: bool>(&mut self, packer: &mut Packer<READS>) {
         packer.flag(&mut self.is_serving);
         packer.flag(&mut self.is_current);
         packer.small(&mut self.in_sync, 3);
@@ -521,7 +518,7 @@ impl Info {
 }
 
 impl Keeper {
-    fn fields(&mut self, packer: &mut Packer) {
+    fn fields<const READS: bool>(&mut self, packer: &mut Packer<READS>) {
         let all = [Phase::Up, Phase::Paused, Phase::Leaving, Phase::Down, Phase::Lost];
         packer.one_of(&mut self.phase, &all, 3);
         let all = [
