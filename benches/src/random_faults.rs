@@ -92,7 +92,10 @@ pub async fn measure(options: RandomOptions) -> anyhow::Result<()> {
             options.seed
         );
     }
+    // The announcements of the last rows arrive meanwhile.
+    sleep(reigns::ANNOUNCEMENT_DELAY).await;
     run.clients.stop();
+    run.clients.record().check_rows(now() + reigns::ANNOUNCEMENT_DELAY);
     let sql = run.cluster.connect("proxy0").await;
     let logs = run.clients.record().logs.clone();
     let lost = lost_rows(&sql, &logs).await.context("look up the rows")?;
@@ -154,10 +157,13 @@ impl RandomRun {
             programs.others.push(name);
         }
         create_table(&cluster.connect("proxy0").await).await?;
+        let mut clients = Clients::start(&addresses, CLIENTS);
+        let ports = programs.keepers.iter().map(|name| (name.clone(), cluster.port(name)));
+        clients.record_announcements(&cluster.store, ports.collect());
         Ok(Self {
             options,
             random: fastrand::Rng::with_seed(options.seed),
-            clients: Clients::start(&addresses, CLIENTS),
+            clients,
             programs,
             network,
             caused: Vec::new(),

@@ -92,6 +92,8 @@ struct DataDir {
 /// It cannot start; or another process with the same uid has taken over, which happens when this one was suspended for
 /// a while ([`ReplacedError`]).
 pub async fn run(config: Config, advertise_option: &str, clock: Clock, random: RandomBytes) -> Result<()> {
+    // Before PostgreSQL's programs are run, which takes its time on a busy machine.
+    info!(dir = %config.data_dir.display(), "starting keeper");
     let server = program::serve_metrics(&config.common, Component::Keeper)?;
     let metrics = Metrics::register();
     let (status, heartbeat) = (

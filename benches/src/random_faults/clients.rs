@@ -1,18 +1,20 @@
 //! Clients that insert rows through the proxies without pause, and record which master acknowledged each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
 use base::clock::Boottime;
+use model::ClusterData;
 use stolon_tests::sql::SqlClient;
 use stolon_tests::wait::now;
+use store::{KeyRange, Store};
 use tokio::time::{sleep, timeout};
 use tokio_postgres::Config;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::reigns::{AcknowledgedLog, Reign, Reigns};
+use super::reigns::{ANNOUNCEMENT_DELAY, AcknowledgedLog, Announcements, Reign};
 
 /// Delay before a client connects again.
 const RECONNECT_DELAY: Duration = Duration::from_millis(20);
@@ -20,6 +22,8 @@ const RECONNECT_DELAY: Duration = Duration::from_millis(20);
 const ROW_DELAY: Duration = Duration::from_millis(4);
 /// After this time without a response a client connects again: its server may be stopped.
 const ROW_TIMEOUT: Duration = Duration::from_secs(5);
+/// How many contradictions are kept.
+const CONTRADICTIONS_MAX: usize = 100;
 /// Rows that are looked up at once.
 const LOOKUP_ROWS: i64 = 1000;
 
@@ -28,17 +32,57 @@ const LOOKUP_ROWS: i64 = 1000;
 pub(super) struct Record {
     /// By client.
     pub(super) logs: Vec<AcknowledgedLog>,
-    reigns: Reigns,
-    /// Two masters that were written to at the same time, as sentences.
+    reigns: BTreeSet<Reign>,
+    /// Which servers were announced to the proxies.
+    pub(super) announcements: Announcements,
+    /// Rows that are not yet compared with the announcements, oldest first.
+    unchecked: VecDeque<UncheckedRow>,
+    /// Rows that show that proxies led to two masters, as sentences: the first ones.
     pub(super) two_masters: Vec<String>,
     /// Errors, by text.
     pub(super) errors: BTreeMap<String, u64>,
 }
 
+/// A row that was acknowledged a moment ago.
+#[derive(Debug, Clone, Copy)]
+struct UncheckedRow {
+    client: usize,
+    id: i64,
+    reign: Reign,
+    sent: Boottime,
+    acknowledged: Boottime,
+}
+
 impl Record {
     /// Returns how many masters have acknowledged rows.
     pub(super) fn masters(&self) -> usize {
-        self.reigns.count()
+        self.reigns.len()
+    }
+
+    fn add(&mut self, row: UncheckedRow) {
+        self.reigns.insert(row.reign);
+        self.logs[row.client].add(row.id, row.reign, row.acknowledged);
+        self.unchecked.push_back(row);
+        self.check_rows(row.acknowledged);
+    }
+
+    /// Compares rows with the announcements, as far as those are known at this time.
+    pub(super) fn check_rows(&mut self, now: Boottime) {
+        while let Some(row) = self.unchecked.front().copied() {
+            if now.since(row.acknowledged) <= ANNOUNCEMENT_DELAY {
+                return;
+            }
+            self.unchecked.pop_front();
+            let announced = self
+                .announcements
+                .contradiction(row.reign.server, row.sent, row.acknowledged);
+            if let Some(announced) = announced.filter(|_| self.two_masters.len() < CONTRADICTIONS_MAX) {
+                let UncheckedRow { client, id, reign, .. } = row;
+                self.two_masters.push(format!(
+                    "{reign} acknowledged row {id} of client {client} while the server on port {announced} was announced"
+                ));
+            }
+        }
     }
 }
 
@@ -103,6 +147,26 @@ impl Clients {
         self.record().logs.iter().map(AcknowledgedLog::count).collect()
     }
 
+    /// Records which server is announced to the proxies from now on.
+    pub(super) fn record_announcements(&mut self, store: &Store, ports: Vec<(String, u16)>) {
+        let record = Arc::clone(&self.record);
+        let watch = store.watch(vec![KeyRange::Key(store.keys().cluster_data())], None);
+        let task = async move {
+            loop {
+                for change in watch.changed().await.keys.into_values() {
+                    let data = change.entry.and_then(|entry| ClusterData::parse(&entry.value).ok()?);
+                    let keeper = data.as_ref().and_then(|data| data.proxied_master());
+                    let keeper = keeper.map(|(_, db)| db.spec.keeper_uid.to_string());
+                    let port = ports.iter().find(|(name, _)| Some(name) == keeper.as_ref());
+                    let port = port.map(|(_, port)| *port);
+                    let mut record = record.lock().unwrap_or_else(PoisonError::into_inner);
+                    record.announcements.add(port, change.arrived);
+                }
+            }
+        };
+        self.tasks.push(AbortOnDropHandle::new(tokio::spawn(task)));
+    }
+
     /// Stops them. What was recorded stays.
     pub(super) fn stop(&mut self) {
         self.tasks.clear();
@@ -146,14 +210,13 @@ impl Client {
     }
 
     fn acknowledge(&self, id: i64, reign: Reign, sent: Boottime) {
-        let (mut record, now) = (self.record(), now());
-        if let Some(other) = record.reigns.record(reign, sent, now) {
-            let number = self.number;
-            record.two_masters.push(format!(
-                "client {number}: {reign} acknowledged row {id}, although {other} had acknowledged rows before it was sent"
-            ));
-        }
-        record.logs[self.number].add(id, reign, now);
+        self.record().add(UncheckedRow {
+            client: self.number,
+            id,
+            reign,
+            sent,
+            acknowledged: now(),
+        });
     }
 
     fn record(&self) -> MutexGuard<'_, Record> {

@@ -1,8 +1,8 @@
-//! Which server acknowledged which rows: finds two masters that were written to at the same time, and says of lost rows
-//! who acknowledged them.
+//! Which server acknowledged which rows, and which one was announced meanwhile: two masters that were written to through
+//! proxies at the same time are found, and lost rows have their master.
 
-use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use base::clock::Boottime;
 
@@ -61,31 +61,36 @@ impl AcknowledgedLog {
     }
 }
 
-/// When each master first acknowledged a row.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Reigns(BTreeMap<Reign, Boottime>);
+/// An announcement arrives here at most so much later than at a proxy, also when etcd was away meanwhile.
+pub(super) const ANNOUNCEMENT_DELAY: Duration = Duration::from_secs(5);
 
-impl Reigns {
-    /// Records a row that was sent at `sent` and is acknowledged now by this master. Returns the master that began after
-    /// this one and had acknowledged a row before this one was sent: then two masters were written to.
-    pub(super) fn record(&mut self, reign: Reign, sent: Boottime, now: Boottime) -> Option<Reign> {
-        let began = *self.0.entry(reign).or_insert(now);
-        let mut later = self.0.iter().filter(|(other, _)| **other != reign);
-        later
-            .find(|(_, first)| began < **first && **first < sent)
-            .map(|(other, _)| *other)
+/// Which server was announced to the proxies, and when that arrived here: oldest first, by the ports of the servers.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Announcements(Vec<(Boottime, Option<u16>)>);
+
+impl Announcements {
+    /// Adds an announcement that arrives now, unless it repeats the last one.
+    pub(super) fn add(&mut self, server: Option<u16>, now: Boottime) {
+        if self.0.last().is_none_or(|(_, last)| *last != server) {
+            self.0.push((now, server));
+        }
     }
 
-    /// Returns how many there were.
-    pub(super) fn count(&self) -> usize {
-        self.0.len()
+    /// Returns the announced server if a row that was sent to another one at `sent`, and acknowledged at `acknowledged`,
+    /// shows that a proxy led to that one, too: it was not announced from the sending of the row until
+    /// [`ANNOUNCEMENT_DELAY`] after the acknowledgement. To be called after this time.
+    pub(super) fn contradiction(&self, server: u16, sent: Boottime, acknowledged: Boottime) -> Option<u16> {
+        let later = self.0.partition_point(|(arrived, _)| *arrived <= sent);
+        let at_sending = self.0[..later].last()?.1?;
+        let until = acknowledged + ANNOUNCEMENT_DELAY;
+        let meanwhile = self.0[later..].iter().take_while(|(arrived, _)| *arrived <= until);
+        let is_announced = at_sending == server || meanwhile.into_iter().any(|(_, other)| *other == Some(server));
+        (!is_announced).then_some(at_sending)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const OLD: Reign = Reign {
@@ -102,26 +107,30 @@ mod tests {
     }
 
     #[test]
-    fn a_row_sent_to_an_old_master_after_the_new_one_has_served_is_found() {
-        let mut reigns = Reigns::default();
-        assert_eq!(reigns.record(OLD, at(0), at(1)), None);
-        assert_eq!(reigns.record(NEW, at(10), at(12)), None);
-        assert_eq!(reigns.record(OLD, at(11), at(13)), None, "it was sent before");
-        assert_eq!(reigns.record(OLD, at(13), at(14)), Some(NEW));
-        assert_eq!(reigns.record(NEW, at(20), at(21)), None);
-    }
-
-    #[test]
-    fn two_servers_on_one_timeline_are_found() {
-        let mut reigns = Reigns::default();
-        let other = Reign { server: 5003, ..NEW };
-        assert_eq!(reigns.record(NEW, at(0), at(1)), None);
-        assert_eq!(
-            reigns.record(other, at(2), at(3)),
-            None,
-            "the other one may have failed"
-        );
-        assert_eq!(reigns.record(NEW, at(4), at(5)), Some(other));
+    fn a_row_of_a_server_that_is_not_announced_is_a_contradiction() {
+        let mut announced = Announcements::default();
+        assert_eq!(announced.contradiction(5001, at(0), at(1)), None, "nothing is known");
+        for (millis, server) in [
+            (10, Some(5001)),
+            (20_000, None),
+            (30_000, Some(5002)),
+            (60_000, Some(5001)),
+        ] {
+            announced.add(server, at(millis));
+        }
+        for (server, sent, acknowledged, wanted) in [
+            (5001, 15, 16, None),
+            (5001, 25_000, 25_001, None), // no other server is announced
+            (5001, 29_999, 31_000, None), // sent before
+            (5001, 30_001, 30_002, Some(5002)),
+            (5002, 30_001, 30_002, None),
+            (5001, 59_000, 59_001, None), // the announcement may arrive late
+            (5001, 54_000, 54_500, Some(5002)),
+            (5002, 60_001, 60_002, Some(5001)),
+        ] {
+            let found = announced.contradiction(server, at(sent), at(acknowledged));
+            assert_eq!(found, wanted, "{server} {sent} {acknowledged}");
+        }
     }
 
     #[test]
