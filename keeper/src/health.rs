@@ -137,7 +137,11 @@ fn login_problem(role: LoginRole, user: &str, refusal: &ServerRefusal) -> Proble
 }
 
 fn recovery_problem(progress: &recovery::RecoveryProgress, seconds: u64) -> Problem {
-    let text = format!("PostgreSQL does not accept connections yet: {progress}, for {seconds} s");
+    let left = progress
+        .replayed
+        .and_then(|replayed| replayed.seconds_left(Duration::from_secs(seconds)))
+        .map_or_else(String::new, |left| format!(", at most about {left} s left"));
+    let text = format!("PostgreSQL does not accept connections yet: {progress}, for {seconds} s{left}");
     KeeperProblemKind::Recovery.problem(
         &text,
         "wait: the keeper does not stop it, and a restart would begin the recovery anew",

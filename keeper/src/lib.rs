@@ -31,4 +31,5 @@ pub mod settings;
 pub mod shutdown;
 pub mod start;
 pub mod status;
+pub mod step_progress;
 pub mod streaming;

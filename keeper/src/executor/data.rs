@@ -1,5 +1,6 @@
 //! Steps that change the data: removing, creating and copying them, and saving which db they belong to.
 
+use std::cell::Cell;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use base::{Chain, Clock};
@@ -24,9 +25,7 @@ use crate::postgres::initdb;
 use crate::postgres::instance::Instance;
 use crate::postgres::server::error::InstanceError;
 use crate::reconcile::{CopyDelay, Desired, Goal, LocalDb, MemberUpstream, ProcessState};
-
-/// A copy logs its progress in these steps, in percent.
-const PROGRESS_STEP: u64 = 20;
+use crate::step_progress::StepProgress;
 
 /// Changes the data of one instance.
 #[derive(Debug)]
@@ -42,6 +41,7 @@ pub(super) struct DataSteps {
     /// Failed copies.
     backoff: CopyBackoff,
     late: LateCopy,
+    progress: StepProgress,
 }
 
 /// The db whose copy has been completed since the copying step gave up waiting for a slow file system.
@@ -69,6 +69,7 @@ impl DataSteps {
             clock: context.clock.clone(),
             backoff: CopyBackoff::default(),
             late: LateCopy::default(),
+            progress: StepProgress::new(Arc::clone(&context.problems), context.clock.clone()),
         }
     }
 
@@ -198,29 +199,24 @@ impl DataSteps {
             application_name: slot.clone(),
             slot,
         };
-        let mut logged_percent = 0;
         let staged = self.prepare(external_dirs).await?;
-        let progress = |progress: basebackup::BaseBackupProgress| {
-            let percent = progress.percent();
-            if percent >= logged_percent + PROGRESS_STEP {
-                logged_percent = percent - percent % PROGRESS_STEP;
-                info!(percent, kib = progress.done_kib, "copying");
-            }
-        };
+        let transferred = Cell::new(None);
         let late = self.late.clone();
         let db = target_of(desired).cloned();
         let finished = move || late.set(db);
-        basebackup::run(
+        let copying = basebackup::run(
             &self.instance,
             &copy,
             &staged,
             &self.owned,
             &self.changes,
             finished,
-            progress,
-        )
-        .await?;
-        Ok(())
+            |now| transferred.set(Some(now)),
+        );
+        let shown = self
+            .progress
+            .show("copying the followed db", || transferred.get(), copying);
+        Ok(shown.await?)
     }
 
     fn record_failed_copy(&mut self, desired: &Desired) {

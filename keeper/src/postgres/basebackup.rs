@@ -17,6 +17,7 @@ use crate::postgres::instance::Instance;
 use crate::postgres::programs::command;
 use crate::postgres::programs::environment;
 use crate::postgres::server::error::InstanceError;
+use crate::postgres::transfer::TransferProgress;
 
 /// Source and slot of a base backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,35 +28,6 @@ pub struct BaseBackup {
     pub application_name: String,
     /// Slot that retains the WAL from now on; it must exist on the source.
     pub slot: String,
-}
-
-/// Progress of a base backup.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BaseBackupProgress {
-    /// Copied kB.
-    pub done_kib: u64,
-    /// Total kB, as estimated at the start.
-    pub total_kib: u64,
-}
-
-impl BaseBackupProgress {
-    /// Returns the percentage, at most 100: the estimate may be exceeded.
-    pub fn percent(self) -> u64 {
-        (self.done_kib.saturating_mul(100))
-            .checked_div(self.total_kib)
-            .unwrap_or(0)
-            .min(100)
-    }
-
-    /// Parses a line such as `12345/67890 kB (18%), 0/1 tablespace`.
-    fn parse(line: &str) -> Option<Self> {
-        let (numbers, _) = line.trim_start().split_once(" kB (")?;
-        let (done, total) = numbers.split_once('/')?;
-        Some(Self {
-            done_kib: done.trim().parse().ok()?,
-            total_kib: total.trim().parse().ok()?,
-        })
-    }
 }
 
 /// Runs pg_basebackup as the replication user into the directories of `staged`, moves the result to its place, and
@@ -71,7 +43,7 @@ pub async fn run(
     owned: &Arc<OwnedDirs>,
     changes: &DataChanges,
     finished: impl FnOnce() + Send + 'static,
-    mut progress: impl FnMut(BaseBackupProgress),
+    mut progress: impl FnMut(TransferProgress),
 ) -> Result<(), InstanceError> {
     instance.end_other_processes().await?;
     let config = instance.config();
@@ -99,7 +71,7 @@ pub async fn run(
         .arg(copy_conninfo(&copy.application_name, &copy.source, login, &options));
     command.arg("--slot").arg(&copy.slot);
     info!("running pg_basebackup");
-    let copied = command::run(command, |line| match BaseBackupProgress::parse(line) {
+    let copied = command::run(command, |line| match TransferProgress::parse(line) {
         Some(now) => progress(now),
         None => debug!(target: "pg_basebackup", "{line}"),
     })
@@ -147,17 +119,5 @@ mod tests {
         })
         .unwrap();
         assert!(has_finished);
-    }
-
-    #[test]
-    fn progress_reads_in_its_forms() {
-        let progress = |line| BaseBackupProgress::parse(line).map(|progress| (progress.done_kib, progress.percent()));
-        assert_eq!(progress("    0/30461 kB (0%), 0/1 tablespace"), Some((0, 0)));
-        assert_eq!(progress("30471/30461 kB (100%), 1/1 tablespace"), Some((30471, 100)));
-        assert_eq!(
-            progress("  12/ 0 kB (100%), 0/1 tablespace (data/base/1/2)"),
-            Some((12, 0))
-        );
-        assert_eq!(progress("pg_basebackup: base backup completed"), None);
     }
 }

@@ -18,3 +18,4 @@ pub mod instance;
 pub mod observe;
 pub mod programs;
 pub mod server;
+pub mod transfer;

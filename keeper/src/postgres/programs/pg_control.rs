@@ -60,12 +60,18 @@ pub struct ControlFile {
     pub system_id: u64,
     /// Start of the record of the latest checkpoint.
     pub checkpoint: Lsn,
+    /// Where a recovery from that checkpoint begins.
+    pub redo: Lsn,
     /// Timeline of that checkpoint.
     pub timeline: u64,
     /// Position up to which a standby must replay to be consistent; 0 on a master.
     pub minimum_recovery_end: Lsn,
     /// Timeline of that position; 0 on a master.
     pub minimum_recovery_timeline: u64,
+    /// `wal_log_hints` is on.
+    pub wal_log_hints: bool,
+    /// Data checksums are on.
+    pub has_checksums: bool,
     /// Minimum parameters of a standby (keeper 8.7).
     pub minimums: StandbyMinimums,
     /// Layout of the WAL.
@@ -108,9 +114,12 @@ impl ControlFile {
             },
             system_id: number("Database system identifier")?,
             checkpoint: lsn("Latest checkpoint location")?,
+            redo: lsn("Latest checkpoint's REDO location")?,
             timeline: number("Latest checkpoint's TimeLineID")?,
             minimum_recovery_end: lsn("Minimum recovery ending location")?,
             minimum_recovery_timeline: number("Min recovery ending loc's timeline")?,
+            wal_log_hints: text("wal_log_hints setting")? == "on",
+            has_checksums: small("Data page checksum version")? != 0,
             minimums: StandbyMinimums {
                 max_connections: small("max_connections setting")?,
                 max_worker_processes: small("max_worker_processes setting")?,
@@ -178,6 +187,7 @@ Latest checkpoint's PrevTimeLineID:   1
 Minimum recovery ending location:     1/3000148
 Min recovery ending loc's timeline:   2
 wal_level setting:                    replica
+wal_log_hints setting:                on
 max_connections setting:              100
 max_worker_processes setting:         8
 max_wal_senders setting:              47
@@ -185,6 +195,7 @@ max_prepared_xacts setting:           0
 max_locks_per_xact setting:           64
 WAL block size:                       8192
 Bytes per WAL segment:                16777216
+Data page checksum version:           0
 ";
 
     #[test]
@@ -196,6 +207,7 @@ Bytes per WAL segment:                16777216
         assert_eq!(control.minimum_recovery_end, Lsn(0x1_0300_0148));
         assert_eq!(control.current_timeline(), 2);
         assert_eq!(control.minimums.max_wal_senders, 47);
+        assert_eq!((control.wal_log_hints, control.has_checksums), (true, false));
         assert_eq!(control.layout, LAYOUT);
         for (text, state) in [
             ("in production", ControlState::InProduction),

@@ -21,6 +21,35 @@ pub struct RecoveryProgress {
     pub title: Option<String>,
     /// Name of the last WAL segment of the timeline in the title, up to which it may have to replay.
     pub last_segment: Option<String>,
+    /// How far replay is between the last checkpoint and the last segment.
+    pub replayed: Option<ReplayedSegments>,
+}
+
+/// A number of WAL segments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReplayedSegments {
+    pub done: u64,
+    /// Upper bound of all: the last ones may be recycled files without WAL.
+    pub most: u64,
+}
+
+impl ReplayedSegments {
+    /// Returns them for these segments, by number; `None` if they are not in this order.
+    fn between(first: u64, current: u64, last: u64) -> Option<Self> {
+        Some(Self {
+            done: current.checked_sub(first)?,
+            most: last
+                .checked_sub(current)?
+                .checked_add(current - first)?
+                .checked_add(1)?,
+        })
+    }
+
+    /// Returns the most seconds left if replay goes on as fast as in the time so far; `None` before the first segment.
+    pub fn seconds_left(self, elapsed: Duration) -> Option<u64> {
+        let left = self.most.saturating_sub(self.done);
+        elapsed.as_secs().checked_mul(left)?.checked_div(self.done)
+    }
 }
 
 impl fmt::Display for RecoveryProgress {
@@ -33,8 +62,14 @@ impl fmt::Display for RecoveryProgress {
         if let Some(title) = &self.title {
             write!(f, ", {title}")?;
         }
-        match &self.last_segment {
-            Some(last) => write!(f, " (last segment: {last})"),
+        if let Some(last) = &self.last_segment {
+            write!(f, " (last segment: {last})")?;
+        }
+        match self.replayed {
+            Some(ReplayedSegments { done, most }) => {
+                let percent = done.saturating_mul(100) / most.max(1);
+                write!(f, ", {done} of at most {most} segments replayed ({percent} %)")
+            }
             None => Ok(()),
         }
     }
@@ -51,11 +86,27 @@ pub async fn progress(programs: &Programs, data: &Path, limit: Duration, walker:
         (title, last_segment)
     });
     let (title, last_segment) = result.await.unwrap_or_default();
+    let replayed = || {
+        let number = |name: &str| segment_number(name, control.layout.segment_bytes);
+        let current = number(title.as_deref()?.rsplit(' ').next()?)?;
+        let first = control.redo.0.checked_div(control.layout.segment_bytes)?;
+        ReplayedSegments::between(first, current, number(last_segment.as_deref()?)?)
+    };
     Some(RecoveryProgress {
         state: control.state,
+        replayed: replayed(),
         title,
         last_segment,
     })
+}
+
+/// Returns the number of a segment from its name: the position of its first byte divided by its size
+/// (access/xlog_internal.h, XLogFromFileName).
+fn segment_number(name: &str, segment_bytes: u64) -> Option<u64> {
+    let high = u64::from_str_radix(name.get(8..16)?, 16).ok()?;
+    let low = u64::from_str_radix(name.get(16..24)?, 16).ok()?;
+    let per_4_gib = (1_u64 << 32).checked_div(segment_bytes)?;
+    high.checked_mul(per_4_gib)?.checked_add(low)
 }
 
 /// Returns the last segment of the timeline in a title.
@@ -155,10 +206,25 @@ mod tests {
             state: ControlState::CrashRecovery,
             title: Some("recovering 000000010000000000000003".to_owned()),
             last_segment: Some("000000010000000000000009".to_owned()),
+            replayed: ReplayedSegments::between(1, 3, 9),
         };
         assert_eq!(
             progress.to_string(),
-            "in crash recovery, recovering 000000010000000000000003 (last segment: 000000010000000000000009)"
+            "in crash recovery, recovering 000000010000000000000003 (last segment: 000000010000000000000009), \
+             2 of at most 9 segments replayed (22 %)"
         );
+    }
+
+    #[test]
+    fn segments_are_counted_from_the_last_checkpoint_and_give_the_time_left() {
+        const MIB: u64 = 1 << 20;
+        assert_eq!(segment_number("000000010000000000000003", 16 * MIB), Some(3));
+        assert_eq!(segment_number("000000010000000100000002", 16 * MIB), Some(258));
+        assert_eq!(segment_number("000000010000000100000002", 1024 * MIB), Some(6));
+        assert_eq!(segment_number("recovering", 16 * MIB), None);
+        assert_eq!(ReplayedSegments::between(4, 3, 9), None);
+        assert_eq!(ReplayedSegments::between(1, 9, 3), None);
+        let left = |done| ReplayedSegments { done, most: 9 }.seconds_left(Duration::from_secs(20));
+        assert_eq!((left(0), left(2), left(9)), (None, Some(70), Some(0)));
     }
 }
