@@ -110,7 +110,9 @@ impl fmt::Display for Obstacle {
             Self::FileSystemHung => f.write_str("it does not answer"),
             Self::NotEnoughSpace { needed, free } => write!(
                 f,
-                "a copy takes {needed} bytes on its file system, which has {free}, even without the old data"
+                "a copy takes {needed} bytes on its file system, which has {free}, even without the old data: {} bytes are \
+                 missing",
+                needed.saturating_sub(*free)
             ),
             Self::MarkerMissing(marker) => write!(
                 f,

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use model::Role;
 use stolon_tests::cluster::{Cluster, Profile, check};
 use stolon_tests::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
+use stolon_tests::pg_programs;
 use stolon_tests::process::{Process, Signal};
 use stolon_tests::status;
 use stolon_tests::wait::eventually;
@@ -72,6 +73,45 @@ async fn old_data_are_removed_first_without_room_and_kept_while_a_file_system_is
     assert_eq!(copies(cluster.process(&uid)), 2);
     assert!(log.find(first) < log.rfind("running pg_basebackup"), "logged before");
     assert!(!log.contains("keeping the old data"));
+    status::wait_status_has_no_problems(&cluster).await;
+}
+
+/// The file system fills up while a copy is made, by something else, and has room again later.
+#[tokio::test]
+async fn a_copy_on_a_disk_that_fills_up_leaves_nothing_and_is_made_once_there_is_room() {
+    let mut cluster = Cluster::builder(Profile::Fast).keepers(1).proxies(0).start().await;
+    let uid = cluster.prepare_keeper();
+    let (dir, triggers) = (cluster.dir().data_dir(&uid), make_dir(&cluster, "triggers"));
+    let (filler, free) = (dir.join("lost+found/filler"), triggers.join("free"));
+    let script = format!(
+        "mkdir -p {0}; mount -t tmpfs -o size=160m none {0}; mkdir {0}/lost+found; \
+         (while [ ! -e '{1}' ]; do sleep 0.1; done; rm '{2}') & true",
+        dir.display(),
+        free.display(),
+        filler.display(),
+    );
+    with_mounts(&mut cluster, &uid, &script);
+    let fill = format!(
+        "[ -e '{0}' ] || [ -e '{1}' ] || dd if=/dev/zero of='{0}' bs=1M",
+        filler.display(),
+        free.display()
+    );
+    pg_programs::wrap(&mut cluster, &uid, "filling", |program, real| match program {
+        "pg_basebackup" => format!(
+            "#!/bin/sh\ncase \"$*\" in *--slot*) {fill} ;; esac\nexec \"{}\" \"$@\"\n",
+            real.display()
+        ),
+        _ => pg_programs::passthrough_script(real),
+    });
+    cluster.start(&uid);
+    let keeper = cluster.process(&uid);
+    keeper.wait_for_log("No space left on device", LONG_TIMEOUT).await;
+    status::wait_status_shows(&cluster, &[&uid], "bytes are missing").await;
+    let pgdata = cluster.pgdata(&uid);
+    let pgdata = namespace_path(cluster.process(&uid), &pgdata);
+    assert!(!pgdata.join("PG_VERSION").exists(), "nothing of the copy is left");
+    fs::write(&free, "").unwrap();
+    cluster.wait_healthy(&uid, &Role::Standby).await;
     status::wait_status_has_no_problems(&cluster).await;
 }
 
