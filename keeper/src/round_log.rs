@@ -176,9 +176,17 @@ fn write(message: &LogMessage) {
         LogMessage::Rejoining { end } => {
             info!(%end, "our data are on the followed db's history, following without a copy")
         }
-        LogMessage::Copying { from, why } => {
-            info!(followedDB = %from.db, keeper = %from.keeper, %why, "copying the followed db");
+        LogMessage::Copying { from, why, no_rewind } => {
+            let not_rewound = no_rewind.map(tracing::field::display);
+            info!(followedDB = %from.db, keeper = %from.keeper, %why, notRewound = not_rewound, "copying the followed db");
         }
+        LogMessage::RecoveringToRewind => {
+            info!("our data were not shut down cleanly, running their crash recovery before pg_rewind");
+        }
+        LogMessage::Rewinding { to } => {
+            info!(followedDB = %to.db, keeper = %to.keeper, "rewinding our data to the followed db's history");
+        }
+        LogMessage::Rewound => info!("rewind succeeded"),
         LogMessage::Synced => info!("sync succeeded"),
         LogMessage::RoleMaster => info!("our db requested role is master"),
         LogMessage::AlreadyMaster => info!("already master"),

@@ -24,6 +24,7 @@ mod playground;
 mod problems;
 mod register;
 mod rejoin;
+mod rewind;
 mod sentinels;
 mod services;
 mod store_outages;

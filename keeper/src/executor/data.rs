@@ -105,6 +105,8 @@ impl DataSteps {
         self.write_db(db).await?;
         process.completed = None;
         process.rejoin_failed = None;
+        process.rewind_failed = None;
+        process.rewound = None;
         process.ran_out_of_space = false;
         self.backoff.succeeded();
         self.monitor.observe_now();

@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
+use model::Lsn;
 use store::StoreError;
 
 use crate::postgres::client::refusal::ServerRefusal;
 use crate::postgres::client::sql_error::SqlError;
+use crate::postgres::client::upstream::UpstreamError;
 use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::walker::FileSystemHung;
 use crate::postgres::programs::wal_end::WalEndError;
+use crate::postgres::rewind::RewindError;
 use crate::postgres::server::error::InstanceError;
 use crate::reconcile::Step;
 
@@ -37,6 +40,19 @@ pub enum StepError {
     /// Reading or changing directories makes no progress.
     #[error(transparent)]
     FileSystemHung(#[from] FileSystemHung),
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    #[error(transparent)]
+    Rewind(#[from] RewindError),
+    /// The source no longer has the WAL from which a rewound instance would replay.
+    #[error("the source no longer has the WAL from {0} on, which a rewound instance needs")]
+    WalGone(Lsn),
+    /// The source has made a checkpoint, and its control file still has an older timeline.
+    #[error("the control file of the source has timeline {timeline} instead of {expected} after a checkpoint")]
+    SourceBehind { timeline: u64, expected: u64 },
+    /// The rewound instance asks for WAL that the source has removed.
+    #[error("the source no longer has the WAL that the rewound instance asks for")]
+    NeededWalGone,
     /// The instance with its old data does not stream.
     #[error("the instance does not stream from the followed db within {0:?}")]
     DoesNotStream(Duration),
@@ -62,7 +78,7 @@ impl StepError {
         match self {
             Self::FileSystemHung(_) => true,
             Self::File(failed) => failed.unanswered().is_some(),
-            Self::Instance(failed) => failed.is_unanswered(),
+            Self::Instance(failed) | Self::Rewind(RewindError::Instance(failed)) => failed.is_unanswered(),
             _ => false,
         }
     }
@@ -95,8 +111,12 @@ pub fn failure_message(step: &Step, failed: &StepError) -> &'static str {
         Step::ReadInitParameters => "could not read the configured parameters",
         Step::SetUpRoles => "could not set up the roles",
         Step::BaseBackup(..) => "failed to copy the followed db",
+        Step::Recover => "crash recovery for pg_rewind failed, copying the followed db instead",
+        Step::CheckRewind(..) => "the old data cannot be rewound, copying the followed db instead",
+        Step::Rewind(_) => "pg_rewind failed, copying the followed db instead",
         Step::MarkStandby => "could not create standby.signal",
         Step::Permit => "no permit to be master",
+        Step::WaitRewound(_) => "the rewound data cannot be used, copying",
         Step::WaitStreaming(_) => "the old data cannot be used, copying",
         Step::Promote => "failed to promote postgres",
         Step::Slot(_) => "could not change a replication slot",

@@ -5,6 +5,7 @@ mod data;
 mod error;
 mod permit;
 mod publish;
+mod rewind;
 mod server;
 mod sql;
 
@@ -18,6 +19,7 @@ use crate::reconcile::{
 
 use self::data::DataSteps;
 use self::publish::PublishSteps;
+use self::rewind::RewindSteps;
 use self::server::ServerSteps;
 use self::sql::SqlSteps;
 
@@ -30,6 +32,7 @@ pub use self::publish::read_stopped;
 #[derive(Debug)]
 pub struct Executor {
     data: DataSteps,
+    rewind: RewindSteps,
     server: ServerSteps,
     sql: SqlSteps,
     publish: PublishSteps,
@@ -50,6 +53,7 @@ impl Executor {
     pub fn new(context: &KeeperContext) -> Self {
         Self {
             data: DataSteps::new(context),
+            rewind: RewindSteps::new(context),
             server: ServerSteps::new(context),
             sql: SqlSteps::new(context),
             publish: PublishSteps::new(context),
@@ -107,6 +111,13 @@ impl Executor {
             Step::ReadInitParameters => self.sql.read_init_parameters().await?,
             Step::SetUpRoles => self.sql.set_up_roles().await?,
             Step::BaseBackup(from, dirs) => self.data.copy(from, dirs, desired, process).await?,
+            Step::Recover => self.rewind.recover(&target(desired).db, process).await?,
+            Step::CheckRewind(from, source) => {
+                let db = &target(desired).db;
+                self.rewind.check(from, source, desired, db, process).await?;
+            }
+            Step::Rewind(from) => self.rewind.run(from, desired, &target(desired).db, process).await?,
+            Step::WaitRewound(db) => self.wait_rewound(db, target(desired)).await?,
             Step::MarkStandby => self.data.mark_standby().await?,
             Step::MarkComplete(db) => process.completed = Some(db.clone()),
             Step::Permit => self.request_permit(context).await?,
@@ -152,6 +163,22 @@ impl Executor {
             self.publish.retract_stopped(&mut self.process);
         }
         self.server.start(deadline, config, target, &mut self.process).await
+    }
+
+    /// Waits until the rewound instance of `db` accepts connections, or gives up its data: its server ends, or has nothing
+    /// to replay.
+    async fn wait_rewound(&mut self, db: &DbUid, target: &TargetDb) -> Result<(), StepError> {
+        let ready = tokio::select! {
+            ready = self.server.wait_ready(target, &self.process) => ready,
+            stalled = self.rewind.stalled(target.ready_timeout) => Err(stalled),
+        };
+        if ready
+            .as_ref()
+            .is_err_and(|failed| !failed.should_plan_again() && !failed.is_unanswered())
+        {
+            self.process.rejoin_failed = Some(db.clone());
+        }
+        ready
     }
 
     /// Restarts for parameters, published as such from before the stop.

@@ -60,7 +60,8 @@ daemon::metric_table! {
     FAILED_STEPS = MetricRow::counter("stolon_keeper_failed_steps_total", "Failed steps of rounds, by step")
         .with(&[MetricLabel::fixed("step", &[
             "save_cluster", "save_db", "stop", "publish_stopped", "clear_data", "initdb", "start", "wait_ready",
-            "read_init_parameters", "set_up_roles", "base_backup", "mark_standby", "permit", "wait_streaming", "promote",
+            "read_init_parameters", "set_up_roles", "base_backup", "recover", "check_rewind", "rewind",
+            "mark_standby", "permit", "wait_rewound", "wait_streaming", "promote",
             "slot", "reload", "restart", "save_applied", "other",
         ])]);
     POSTGRES_STARTS = MetricRow::counter("stolon_keeper_postgres_starts_total", "Times that postgres was started");

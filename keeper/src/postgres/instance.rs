@@ -266,6 +266,12 @@ impl Instance {
         self.supervisor.end_other_processes().await
     }
 
+    /// Prepares for a program that opens the data as a server does: fails while a server runs, ends all other processes
+    /// that use the data, and removes a stale lock file.
+    pub(crate) async fn prepare_offline(&self) -> Result<(), InstanceError> {
+        self.supervisor.prepare_launch().await
+    }
+
     /// Writes `pg_hba.conf` only; the server uses it after the next reload.
     pub async fn write_hba(&self, lines: &[String]) -> Result<(), FileError> {
         let lines = lines.to_vec();

@@ -17,5 +17,6 @@ pub mod initdb;
 pub mod instance;
 pub mod observe;
 pub mod programs;
+pub mod rewind;
 pub mod server;
 pub mod transfer;

@@ -2,7 +2,7 @@
 
 use model::{DbUid, KeeperUid, Lsn};
 
-use crate::reconcile::{CopyReason, HoldReason, MemberUpstream, StopReason};
+use crate::reconcile::{CopyReason, HoldReason, MemberUpstream, NoRewind, StopReason};
 
 /// A log message of a round.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +39,18 @@ pub enum LogMessage {
         /// Source of the copy.
         from: MemberUpstream,
         why: CopyReason,
+        /// Why they are not rewound, if that is wanted and could help.
+        no_rewind: Option<NoRewind>,
     },
+    /// The crash recovery of a master's data begins, so that they can be rewound.
+    RecoveringToRewind,
+    /// pg_rewind begins to change the data.
+    Rewinding {
+        /// Its source.
+        to: MemberUpstream,
+    },
+    /// The data are rewound.
+    Rewound,
     /// The copy is complete.
     Synced,
     /// The requested role is master (keeper M1).

@@ -10,6 +10,7 @@ mod log_message;
 mod observed;
 mod rejoin;
 mod restart_order;
+mod rewind;
 mod role;
 mod slots;
 mod source_check;
@@ -26,8 +27,9 @@ pub use observed::{
     CopyDelay, CopyFacts, DataRole, DataState, LocalDb, LocalFacts, ObservedState, ProcessState, ServerConfig,
     ServerFacts, ServerProbe, ServerState,
 };
-pub use rejoin::{CopyReason, DataEnd, EndState, Fork, Rejoin, SourceFacts, rejoin};
+pub use rejoin::{CopyReason, DataEnd, EndState, Fork, Rejoin, SourceFacts, has_segment_of, rejoin};
 pub use restart_order::{Peer, RestartTurn, fingerprint, restart_turn};
+pub use rewind::{NoRewind, RewindFacts};
 pub use slots::{SlotChange, is_foreign_slot, is_short_of_slots};
 pub use source_check::{RecordedIdentity, WrongSource, check_source};
 pub use step::{NextAction, ReconcilePlan, RestartNeed, StartAs, Step};

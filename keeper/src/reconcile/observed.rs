@@ -7,7 +7,7 @@ use std::time::Duration;
 use model::{ClusterUid, DbUid};
 
 use crate::external_dirs::{ExternalDir, Obstacle};
-use crate::reconcile::{DataEnd, Desired, MemberUpstream, RestartTurn, SourceFacts};
+use crate::reconcile::{DataEnd, Desired, MemberUpstream, RestartTurn, RewindFacts, SourceFacts};
 
 /// Snapshot of everything that a plan depends on.
 #[derive(Debug, Clone, Copy)]
@@ -128,6 +128,10 @@ pub struct ProcessState {
     pub rejoin_failed: Option<DbUid>,
     /// The db that the published info reports as stopped.
     pub published_stopped: Option<DbUid>,
+    /// The db for which pg_rewind, or what it needs, failed: it is not tried again.
+    pub rewind_failed: Option<DbUid>,
+    /// The db whose data this process has rewound completely; they have not streamed yet.
+    pub rewound: Option<DbUid>,
     /// The last copy failed because the disk was full.
     pub ran_out_of_space: bool,
     /// Set while no copy may start.
@@ -158,4 +162,6 @@ pub struct CopyFacts {
     /// What prevents a copy besides the external directories: a file system that is too small even without the old
     /// data, a file system mounted inside the data, or a directory that does not answer.
     pub obstacle: Option<(PathBuf, Obstacle)>,
+    /// What pg_rewind depends on; `None` when the cluster does not ask for it.
+    pub rewind: Option<RewindFacts>,
 }

@@ -1,9 +1,12 @@
 //! Rejoin (keeper 6.7): whether the local data lie on the source's history, so that the instance can follow it as it
-//! is, or have to be copied. The steps that follow are in `initialise::resync`.
+//! is, or have to be rewound or copied. The steps that follow are in `initialise::resync`.
 
 use std::fmt;
 
 use model::Lsn;
+
+use crate::reconcile::DataRole;
+use crate::reconcile::rewind::{NoRewind, RewindFacts, RewindNeed, rewind_need};
 
 /// Bytes of a WAL segment. Other sizes are not supported by the published info (keeper 0, W27).
 const SEGMENT_BYTES: u64 = 16 << 20;
@@ -26,6 +29,8 @@ pub struct DataEnd {
     pub position: Lsn,
     /// All timelines before its own, oldest first.
     pub history: Vec<Fork>,
+    /// `wal_log_hints` or data checksums are on, so that the WAL has every changed block (pg_rewind's manual page).
+    pub logs_hint_bits: bool,
 }
 
 /// State of a stopped instance according to its control file.
@@ -59,6 +64,8 @@ pub enum CopyReason {
     Incomplete,
     /// They were tried and did not stream.
     DidNotStream,
+    /// They were not rewound: pg_rewind, or the crash recovery before it, failed.
+    NotRewound,
     /// They belong to another database cluster.
     OtherSystem,
     /// They were not shut down cleanly.
@@ -83,6 +90,7 @@ impl CopyReason {
             Self::NoData => "there are no old data",
             Self::Incomplete => "the old data are incomplete",
             Self::DidNotStream => "the old data could not be made to stream",
+            Self::NotRewound => "the old data could not be rewound",
             Self::OtherSystem => "the old data belong to another database cluster",
             Self::NotShutDown => "the old data were not shut down cleanly",
             Self::OtherHistory => "the old data have another history",
@@ -108,17 +116,40 @@ pub enum Rejoin {
         /// Their end.
         end: Lsn,
     },
-    /// They have left the source's history, and pg_rewind can bring them back. Not returned yet: such data are copied.
+    /// A master crashed, and its data can be rewound after their crash recovery.
+    Recover,
+    /// They have left the source's history, and pg_rewind can bring them back.
     Rewind,
     /// Everything is copied.
-    Copy(CopyReason),
+    Copy {
+        why: CopyReason,
+        /// Why they are not rewound, if that is wanted and could help.
+        no_rewind: Option<NoRewind>,
+    },
 }
 
-/// Returns how data that end at `own` can follow `source` (keeper 6.7).
-pub fn rejoin(own: &DataEnd, source: &SourceFacts) -> Rejoin {
-    match check_rejoin(own, source) {
-        Ok(()) => Rejoin::Reuse { end: own.position },
-        Err(why) => Rejoin::Copy(why),
+impl Rejoin {
+    /// Returns a copy of data that pg_rewind cannot help.
+    pub const fn copy(why: CopyReason) -> Self {
+        Self::Copy { why, no_rewind: None }
+    }
+}
+
+/// Returns how data that end at `own` and would start in `role` can follow `source` (keeper 6.2, 6.7). `rewind` is
+/// `None` when pg_rewind is not wanted.
+pub fn rejoin(own: &DataEnd, role: DataRole, source: &SourceFacts, rewind: Option<&RewindFacts>) -> Rejoin {
+    let Err(why) = check_rejoin(own, source) else {
+        return Rejoin::Reuse { end: own.position };
+    };
+    let need = rewind.map_or(Ok(None), |facts| rewind_need(why, own, role, source, facts));
+    match need {
+        Ok(Some(RewindNeed::Rewind)) => Rejoin::Rewind,
+        Ok(Some(RewindNeed::Recovery)) => Rejoin::Recover,
+        Ok(None) => Rejoin::copy(why),
+        Err(no_rewind) => Rejoin::Copy {
+            why,
+            no_rewind: Some(no_rewind),
+        },
     }
 }
 
@@ -160,7 +191,7 @@ fn check_history(own: &DataEnd, source: &SourceFacts) -> Result<(), CopyReason> 
 
 /// Whether a server whose oldest segment is `oldest` still has the segment of `position`. The timeline in the name is
 /// ignored: when the timeline changes within a segment, the segment is copied to the new timeline.
-fn has_segment_of(oldest: &str, position: Lsn) -> bool {
+pub fn has_segment_of(oldest: &str, position: Lsn) -> bool {
     let numbers = oldest.get(8..16).zip(oldest.get(16..24)).filter(|_| oldest.len() == 24);
     let Some((Ok(high), Ok(low))) =
         numbers.map(|(high, low)| (u64::from_str_radix(high, 16), u64::from_str_radix(low, 16)))
@@ -189,6 +220,7 @@ mod tests {
             timeline: 1,
             position: Lsn(0x300_00a0),
             history: Vec::new(),
+            logs_hint_bits: false,
         }
     }
 

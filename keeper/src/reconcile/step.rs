@@ -3,7 +3,7 @@
 use model::{ClusterUid, DbUid, NewConfig};
 
 use crate::external_dirs::{ClearRequest, ExternalDir};
-use crate::reconcile::{HoldReason, LocalDb, LogMessage, MemberUpstream, ServerConfig, SlotChange};
+use crate::reconcile::{HoldReason, LocalDb, LogMessage, MemberUpstream, ServerConfig, SlotChange, SourceFacts};
 
 /// Steps to execute, and what follows them.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,6 +56,12 @@ pub enum Step {
     SetUpRoles,
     /// Copy the data of this instance with pg_basebackup, tablespaces and WAL into these directories.
     BaseBackup(MemberUpstream, Vec<ExternalDir>),
+    /// Run the crash recovery of a master's data, without clients.
+    Recover,
+    /// Let pg_rewind check against this source whether it can rewind the data. Nothing is changed.
+    CheckRewind(MemberUpstream, SourceFacts),
+    /// Rewind the data with pg_rewind to the history of this source.
+    Rewind(MemberUpstream),
     /// Create `standby.signal`.
     MarkStandby,
     /// The data of this db are complete: a later failure does not discard them.
@@ -64,6 +70,8 @@ pub enum Step {
     Permit,
     /// Start the instance.
     Start(StartAs, ServerConfig),
+    /// Wait until the rewound instance of this db has replayed what it needs to accept connections, or give up its data.
+    WaitRewound(DbUid),
     /// Wait until the instance streams, or give up its old data.
     WaitStreaming(DbUid),
     /// Promote the running standby.
@@ -122,7 +130,15 @@ impl Step {
     pub fn is_long(&self) -> bool {
         matches!(
             self,
-            Self::ClearData(_) | Self::Initdb(_) | Self::WaitReady | Self::BaseBackup(..) | Self::WaitStreaming(_)
+            Self::ClearData(_)
+                | Self::Initdb(_)
+                | Self::WaitReady
+                | Self::BaseBackup(..)
+                | Self::Recover
+                | Self::CheckRewind(..)
+                | Self::Rewind(_)
+                | Self::WaitRewound(_)
+                | Self::WaitStreaming(_)
         )
     }
 
@@ -140,8 +156,12 @@ impl Step {
             Self::ReadInitParameters => "read_init_parameters",
             Self::SetUpRoles => "set_up_roles",
             Self::BaseBackup(..) => "base_backup",
+            Self::Recover => "recover",
+            Self::CheckRewind(..) => "check_rewind",
+            Self::Rewind(_) => "rewind",
             Self::MarkStandby => "mark_standby",
             Self::Permit => "permit",
+            Self::WaitRewound(_) => "wait_rewound",
             Self::WaitStreaming(_) => "wait_streaming",
             Self::Promote => "promote",
             Self::Slot(_) => "slot",

@@ -29,6 +29,7 @@ struct FakeKeeper {
     source: SourceFacts,
     external_dirs: Vec<ExternalDir>,
     obstacle: Option<(std::path::PathBuf, Obstacle)>,
+    rewind: Option<RewindFacts>,
     failing_steps: Vec<&'static str>,
     trace: Vec<String>,
     reported: Option<RestartNeed>,
@@ -112,6 +113,7 @@ fn fake() -> FakeKeeper {
         },
         external_dirs: Vec::new(),
         obstacle: None,
+        rewind: None,
         failing_steps: Vec::new(),
         reported: None,
         trace: Vec::new(),
@@ -245,6 +247,7 @@ impl FakeKeeper {
             timeline: 1,
             position: Lsn(position),
             history: Vec::new(),
+            logs_hint_bits: true,
         };
         self.own_end = Some(end);
         self.stopped()
@@ -262,6 +265,13 @@ impl FakeKeeper {
             (None, None) => ClusterDataState::Absent,
         };
         desired_state(&reading, &ME.into(), &BOOT.into())
+    }
+
+    fn assigned(&self) -> DbUid {
+        match self.desired().goal {
+            Goal::Run(target) => target.db,
+            _ => DbUid::default(),
+        }
     }
 
     fn config(&self) -> Option<ServerConfig> {
@@ -313,6 +323,7 @@ impl FakeKeeper {
                         external_dirs: self.external_dirs.clone(),
                         bytes: None,
                         obstacle: self.obstacle.clone(),
+                        rewind: self.rewind.clone(),
                     });
                 }
                 NextAction::Done => {
@@ -405,6 +416,39 @@ impl FakeKeeper {
             Step::BaseBackup(from, _) => {
                 self.local.data = DataState::Present(DataRole::Standby);
                 format!("copy {}", from.db)
+            }
+            Step::Recover => {
+                if !failing_steps("recover") {
+                    let end = self.own_end.as_mut().expect("the data have an end");
+                    (end.state, end.position) = (EndState::ShutDown, Lsn(end.position.0 + 0x1_0000));
+                } else {
+                    self.known.rewind_failed = Some(self.assigned());
+                }
+                "recover".into()
+            }
+            Step::CheckRewind(from, _) => {
+                assert!(!self.local.db.initializing, "W10: nothing is marked before the check");
+                if failing_steps("check rewind") {
+                    self.known.rewind_failed = Some(self.assigned());
+                }
+                format!("check rewind {}", from.db)
+            }
+            Step::Rewind(from) => {
+                assert!(
+                    !self.running && self.local.db.initializing,
+                    "I4: only after dbstate was saved"
+                );
+                if !failing_steps("rewind") {
+                    self.local.data = DataState::Present(DataRole::Standby);
+                    self.known.rewound = Some(self.assigned());
+                }
+                format!("rewind {}", from.db)
+            }
+            Step::WaitRewound(db) => {
+                if failing_steps("ready") {
+                    self.known.rejoin_failed = Some(db.clone());
+                }
+                "ready".into()
             }
             Step::MarkStandby => {
                 self.local.data = DataState::Present(DataRole::Standby);
@@ -675,6 +719,128 @@ fn old_data_that_do_not_stream_are_copied_over() {
         "stop; ask B; save 'A2' initializing; clear; copy B; \
          start Standby following host-k2:5432; reload following host-k2:5432; record A2 1; done",
     );
+}
+
+/// An old master of keeper k1 that has to come back as a standby of B with pg_rewind.
+fn to_rewind(state: EndState, position: u64) -> FakeKeeper {
+    let mut fake = fake()
+        .standby()
+        .replaced_by_a2(DbInitMode::Resync)
+        .ends(state, position);
+    fake.local.data = DataState::Present(DataRole::Master);
+    fake.rewind = Some(RewindFacts {
+        has_program: true,
+        outside: None,
+    });
+    fake
+}
+
+const REWOUND: &str = "check rewind B; save 'A2' initializing; rewind B; start Standby following host-k2:5432; ready; \
+                       streams; reload following host-k2:5432; record A2 1; done";
+const COPIED: &str = "ask B; save 'A2' initializing; clear; copy B; start Standby following host-k2:5432; \
+                      reload following host-k2:5432; record A2 1; done";
+
+/// The row of the decision table: keeper T8 row 16.
+#[test]
+fn a_diverged_old_master_is_rewound_and_a_crashed_one_recovered_before() {
+    check(to_rewind(EndState::ShutDown, 0x300_00a1), &format!("ask B; {REWOUND}"));
+    check(
+        to_rewind(EndState::Unclean, 0x300_0000),
+        &format!("ask B; recover; ask B; {REWOUND}"),
+    );
+    // What is on the source's history needs neither.
+    let kept = to_rewind(EndState::ShutDown, 0x300_00a0).round();
+    assert!(
+        kept.starts_with("ask B; save 'A2' initializing; mark standby"),
+        "{kept}"
+    );
+}
+
+/// The rows of the decision table: keeper T8 rows 17 and 20.
+#[test]
+fn data_that_cannot_be_rewound_are_copied_and_the_log_has_the_reason() {
+    let copied = |mut fake: FakeKeeper, expected: Option<NoRewind>| {
+        assert_eq!(fake.round(), COPIED);
+        let reasons = fake.messages.iter().find_map(|message| match message {
+            LogMessage::Copying { no_rewind, .. } => Some(*no_rewind),
+            _ => None,
+        });
+        assert_eq!(reasons, Some(expected));
+    };
+    let diverged = || to_rewind(EndState::ShutDown, 0x300_00a1);
+    let mut not_asked = diverged();
+    not_asked.rewind = None;
+    copied(not_asked, None);
+    let mut other_system = diverged();
+    other_system.own_end.as_mut().expect("there").system_id = "8".into();
+    copied(other_system, None);
+    let mut no_hints = diverged();
+    no_hints.own_end.as_mut().expect("there").logs_hint_bits = false;
+    copied(no_hints, Some(NoRewind::HintBitsNotLogged));
+    let mut missing = diverged();
+    missing.rewind.as_mut().expect("there").has_program = false;
+    copied(missing, Some(NoRewind::NoProgram));
+    let mut tablespace = to_rewind(EndState::Unclean, 0x300_0000);
+    tablespace.rewind.as_mut().expect("there").outside = Some("/ts".into());
+    copied(tablespace, Some(NoRewind::OutsidePgdata));
+    let mut standby = to_rewind(EndState::Unclean, 0x300_0000);
+    standby.local.data = DataState::Present(DataRole::Standby);
+    copied(standby, Some(NoRewind::CrashedStandby));
+    // Left by another process in the middle of a rewind, or of anything else.
+    let mut incomplete = diverged().local_db("A2", true);
+    incomplete.local.data = DataState::Present(DataRole::Standby);
+    copied(incomplete, None);
+}
+
+/// The rows of the decision table: keeper T8 rows 20 and 21.
+#[test]
+fn whatever_fails_about_a_rewind_ends_in_a_copy_and_never_in_a_start() {
+    for (state, failing, done) in [
+        (EndState::Unclean, "recover", "ask B; recover"),
+        (EndState::ShutDown, "check rewind", "ask B; check rewind B"),
+        (
+            EndState::ShutDown,
+            "rewind",
+            "ask B; check rewind B; save 'A2' initializing; rewind B",
+        ),
+    ] {
+        let mut fake = to_rewind(state, 0x300_00a1).failing(failing);
+        let result = fake.round();
+        let failed = done.rsplit("; ").next().expect("there");
+        assert_eq!(result, format!("{done}; failed at {failed}"));
+        assert!(!fake.running);
+        fake.failing_steps.clear();
+        check(fake, COPIED);
+    }
+    for failing in ["ready", "streams"] {
+        let mut fake = to_rewind(EndState::ShutDown, 0x300_00a1).failing(failing);
+        assert!(
+            fake.round().ends_with(&format!("failed at {failing}")),
+            "{:?}",
+            fake.trace
+        );
+        fake.failing_steps.clear();
+        check(fake, &format!("stop; {COPIED}"));
+    }
+}
+
+/// A changed desired state interrupts the wait; the server runs on.
+#[test]
+fn an_interrupted_wait_for_rewound_data_goes_on_without_another_start() {
+    let mut fake = to_rewind(EndState::ShutDown, 0x300_00a1).local_db("A2", true);
+    fake.local.data = DataState::Present(DataRole::Standby);
+    fake.known.rewound = Some("A2".into());
+    fake.running = true;
+    check(fake, "ready; streams; record A2 1; done");
+}
+
+#[test]
+fn nothing_unclaimed_is_rewound() {
+    for state in [EndState::ShutDown, EndState::Unclean] {
+        let mut fake = to_rewind(state, 0x300_00a1).local_db("", false);
+        fake.local.unclaimed = Some("/d/x".into());
+        check(fake, "ask B; hold Obstacle(\"/d/x\", Unclaimed)");
+    }
 }
 
 #[test]

@@ -5,15 +5,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use base::Chain;
+use tracing::info;
 
 use crate::context::KeeperContext;
+use crate::executor::StepError;
 use crate::external_dirs::{ClearRequest, ExternalDir, ExternalDirFacts, ExternalDirKind, Obstacle, first_obstacle};
 use crate::postgres::client::upstream::{UpstreamClient, UpstreamError};
 use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::owned_dirs::OwnedDirs;
 use crate::postgres::data::previous_data;
+use crate::postgres::data::rewind_scope;
 use crate::postgres::data::survey::{self, SharedDirProbe};
 use crate::postgres::data::walker::{FileSystemHung, Walker};
+use crate::postgres::programs::installation::Programs;
+use crate::postgres::rewind;
+use crate::reconcile::RewindFacts;
 
 /// Requirements of a base backup.
 #[derive(Default)]
@@ -119,6 +125,26 @@ impl CopySurvey {
             let data = self.data.clone();
             Some((data, Obstacle::Unusable(Chain(&why).to_string())))
         }))
+    }
+
+    /// Returns what pg_rewind depends on, besides the end of the data.
+    pub(super) async fn rewind_facts(&self, programs: &Programs, needs: &CopyNeeds) -> Result<RewindFacts, StepError> {
+        let (data, owned) = (self.data.clone(), Arc::clone(&self.owned));
+        let outside = self.walker.run(move || rewind_scope::outside(&data, &owned)).await??;
+        let tablespace = needs
+            .external_dirs
+            .iter()
+            .find(|external_dir| external_dir.kind != ExternalDirKind::Wal)
+            .map(|tablespace| tablespace.path.clone());
+        let used_by_another = || first_obstacle(&needs.external_dirs).map(|(path, _)| path);
+        let outside = outside.or(tablespace).or_else(used_by_another);
+        if let Some(path) = &outside {
+            info!(path = %path.display(), "not rewinding: pg_rewind would change what is there, too");
+        }
+        Ok(RewindFacts {
+            has_program: programs.has(rewind::PROGRAM),
+            outside,
+        })
     }
 
     async fn external_dirs(&self, source: &UpstreamClient) -> Result<Vec<ExternalDir>, CopyNeedsError> {

@@ -55,6 +55,7 @@ pub(super) async fn own_end(instance: &Instance) -> Result<Option<DataEnd>, Step
         timeline: end.timeline,
         position: end.position.unwrap_or_default(),
         history: history.iter().map(fork).collect(),
+        logs_hint_bits: end.control.wal_log_hints || end.control.has_checksums,
     }))
 }
 

@@ -110,9 +110,18 @@ impl Probe {
                 }
             }
         };
+        let own = own_end(&self.instance).await?;
+        let rewind = match target(desired) {
+            Some(target) if target.spec.use_pgrewind && own.is_some() => {
+                let programs = self.instance.programs();
+                Some(self.copy_survey.rewind_facts(programs, &needs).await?)
+            }
+            _ => None,
+        };
         Ok(CopyFacts {
-            own: own_end(&self.instance).await?,
+            own,
             source,
+            rewind,
             external_dirs: needs.external_dirs,
             bytes: needs.bytes,
             obstacle: needs.obstacle,

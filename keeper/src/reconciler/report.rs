@@ -215,6 +215,10 @@ fn failed_step(step: &Step, failed: &StepError, owned: &OwnedDirs) -> Option<(Ke
         Step::ClearData(_) | Step::BaseBackup(..) | Step::Initdb(_) => {
             Some((KeeperProblemKind::Data, failed_data(step, failed, owned)))
         }
+        // Any other failure of theirs ends in a copy.
+        Step::Recover | Step::CheckRewind(..) | Step::Rewind(_) if failed.is_unanswered() => {
+            Some((KeeperProblemKind::Data, failed_data(step, failed, owned)))
+        }
         Step::StartTemporarily(_)
         | Step::Start(..)
         | Step::WaitReady

@@ -244,6 +244,21 @@ impl SqlClient {
         first_row(action, &rows).map(|row| field(row, 0) == "t")
     }
 
+    /// Returns the timeline of the last checkpoint in the control file.
+    pub async fn checkpoint_timeline(&self) -> Result<u64, SqlError> {
+        let action = "ask for the timeline of the last checkpoint";
+        let rows = self
+            .query(action, "select timeline_id from pg_control_checkpoint()")
+            .await?;
+        let answer = field(first_row(action, &rows)?, 0);
+        answer.parse().map_err(|_| SqlError::Answer { action, answer })
+    }
+
+    /// Completes a checkpoint, without the delays of a scheduled one.
+    pub async fn checkpoint(&self) -> Result<(), SqlError> {
+        self.query("make a checkpoint", "checkpoint").await.map(drop)
+    }
+
     /// Whether a physical slot of this name exists.
     pub async fn has_slot(&self, slot: &str) -> Result<bool, SqlError> {
         let statement = format!(

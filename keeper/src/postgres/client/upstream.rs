@@ -133,6 +133,16 @@ impl UpstreamClient {
         size_or_none(self.sql.bytes_of_wal().await)
     }
 
+    /// Returns the timeline of the last checkpoint in its control file.
+    pub async fn checkpoint_timeline(&self) -> Result<u64, UpstreamError> {
+        Ok(self.sql.checkpoint_timeline().await?)
+    }
+
+    /// Makes it complete a checkpoint.
+    pub async fn checkpoint(&self) -> Result<(), UpstreamError> {
+        Ok(self.sql.checkpoint().await?)
+    }
+
     /// Whether the upstream can see this file, given by an absolute path or one relative to its PGDATA.
     pub async fn can_see(&self, path: &str) -> Result<bool, UpstreamError> {
         Ok(self.sql.can_see(path).await?)

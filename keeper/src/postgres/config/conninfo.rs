@@ -87,6 +87,31 @@ pub fn copy_conninfo(application_name: &str, source: &Address, login: &Login, op
     ])
 }
 
+/// Returns the connection string of pg_rewind to its source, as the superuser; otherwise as [`copy_conninfo`]. A source
+/// that disappears from the network ends the connection within minutes.
+pub fn rewind_conninfo(
+    application_name: &str,
+    database: &str,
+    source: &Address,
+    login: &Login,
+    options: &str,
+) -> String {
+    text(&[
+        ("application_name", application_name),
+        ("connect_timeout", "30"),
+        ("dbname", database),
+        ("host", &source.host),
+        ("keepalives_count", "6"),
+        ("keepalives_idle", "30"),
+        ("keepalives_interval", "10"),
+        ("options", options),
+        ("port", &source.port),
+        ("sslmode", "prefer"),
+        ("tcp_user_timeout", "120000"),
+        ("user", &login.user),
+    ])
+}
+
 /// Returns the content of the password file of a program that copies from `source`; `None` when the login needs no
 /// password.
 pub fn copy_passfile(source: &Address, login: &Login) -> Option<String> {
@@ -187,6 +212,16 @@ mod tests {
         assert_eq!(
             text_form,
             "application_name=a host=10.0.0.1 options=-c\\ synchronous_commit=off port=5432 sslmode=prefer user=repluser"
+        );
+    }
+
+    #[test]
+    fn a_rewind_s_connection_has_a_database_and_no_password_in_it() {
+        let text_form = rewind_conninfo("a", "postgres", &source(), &login(Some("pw")), "-c role=none");
+        assert_eq!(
+            text_form,
+            "application_name=a connect_timeout=30 dbname=postgres host=10.0.0.1 keepalives_count=6 keepalives_idle=30 \
+             keepalives_interval=10 options=-c\\ role=none port=5432 sslmode=prefer tcp_user_timeout=120000 user=repluser"
         );
     }
 

@@ -30,6 +30,14 @@ pub(crate) fn settings(config: &InstanceConfig, mode: StartMode, sockets: &str) 
     settings
 }
 
+/// Returns name and value of each pinned setting of a single-user server, which has no sockets.
+pub(crate) fn single_user(data: &Path) -> Vec<(&'static str, String)> {
+    let mut settings = fixed(data);
+    settings.push(("config_file", data.join(conf::FILE).display().to_string()));
+    settings.push(("log_destination", "stderr".to_owned()));
+    settings
+}
+
 /// Returns the parameters of the file with the socket directories of the command line: others would be pending restart
 /// after each reload.
 pub(crate) fn of_file(parameters: &Parameters, sockets: Option<&str>) -> Parameters {

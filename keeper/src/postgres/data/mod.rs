@@ -19,6 +19,7 @@ pub mod owned_dirs;
 pub mod owned_record;
 pub mod pgdata;
 pub mod previous_data;
+pub mod rewind_scope;
 pub mod scratch_file;
 pub mod staging;
 pub mod survey;

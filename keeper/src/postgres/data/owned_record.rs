@@ -36,6 +36,9 @@ pub struct OwnedRecord {
     pub staging: Vec<PathBuf>,
     /// Previous data.
     pub old: Option<PreviousData>,
+    /// Identity of the PGDATA that pg_rewind is changing: its content is neither the old nor the new one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rewinding: Option<DirIdentity>,
 }
 
 /// Where a keeper's data directory is, and which one.

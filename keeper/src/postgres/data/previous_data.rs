@@ -22,6 +22,7 @@ use crate::postgres::data::mounts::Mounts;
 use crate::postgres::data::owned_dirs::{NEW_KIND, OLD_KIND, OwnedDirs};
 use crate::postgres::data::owned_record::{PreviousData, PreviousDataState, TablespaceDir};
 use crate::postgres::data::pgdata;
+use crate::postgres::data::rewind_scope;
 use crate::postgres::data::survey::{self, is_of_wal};
 use crate::postgres::data::trees;
 
@@ -68,11 +69,14 @@ pub fn clear(data: &Path, owned: &OwnedDirs, clear: &ClearRequest) -> Result<Cle
     let tablespaces = own_tablespaces(data, owned, clear)?;
     pgdata::remove_unfinished_outside(data, owned, clear)?;
     let mut cleared = ClearOutcome::Nothing;
-    if owned.record().old.is_none() && pgdata::unclaimed_content(data, owned)?.is_some() {
+    // What pg_rewind has left behind halfway is not worth keeping, and must not be put back.
+    let is_half_rewound = rewind_scope::is_half_rewound(data, owned)?;
+    if owned.record().old.is_none() && !is_half_rewound && pgdata::unclaimed_content(data, owned)?.is_some() {
         cleared = ClearOutcome::SetAside(set_aside(data, owned, clear, &tablespaces)?);
     } else {
         pgdata::remove(data, owned, &tablespaces)?;
     }
+    owned.change(|record| record.rewinding = None)?;
     match make_space(data, owned, clear)? {
         true => Ok(ClearOutcome::Removed),
         false => Ok(cleared),

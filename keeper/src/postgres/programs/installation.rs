@@ -209,6 +209,11 @@ impl Programs {
         self.source
     }
 
+    /// Whether a program is there; those without which no keeper starts always are.
+    pub fn has(&self, program: &str) -> bool {
+        is_program(&self.path(program))
+    }
+
     /// Returns the path of a program.
     pub fn path(&self, program: &str) -> PathBuf {
         self.dir.join(program)

@@ -18,7 +18,8 @@ use crate::reconcile::{
 pub(crate) fn initialise(observed: &ObservedState<'_>, target: &TargetDb) -> ReconcilePlan {
     let local = &observed.local.db.uid;
     let mut steps = Vec::new();
-    if is_incomplete(observed) {
+    let is_rewound = observed.process.rewound.as_ref() == Some(&target.db);
+    if is_incomplete(observed) && !is_rewound {
         steps.push(Step::Log(LogMessage::Incomplete { db: local.clone() }));
     }
     if *local != target.db {

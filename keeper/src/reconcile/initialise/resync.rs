@@ -1,5 +1,5 @@
-//! Init mode `resync`: a standby of the followed instance, on the old data or on a copy (keeper 5.4, 6). Whether old
-//! data fit is decided by `rejoin`.
+//! Init mode `resync`: a standby of the followed instance, on the old data as they are, on rewound ones or on a copy
+//! (keeper 5.4, 6). Whether old data fit is decided by `rejoin`.
 
 use std::path::PathBuf;
 
@@ -8,8 +8,9 @@ use model::Lsn;
 use crate::external_dirs::{ClearRequest, Obstacle, first_obstacle};
 use crate::reconcile::initialise::{first_start_config, save_initializing, standby_config, unclaimed_data};
 use crate::reconcile::{
-    CopyFacts, CopyReason, DataState, HoldReason, LogMessage, MemberUpstream, NextAction, ObservedState, ReconcilePlan,
-    Rejoin, ServerState, StartAs, Step, TargetDb, TargetRole, Upstream, check_source, is_incomplete, rejoin,
+    CopyFacts, CopyReason, DataRole, DataState, HoldReason, LogMessage, MemberUpstream, NextAction, NoRewind,
+    ObservedState, ReconcilePlan, Rejoin, ServerState, StartAs, Step, TargetDb, TargetRole, Upstream, check_source,
+    is_incomplete, rejoin,
 };
 
 /// Creates a standby of the followed instance (keeper 5.4). All conditions are checked before anything is removed
@@ -24,6 +25,9 @@ pub(super) fn resync(observed: &ObservedState<'_>, target: &TargetDb) -> Reconci
         }
         TargetRole::Other(role) => return ReconcilePlan::hold(HoldReason::UnknownRole(role.clone())),
     };
+    if let Some(plan) = finish_rewound(observed, target, upstream) {
+        return plan;
+    }
     let mut steps = vec![Step::Log(LogMessage::Resyncing)];
     // Stop first and plan again: the control file has its final state only after a shutdown.
     if *observed.server != ServerState::Down {
@@ -53,40 +57,94 @@ pub(super) fn resync(observed: &ObservedState<'_>, target: &TargetDb) -> Reconci
     if let Err(why) = check_source(&target.recorded, &copy.source) {
         return ReconcilePlan::hold(HoldReason::WrongSource(upstream.clone(), why));
     }
-    match choose_rejoin(observed, target, copy) {
-        Rejoin::Reuse { end } => steps.extend(reuse_steps(observed, target, upstream, end)),
-        Rejoin::Rewind => return ReconcilePlan::hold(HoldReason::NotSupported("pg_rewind")),
-        Rejoin::Copy(why) => {
-            // All obstacles are checked before the first step that removes data.
-            if let Some((path, obstacle)) = copy_obstacle(observed, copy) {
-                return ReconcilePlan::hold(HoldReason::Obstacle(path, obstacle));
-            }
-            steps.extend(copy_steps(observed, target, upstream, copy, why));
-        }
+    let chosen = choose_rejoin(observed, target, copy);
+    // Also what pg_rewind would change is examined before the first step.
+    let obstacle = match &chosen {
+        Rejoin::Reuse { .. } => None,
+        Rejoin::Recover | Rejoin::Rewind => unclaimed_data(observed),
+        Rejoin::Copy { .. } => copy_obstacle(observed, copy),
+    };
+    if let Some((path, obstacle)) = obstacle {
+        return ReconcilePlan::hold(HoldReason::Obstacle(path, obstacle));
     }
+    steps.extend(match chosen {
+        Rejoin::Reuse { end } => reuse_steps(observed, target, upstream, end),
+        Rejoin::Recover => vec![Step::Log(LogMessage::RecoveringToRewind), Step::Recover],
+        Rejoin::Rewind => rewind_steps(target, upstream, copy),
+        Rejoin::Copy { why, no_rewind } => copy_steps(observed, target, upstream, copy, why, no_rewind),
+    });
     ReconcilePlan {
         steps,
         next: NextAction::PlanAgain,
     }
 }
 
-/// Returns what is done with the old data. A rejoin is preferred to a copy: it takes seconds, however large the data
-/// are.
+/// Returns what is done with the old data. A rejoin is preferred to a rewind, and that to a copy: it takes seconds,
+/// however large the data are.
 fn choose_rejoin(observed: &ObservedState<'_>, target: &TargetDb, copy: &CopyFacts) -> Rejoin {
-    if observed.local.data == DataState::Absent {
-        return Rejoin::Copy(CopyReason::NoData);
-    }
+    let DataState::Present(role) = observed.local.data else {
+        return Rejoin::copy(CopyReason::NoData);
+    };
     if observed.process.rejoin_failed.as_ref() == Some(&target.db) {
-        return Rejoin::Copy(CopyReason::DidNotStream);
+        return Rejoin::copy(CopyReason::DidNotStream);
     }
-    // Incomplete data have no reliable end (keeper K1).
+    // Incomplete data, also half-rewound ones, have no reliable end (keeper K1).
     if is_incomplete(observed) {
-        return Rejoin::Copy(CopyReason::Incomplete);
+        return Rejoin::copy(CopyReason::Incomplete);
     }
-    match &copy.own {
-        Some(own) => rejoin(own, &copy.source),
-        None => Rejoin::Copy(CopyReason::NotShutDown),
+    let Some(own) = &copy.own else {
+        return Rejoin::copy(CopyReason::NotShutDown);
+    };
+    let rejoin = rejoin(own, role, &copy.source, copy.rewind.as_ref());
+    let has_failed = observed.process.rewind_failed.as_ref() == Some(&target.db);
+    match rejoin {
+        Rejoin::Rewind | Rejoin::Recover if has_failed => Rejoin::Copy {
+            why: CopyReason::NotRewound,
+            no_rewind: Some(NoRewind::Failed),
+        },
+        chosen => chosen,
     }
+}
+
+/// Rewinds the data. All that pg_rewind can find wrong it finds in the check, which changes nothing; only then the data
+/// are marked, so that half-rewound ones are never started.
+fn rewind_steps(target: &TargetDb, upstream: &MemberUpstream, copy: &CopyFacts) -> Vec<Step> {
+    vec![
+        Step::CheckRewind(upstream.clone(), copy.source.clone()),
+        save_initializing(target),
+        Step::Log(LogMessage::Rewinding { to: upstream.clone() }),
+        Step::Rewind(upstream.clone()),
+        Step::Log(LogMessage::Rewound),
+    ]
+}
+
+/// Starts the data that this process has rewound, and checks that they stream; `None` if there are none.
+///
+/// This is a plan of its own, since the rewound control file sets other minimums for the parameters than the old one.
+fn finish_rewound(observed: &ObservedState<'_>, target: &TargetDb, upstream: &MemberUpstream) -> Option<ReconcilePlan> {
+    let local = &observed.local.db;
+    let is_rewound = local.initializing
+        && local.uid == target.db
+        && observed.process.rewound.as_ref() == Some(&target.db)
+        && observed.process.rejoin_failed.as_ref() != Some(&target.db)
+        && observed.local.data == DataState::Present(DataRole::Standby);
+    if !is_rewound {
+        return None;
+    }
+    let mut steps = Vec::new();
+    if *observed.server == ServerState::Down {
+        let config = first_start_config(standby_config(observed, upstream));
+        steps.push(Step::Start(StartAs::Standby, config));
+    }
+    steps.extend([
+        Step::WaitRewound(target.db.clone()),
+        Step::WaitStreaming(target.db.clone()),
+        Step::MarkComplete(target.db.clone()),
+    ]);
+    Some(ReconcilePlan {
+        steps,
+        next: NextAction::PlanAgain,
+    })
 }
 
 fn reuse_steps(observed: &ObservedState<'_>, target: &TargetDb, upstream: &MemberUpstream, end: Lsn) -> Vec<Step> {
@@ -114,6 +172,7 @@ fn copy_steps(
     upstream: &MemberUpstream,
     copy: &CopyFacts,
     why: CopyReason,
+    no_rewind: Option<NoRewind>,
 ) -> Vec<Step> {
     let clear = ClearRequest {
         db: target.db.to_string(),
@@ -127,6 +186,7 @@ fn copy_steps(
         Step::Log(LogMessage::Copying {
             from: upstream.clone(),
             why,
+            no_rewind,
         }),
         Step::BaseBackup(upstream.clone(), copy.external_dirs.clone()),
         Step::Log(LogMessage::Synced),
