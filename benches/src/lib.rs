@@ -8,4 +8,5 @@ pub mod idle;
 pub mod interruption;
 pub mod proxy;
 pub mod random_faults;
+pub mod rejoin;
 pub mod slow_store;

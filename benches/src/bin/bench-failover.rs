@@ -8,6 +8,7 @@ use anyhow::Context;
 use benches::failover::{FailoverOutcome, FailureEvent, Scenario, StoreDelay, median, run};
 use benches::interruption::until_signal;
 use benches::random_faults::{self, RandomOptions};
+use benches::rejoin;
 use benches::slow_store;
 use clap::{Parser, ValueEnum};
 use model::GoDuration;
@@ -47,6 +48,13 @@ struct Args {
     /// Measure only this slow-store scenario (1 to 7)
     #[arg(long, requires = "slow_store", value_parser = clap::value_parser!(u8).range(1..=7))]
     row: Option<u8>,
+    /// Measure instead how long an old master with diverged data takes to come back, with pg_rewind and with a copy, and
+    /// fail when pg_rewind exceeds its limit
+    #[arg(long, conflicts_with_all = ["events", "profiles", "store_delay", "slow_endpoint", "slow_store"])]
+    rejoin: bool,
+    /// Size of the database of --rejoin
+    #[arg(long, requires = "rejoin", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    rejoin_mib: u32,
     /// Number of keepers
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(2..=8))]
     keepers: u8,
@@ -162,6 +170,9 @@ async fn measure(args: Args) -> anyhow::Result<()> {
     }
     if let [EventName::Random] = args.events.as_slice() {
         return random_faults::measure(args.random_options()).await;
+    }
+    if args.rejoin {
+        return rejoin::measure(args.rejoin_mib, args.runs).await;
     }
     let events: Vec<FailureEvent> = match args.events.as_slice() {
         [] => FailureEvent::ALL.to_vec(),
