@@ -90,6 +90,11 @@ pub(crate) fn write_sets(db: &mut Db, wanted: BTreeSet<DbUid>, known: BTreeSet<D
     db.spec.synchronous_standbys = Some(wanted.into_iter().collect());
 }
 
+/// Returns the number of standbys that the commits of a master wait for at least.
+pub(crate) fn minimum(view: &PlanView<'_>, master: &Db) -> usize {
+    limits(view, master).min
+}
+
 /// Returns the limits of the set. PostgreSQL 9.5 and earlier waits for one standby only, so one is replaced at once
 /// (sentinel S-1).
 fn limits(view: &PlanView<'_>, master: &Db) -> Limits {

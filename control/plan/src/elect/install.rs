@@ -37,17 +37,17 @@ fn make_master(draft: &mut Draft, view: &PlanView<'_>, replaced: ReplacedMaster<
         old.spec.followers = Some(Vec::new());
     }
     let mut keeper = None;
+    let min = view
+        .data
+        .dbs()
+        .get(&best.db)
+        .map_or(0, |db| synchronous::minimum(view, db));
     if let Some(new) = draft.db_mut(&best.db) {
         new.spec.role = Role::Master;
         new.spec.follow_config = None;
         if view.is_synchronous() {
             let wanted = inherited_set(replaced, &best.db);
-            synchronous::write_sets(
-                new,
-                wanted,
-                BTreeSet::new(),
-                usize::from(view.spec.min_synchronous_standbys),
-            );
+            synchronous::write_sets(new, wanted, BTreeSet::new(), min);
         } else {
             new.spec.clear_synchronous();
             new.status.synchronous_standbys = None;

@@ -156,6 +156,25 @@ fn elected(dbs: u32) -> Setup {
     setup
 }
 
+/// SY-6: an elected db outside the set does not bring the former master into it.
+#[test]
+fn an_elected_db_waits_for_the_minimum_of_its_own_server() {
+    let left_with_one = |major| {
+        let mut setup = synchronous(3, &["db3"], &["db3"]);
+        setup.spec().min_synchronous_standbys = Some(2);
+        setup.spec().max_synchronous_standbys = Some(2);
+        setup.at("db1", 1, 9).at("db2", 1, 9).at("db3", 1, 8);
+        setup.keeper_status("keeper2").postgres_binary_version.major = major;
+        setup.info("keeper2").postgres_binary_version.major = major;
+        setup.stopped("keeper1", 1, 9).leaving = true;
+        setup
+    };
+    let expected = |names| format!("elects db2; db2 waits for db3{names}; in sync with db2: nobody");
+    check(&mut left_with_one(15), &expected(",stolonfakestandby"));
+    // it waits for one at most (S-1)
+    check(&mut left_with_one(9), &expected(""));
+}
+
 /// p1 has acknowledged that there is no master.
 fn closed(mut setup: Setup) -> Setup {
     let generation = setup.proxy().generation;
