@@ -32,6 +32,12 @@ fn event(keepers: usize) -> impl Strategy<Value = Event> {
         1 => keeper.clone().prop_map(Event::FailKeeper),
         1 => keeper.prop_map(Event::RemoveKeeper),
         1 => (1u16..4).prop_map(Event::Standbys),
+        2 => (0u16..3, 1u16..3).prop_map(|(min, max)| Event::Synchronous(min, max)),
+        1 => Just(Event::Asynchronous),
+        2 => Just(Event::KillMaster),
+        1 => Just(Event::KillInSync),
+        2 => (0..keepers).prop_map(Event::Lag),
+        2 => (0..keepers).prop_map(Event::CatchUp),
     ]
 }
 
@@ -64,6 +70,7 @@ proptest! {
         for index in 0..4 {
             simulation.apply(&Event::StartKeeper(index));
             simulation.apply(&Event::RepairInstance(index));
+            simulation.apply(&Event::CatchUp(index));
         }
         (0..2).for_each(|index| simulation.apply(&Event::ResumeProxy(index)));
         let served = simulation.until(2 * MINUTE, Simulation::serves);
@@ -129,6 +136,90 @@ fn a_master_that_shuts_down_in_order_is_replaced_at_once() {
     simulation.apply(&Event::StopKeeper(simulation.master().unwrap()));
     let (elected, served) = fails_over(&mut simulation);
     assert!(elected <= 3 * TICK && served <= 15 * TICK, "{elected:?}, {served:?}");
+}
+
+/// A settled cluster whose commits wait for one standby of three.
+fn synchronous_cluster() -> Simulation {
+    let mut simulation = steady_cluster();
+    simulation.apply(&Event::Synchronous(1, 1));
+    simulation.apply(&Event::Wait(100));
+    simulation
+}
+
+#[test]
+fn a_killed_synchronous_master_loses_nothing_that_was_acknowledged() {
+    let mut simulation = synchronous_cluster();
+    let old = simulation.master().unwrap();
+    // whoever is not in sync lags
+    let in_sync = simulation.in_sync();
+    assert_eq!(in_sync.len(), 1);
+    for index in (0..3).filter(|index| !in_sync.contains(index) && *index != old) {
+        simulation.apply(&Event::Lag(index));
+    }
+    simulation.apply(&Event::Write(1_000));
+    simulation.apply(&Event::Wait(10));
+    simulation.apply(&Event::KillKeeper(old));
+    let (elected, _) = fails_over(&mut simulation);
+    assert!(elected >= FAIL && elected <= FAIL + 3 * TICK, "{elected:?}");
+    assert_eq!(simulation.master(), in_sync.first().copied());
+}
+
+#[test]
+fn a_failed_synchronous_standby_is_replaced_and_the_old_one_is_never_elected() {
+    let mut simulation = synchronous_cluster();
+    let old = simulation.master().unwrap();
+    let first = simulation.in_sync()[0];
+    simulation.apply(&Event::KillKeeper(first));
+    simulation
+        .until(MINUTE, |simulation| {
+            let in_sync = simulation.in_sync();
+            in_sync.len() == 1 && in_sync[0] != first
+        })
+        .unwrap();
+    simulation.apply(&Event::Write(1_000));
+    simulation.apply(&Event::Wait(5));
+    simulation.apply(&Event::KillKeeper(old));
+    simulation.apply(&Event::StartKeeper(first));
+    let (_, _) = fails_over(&mut simulation);
+    assert_ne!(simulation.master(), Some(first));
+}
+
+#[test]
+fn no_standby_that_lacks_an_acknowledged_commit_is_elected_when_both_hosts_that_have_it_fail() {
+    let mut simulation = synchronous_cluster();
+    let old = simulation.master().unwrap();
+    let in_sync = simulation.in_sync();
+    for index in (0..3).filter(|index| !in_sync.contains(index) && *index != old) {
+        simulation.apply(&Event::Lag(index));
+    }
+    simulation.apply(&Event::Write(1_000));
+    simulation.apply(&Event::Wait(10));
+    simulation.apply(&Event::KillInSync);
+    simulation.apply(&Event::KillMaster);
+    simulation.apply(&Event::Wait(300));
+    assert!(simulation.broken().is_empty(), "{:?}", simulation.broken());
+    assert_eq!(simulation.master(), Some(old));
+    // the one that was in sync is enough
+    simulation.apply(&Event::StartKeeper(in_sync[0]));
+    fails_over(&mut simulation);
+    assert_eq!(simulation.master(), Some(in_sync[0]));
+}
+
+#[test]
+fn a_synchronous_master_without_a_standby_in_sync_is_waited_for() {
+    let mut simulation = synchronous_cluster();
+    let old = simulation.master().unwrap();
+    // all standbys fail, so the one in sync stays the only one that may be elected
+    for index in (0..3).filter(|index| *index != old) {
+        simulation.apply(&Event::KillKeeper(index));
+    }
+    simulation.apply(&Event::Write(1_000));
+    simulation.apply(&Event::KillKeeper(old));
+    simulation.apply(&Event::Wait(300));
+    assert_eq!(simulation.master(), Some(old));
+    simulation.apply(&Event::StartKeeper(old));
+    assert!(simulation.until(MINUTE, Simulation::serves).is_some());
+    assert!(simulation.broken().is_empty(), "{:?}", simulation.broken());
 }
 
 #[test]

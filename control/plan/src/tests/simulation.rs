@@ -36,6 +36,10 @@ pub(super) enum Event {
     Wait(u32),
     /// A keeper and its instance are killed.
     KillKeeper(usize),
+    /// The master's keeper and its instance are killed.
+    KillMaster,
+    /// The first keeper with a standby in sync and its instance are killed.
+    KillInSync,
     /// A keeper starts again; its instance is stopped.
     StartKeeper(usize),
     /// A keeper shuts down in order.
@@ -70,6 +74,14 @@ pub(super) enum Event {
     RemoveKeeper(usize),
     /// The operator sets the number of standbys.
     Standbys(u16),
+    /// The operator turns synchronous replication on, with these limits of standbys.
+    Synchronous(u16, u16),
+    /// The operator turns it off.
+    Asynchronous,
+    /// A standby goes on streaming and receives nothing.
+    Lag(usize),
+    /// It receives again.
+    CatchUp(usize),
 }
 
 /// A change of the master.
@@ -106,11 +118,14 @@ impl Simulation {
     }
 
     pub(super) fn apply(&mut self, event: &Event) {
+        let (master, in_sync) = (self.master(), self.in_sync().first().copied());
         let Self { world, sentinel } = self;
         let count = world.keepers.len();
         match *event {
             Event::Wait(ticks) => self.ticks(ticks),
             Event::KillKeeper(index) => world.keepers[index % count].kill(),
+            Event::KillMaster => master.into_iter().for_each(|index| world.keepers[index].kill()),
+            Event::KillInSync => in_sync.into_iter().for_each(|index| world.keepers[index].kill()),
             Event::StartKeeper(index) => world.keepers[index % count].start(),
             Event::StopKeeper(index) => world.stop_keeper(index % count),
             Event::FailInstance(index) => {
@@ -152,6 +167,15 @@ impl Simulation {
                 }
             }
             Event::RemoveKeeper(index) => world.remove_keeper(&keeper_uid(index % count)),
+            Event::Synchronous(min, max) => {
+                let spec = self.spec_mut();
+                spec.synchronous_replication = Some(true);
+                spec.min_synchronous_standbys = Some(min.min(max));
+                spec.max_synchronous_standbys = Some(max);
+            }
+            Event::Asynchronous => self.spec_mut().synchronous_replication = Some(false),
+            Event::Lag(index) => world.keepers[index % count].lags = true,
+            Event::CatchUp(index) => world.keepers[index % count].lags = false,
             Event::Standbys(wanted) => self.spec_mut().max_standbys_per_sender = Some(wanted.clamp(1, 4)),
         }
     }
@@ -164,7 +188,9 @@ impl Simulation {
             return;
         }
         world.run();
+        world.record_acknowledged();
         sentinel.run(world);
+        sentinel.broken.extend(world.lost());
         world.served |= world.serves();
     }
 
@@ -202,6 +228,19 @@ impl Simulation {
     /// Returns the index of the keeper whose db is master.
     pub(super) fn master(&self) -> Option<usize> {
         self.world.master_keeper()
+    }
+
+    /// Returns the indices of the keepers whose dbs are known to be in sync with the master.
+    pub(super) fn in_sync(&self) -> Vec<usize> {
+        let data = &self.world.data;
+        let master = data.master_uid().and_then(|uid| data.dbs().get(uid));
+        let known = master.and_then(|master| master.status.synchronous_standbys.clone());
+        let known = known.unwrap_or_default();
+        let keepers = self.world.keepers.iter().enumerate();
+        keepers
+            .filter(|(_, keeper)| known.iter().any(|uid| keeper.has_db(uid.as_str())))
+            .map(|(index, _)| index)
+            .collect()
     }
 
     /// Returns the number of healthy and converged dbs.

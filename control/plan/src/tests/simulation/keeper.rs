@@ -31,9 +31,17 @@ pub(super) struct SimKeeper {
     primary: bool,
     /// Whether its instance runs.
     pub(super) running: bool,
-    timeline: u64,
-    at: u64,
+    pub(super) timeline: u64,
+    pub(super) at: u64,
     history: Vec<TimelineHistory>,
+    /// It streams and receives nothing.
+    pub(super) lags: bool,
+    /// The standbys that commits wait for; none: they do not wait.
+    pub(super) names: Option<Vec<String>>,
+    /// Where the WAL ended when the names were set.
+    pub(super) mark: u64,
+    /// The standbys that it reports as in sync.
+    pub(super) in_sync: Vec<DbUid>,
 }
 
 /// A keeper's info in the store.
@@ -68,6 +76,10 @@ impl SimKeeper {
             timeline: 0,
             at: 0,
             history: Vec::new(),
+            lags: false,
+            names: None,
+            mark: 0,
+            in_sync: Vec::new(),
         }
     }
 
@@ -126,8 +138,17 @@ impl SimKeeper {
         }
         match db.spec.role {
             Role::Master if is_master || !self.own => {
+                let spec = &db.spec;
+                let wanted = spec.synchronous_standbys.iter().flatten().map(ToString::to_string);
+                let external = spec.external_synchronous_standbys.iter().flatten().cloned();
+                let names = spec.synchronous_replication.then(|| wanted.chain(external).collect());
+                let begins = !self.primary || !self.running;
                 if !self.primary {
                     self.promote();
+                }
+                // after every start, promotion and change (synchronous SY-4)
+                if begins || self.names != names {
+                    (self.names, self.mark) = (names, self.at);
                 }
                 self.running = true;
                 self.stopped = None;
@@ -198,10 +219,37 @@ impl SimKeeper {
         self.running && !self.primary
     }
 
+    /// The db whose data it has.
+    pub(super) fn db(&self) -> Option<&DbUid> {
+        self.data.as_ref().map(|(uid, _)| uid)
+    }
+
+    /// Whether it has the data of the db of this name.
+    pub(super) fn has_db(&self, name: &str) -> bool {
+        self.db().is_some_and(|uid| uid.as_str() == name)
+    }
+
+    /// Whether its instance accepts writes.
+    pub(super) fn is_running_master(&self) -> bool {
+        self.running && self.primary
+    }
+
+    /// Whether it streams from this master, though perhaps without receiving anything.
+    pub(super) fn streams_from(&self, source: &Self) -> bool {
+        self.runs && self.is_running_standby() && source.is_running_master() && self.timeline == source.timeline
+    }
+
+    /// Whether its data contain a position of a timeline.
+    pub(super) fn contains(&self, timeline: u64, at: u64) -> bool {
+        let left = self.history.iter().find(|entry| entry.timeline_id == timeline);
+        let end = left.map_or(self.at, |left| left.switch_point.0);
+        (timeline == self.timeline || left.is_some()) && at <= end
+    }
+
     /// Receives the WAL of this master, if it sends and the data are on its branch.
     pub(super) fn follow(&mut self, source: &Self) {
         let stopping = source.stopped.is_some() && source.leaving;
-        if !self.is_running_standby() || !(source.running || stopping) {
+        if self.lags || !self.is_running_standby() || !(source.running || stopping) {
             return;
         }
         let left = source.history.iter().find(|entry| entry.timeline_id == self.timeline);
@@ -221,6 +269,8 @@ impl SimKeeper {
             system_id: "7".to_owned(),
             timeline_id: self.timeline,
             xlog_pos: Lsn(self.at),
+            synchronous_standbys: self.is_running_master().then(|| self.in_sync.clone()),
+            sync_marked: self.own && self.is_running_master() && self.names.is_some(),
             timelines_history: self.history.iter().rev().take(2).rev().cloned().collect(),
             ..PostgresState::default()
         };

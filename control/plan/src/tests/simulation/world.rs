@@ -1,9 +1,10 @@
 //! The store, the keepers and the proxies: everything but the sentinel.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use base::clock::Boottime;
-use model::{ClusterData, KeeperUid};
+use model::{ClusterData, DbUid, KeeperUid};
 
 use super::keeper::{SimKeeper, keeper_uid};
 use super::proxy::SimProxy;
@@ -23,6 +24,8 @@ pub(super) struct World {
     pub(super) elections: Vec<MasterChange>,
     /// Whether the present master has served clients.
     pub(super) served: bool,
+    /// For each keeper and timeline, what clients of a synchronous master had acknowledged through a proxy.
+    acknowledged: BTreeMap<(usize, u64), u64>,
     revision: i64,
 }
 
@@ -37,6 +40,7 @@ impl World {
             keepers_reachable_at: now,
             elections: Vec::new(),
             served: false,
+            acknowledged: BTreeMap::new(),
             revision: 1,
         }
     }
@@ -76,9 +80,70 @@ impl World {
             }
             None => self.keepers[index].running = false,
         }
+        self.keepers[index].in_sync = self.reported_in_sync(index);
         if self.keepers[index].check_in(&before, self.now) {
             self.publish_keeper(index);
         }
+    }
+
+    /// Returns the standbys that a master reports as in sync. A keeper of ours compares them with its mark; PostgreSQL
+    /// itself shows a standby as in sync as soon as it streams (synchronous E1, SY-3).
+    fn reported_in_sync(&self, index: usize) -> Vec<DbUid> {
+        let master = &self.keepers[index];
+        let names = master.names.iter().flatten();
+        let of_name = names.filter_map(|name| self.keepers.iter().find(|keeper| keeper.has_db(name)));
+        of_name
+            .filter(|standby| standby.streams_from(master) && (!master.own || standby.at >= master.mark))
+            .filter_map(|standby| standby.db().cloned())
+            .collect()
+    }
+
+    /// Records what clients have had acknowledged: the WAL of a synchronous master that a proxy may forward to, as far as
+    /// each of its names has received it. What was acknowledged before synchronous replication is not claimed (synchronous S1).
+    pub(super) fn record_acknowledged(&mut self) {
+        let cluster = self.data.cluster.as_ref().expect("the world has a cluster");
+        if cluster.spec.as_ref().and_then(|spec| spec.synchronous_replication) != Some(true) {
+            self.acknowledged.clear();
+            return;
+        }
+        for (index, master) in self.keepers.iter().enumerate() {
+            let routed = |proxy: &SimProxy| proxy.may_forward_to(self.now).is_some_and(|db| Some(db) == master.db());
+            let Some(names) = master.names.as_ref().filter(|_| master.is_running_master()) else {
+                continue;
+            };
+            let received = |name: &String| {
+                let standby = self.keepers.iter().find(|keeper| keeper.has_db(name));
+                standby
+                    .filter(|standby| standby.streams_from(master))
+                    .map(|standby| standby.at)
+            };
+            let flushed = names
+                .iter()
+                .map(received)
+                .try_fold(master.at, |least, at| Some(least.min(at?)));
+            if let Some(flushed) = flushed.filter(|_| self.proxies.iter().any(routed)) {
+                let known = self.acknowledged.entry((index, master.timeline)).or_default();
+                *known = flushed.max(*known);
+            }
+        }
+    }
+
+    /// Returns what was acknowledged and the announced master lacks (synchronous S1).
+    pub(super) fn lost(&self) -> Option<String> {
+        let (uid, db) = self.data.proxied_master()?;
+        let master = self.keeper(&db.spec.keeper_uid)?;
+        if !master.is_running_master() || master.db() != Some(uid) {
+            return None;
+        }
+        let lost = self
+            .acknowledged
+            .iter()
+            .find(|((_, timeline), at)| !master.contains(*timeline, **at));
+        lost.map(|((keeper, timeline), at)| {
+            format!(
+                "{uid} is announced and lacks {at} of timeline {timeline}, which k{keeper} acknowledged: {master:?}"
+            )
+        })
     }
 
     /// Ends a keeper in order: stops its instance, publishes that if the store is there, and leaves.
