@@ -95,3 +95,6 @@ pub fn short_uid(random: [u8; 4]) -> String {
 pub fn stolon_name(name: &str) -> String {
     format!("stolon_{name}")
 }
+
+/// The name of a standby that does not exist: commits that wait for it wait until the names change.
+pub const FAKE_STANDBY: &str = "stolonfakestandby";

@@ -41,7 +41,9 @@ pub use db::{Db, DbInitMode, DbSpec, DbStatus, FollowConfig, FollowType, Timelin
 pub use duration::{DurationError, GoDuration};
 pub use former::{FormerKeepers, LOST_DATA_REMEDY, UNREADABLE_DATA_REMEDY, UNUSABLE_DATA_REMEDY};
 pub use hba::{HbaField, HbaStrictness, check_hba_line, hba_excerpt, hba_fields, hba_strictness, redacted_hba_reason};
-pub use ids::{BootUuid, ClusterUid, DbUid, InfoUid, KeeperUid, ProxyUid, SentinelUid, short_uid, stolon_name};
+pub use ids::{
+    BootUuid, ClusterUid, DbUid, FAKE_STANDBY, InfoUid, KeeperUid, ProxyUid, SentinelUid, short_uid, stolon_name,
+};
 pub use info::{KeeperInfo, PostgresState, ProxyInfo, RestartState, SentinelInfo, SettingsInfo, Stopped};
 pub use init_config::{
     ArchiveRecoverySettings, ExistingConfig, NewConfig, PitrConfig, RecoveryTargetSettings, StandbyConfig,
@@ -52,7 +54,9 @@ pub use keeper::{Keeper, KeeperSpec, KeeperStatus, PostgresBinaryVersion};
 pub use limits::Clamped;
 pub use liveness::{LIVENESS_PERIOD, LIVENESS_TTL};
 pub use lsn::Lsn;
-pub use parameters::{UnusableParameter, check_parameter, is_never_reported, repeated_names};
+pub use parameters::{
+    SYNCHRONOUS_COMMIT, UnusableParameter, check_parameter, commits_wait, is_never_reported, repeated_names,
+};
 pub use patch::{PatchError, patch_spec};
 pub use problem::Problem;
 pub use proxy::{ProxySection, ProxySpec, ProxyStatus};

@@ -37,6 +37,16 @@ pub fn check_parameter(name: &str, value: &str) -> Option<UnusableParameter> {
         .or_else(|| managed(name, value).map(UnusableParameter::Managed))
 }
 
+/// The parameter that may make commits wait for less than what synchronous replication promises.
+pub const SYNCHRONOUS_COMMIT: &str = "synchronous_commit";
+
+/// Returns whether commits with this value of `synchronous_commit` wait until the synchronous standbys have flushed them
+/// (synchronous SY-19).
+pub fn commits_wait(value: &str) -> bool {
+    let value = value.trim().to_ascii_lowercase();
+    ["on", "true", "yes", "1", "remote_apply"].contains(&value.as_str())
+}
+
 /// Returns whether keepers leave this parameter out of their reports because they may set it (keeper 3.5 step 3).
 /// `wal_level` is reported.
 pub fn is_never_reported(name: &str) -> bool {

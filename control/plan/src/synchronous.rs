@@ -9,11 +9,7 @@ use crate::draft::Draft;
 use crate::in_sync;
 use crate::note::{DbList, Note};
 use crate::view::{Assessment, PlanView};
-use model::{Db, DbUid};
-
-/// The name of a standby that does not exist. Commits that wait for it wait until enough standbys are there (sentinel
-/// S-11).
-const FAKE_STANDBY: &str = "stolonfakestandby";
+use model::{Db, DbUid, FAKE_STANDBY};
 
 /// What the sets are decided from.
 struct Sync<'a> {

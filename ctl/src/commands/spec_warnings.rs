@@ -1,7 +1,7 @@
 //! Warnings about a spec that is valid, but may not do what its author expects of synchronous replication (cli 8.9).
 //! Pure.
 
-use model::ClusterSpec;
+use model::{ClusterSpec, SYNCHRONOUS_COMMIT, commits_wait};
 
 /// Returns a warning for each such setting of `next`, which replaces `current` if there is one. `keepers` is how many
 /// there are, 0 if that is unknown.
@@ -42,13 +42,9 @@ fn standby_count_warning(spec: &ClusterSpec, keepers: usize) -> Option<String> {
 
 /// With less than `on` a commit returns before a synchronous standby has flushed it (PostgreSQL, "synchronous_commit").
 fn commit_warnings(spec: &ClusterSpec) -> Vec<String> {
-    let waits = |value: &str| {
-        let value = value.trim().to_ascii_lowercase();
-        ["on", "true", "yes", "1", "remote_apply"].contains(&value.as_str())
-    };
     let parameters = spec.pg_parameters.iter();
     parameters
-        .filter(|(name, value)| name.eq_ignore_ascii_case("synchronous_commit") && !waits(value))
+        .filter(|(name, value)| name.eq_ignore_ascii_case(SYNCHRONOUS_COMMIT) && !commits_wait(value))
         .map(|(_, value)| {
             format!(
                 "synchronous_commit is {value:?} in pgParameters: commits do not wait for synchronous standbys, so a \
