@@ -19,6 +19,7 @@ use crate::postgres::instance::Instance;
 use crate::problems::Problems;
 use crate::publish::Publisher;
 use crate::status::KeeperHealth;
+use crate::synchronous::Synchronous;
 
 /// Handles that the parts of one keeper share.
 #[derive(Debug, Clone)]
@@ -31,6 +32,8 @@ pub struct KeeperContext {
     pub publisher: Arc<Publisher>,
     /// Keeps the published state of the instance current.
     pub monitor: Arc<Monitor>,
+    /// What is known of synchronous replication on the server.
+    pub synchronous: Arc<Synchronous>,
     pub local: Arc<LocalState>,
     /// Directories outside PGDATA that belong to this keeper.
     pub owned: Arc<OwnedDirs>,

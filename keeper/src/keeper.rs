@@ -26,6 +26,7 @@ use crate::rounds::Rounds;
 use crate::schedule::{COALESCE_DELAY, Schedule};
 use crate::shutdown::{Shutdown, ShutdownKind};
 use crate::status::DesiredSource;
+use crate::sync_marker::SyncMarker;
 
 /// A sleepInterval of zero is valid; it must not cause a busy loop.
 const SLEEP_MIN: Duration = Duration::from_millis(100);
@@ -78,16 +79,23 @@ impl KeeperLoop {
             let monitor = Arc::clone(&self.context.monitor);
             async move { monitor.run().await }
         });
+        let marker = SyncMarker::new(
+            Arc::clone(&self.context.instance),
+            Arc::clone(&self.context.synchronous),
+        );
+        let mut marker = spawn_local(async move { marker.run().await });
         let kind = tokio::select! {
             kind = self.reconcile_loop() => kind,
             ended = &mut publisher => propagate_panic(ended),
             ended = &mut monitor => propagate_panic(ended),
+            ended = &mut marker => propagate_panic(ended),
         };
         self.context.status.set_stopping();
         systemd::report_stopping();
         // From here on only the shutdown acts and publishes.
         publisher.abort();
         monitor.abort();
+        marker.abort();
         let shutdown = Shutdown::new(self.context, self.liveness_key, self.signals);
         Box::pin(shutdown.run(kind, self.rounds.abort())).await;
         kind
@@ -97,6 +105,7 @@ impl KeeperLoop {
     async fn reconcile_loop(&mut self) -> ShutdownKind {
         let mut watch = self.watch();
         let mut child_status = self.context.instance.child_status();
+        let synchronous = Arc::clone(&self.context.synchronous);
         let mut renewal = interval(LIVENESS_PERIOD);
         renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.context.status.set_running();
@@ -125,6 +134,7 @@ impl KeeperLoop {
                         watch = self.watch();
                     }
                 }
+                () = synchronous.round_wanted() => self.trigger_after(Duration::ZERO),
                 _ = renewal.tick() => {
                     self.context.heartbeat.beat();
                     if !self.renew_liveness() {
@@ -305,12 +315,12 @@ pub fn effective_sleep_interval(stored: Duration) -> Duration {
     stored.max(SLEEP_MIN)
 }
 
-/// Ends the keeper when its monitor or publisher has panicked. Otherwise its info would stay outdated; this way the
+/// Ends the keeper when its monitor, marker or publisher has panicked. Otherwise its info would stay outdated; this way the
 /// keeper is known to be gone. Its instance runs on until a keeper is started again.
 fn propagate_panic(ended: Result<(), JoinError>) -> ! {
     match ended.map_err(JoinError::try_into_panic) {
         Err(Ok(panic)) => std::panic::resume_unwind(panic),
-        _ => unreachable!("the monitor and the publisher run until they are aborted"),
+        _ => unreachable!("the monitor, the marker and the publisher run until they are aborted"),
     }
 }
 

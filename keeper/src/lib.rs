@@ -33,3 +33,5 @@ pub mod start;
 pub mod status;
 pub mod step_progress;
 pub mod streaming;
+pub mod sync_marker;
+pub mod synchronous;

@@ -24,6 +24,7 @@ pub struct Metrics {
     sleep_interval: Gauge,
     needs_reload: Gauge,
     needs_restart: Gauge,
+    gate_closed: Gauge,
     target_role: RoleGauges,
     local_role: RoleGauges,
     /// What observations of the instance find.
@@ -68,6 +69,7 @@ impl Metrics {
             sleep_interval: table::SLEEP_INTERVAL.gauge_of(&[]),
             needs_reload: table::NEEDS_RELOAD.gauge_of(&[]),
             needs_restart: table::NEEDS_RESTART.gauge_of(&[]),
+            gate_closed: table::GATE_CLOSED.gauge_of(&[]),
             target_role: RoleGauges::of(&table::TARGET_ROLE),
             local_role: RoleGauges::of(&table::LOCAL_ROLE),
             instance: InstanceMetrics::register(),
@@ -89,6 +91,11 @@ impl Metrics {
     /// Sets whether a parameter is pending restart.
     pub fn set_needs_restart(&self, needed: bool) {
         self.needs_restart.set(f64::from(u8::from(needed)));
+    }
+
+    /// Sets whether a started master keeps ordinary clients out.
+    pub fn set_gate_closed(&self, is_closed: bool) {
+        self.gate_closed.set(f64::from(u8::from(is_closed)));
     }
 
     /// Records the end of a round: its result, a value of the label, and its duration.

@@ -22,7 +22,9 @@ use crate::postgres::observe::{Observation, ObserveError, ObserveScope, observe}
 use crate::postgres::server::postmaster::ChildStatus;
 use crate::problems::{KeeperProblemKind, Problems};
 use crate::publish::{Due, Publisher};
+use crate::reconcile::RESTART_PARAMETER;
 use crate::streaming::{FollowedDb, StreamingCheck};
+use crate::synchronous::{InSync, Mark, Synchronous};
 
 mod details;
 mod instance_report;
@@ -40,6 +42,8 @@ const UNCHANGED_POLLS_MAX: u32 = 4;
 const UNHEALTHY_DELAY: Duration = Duration::from_millis(50);
 /// Interval of checking the WAL receiver of a healthy standby.
 const RECEIVER_DELAY: Duration = Duration::from_millis(500);
+/// Interval of observations while ordinary clients are kept out until standbys are in sync.
+const GATE_DELAY: Duration = Duration::from_millis(100);
 
 /// Observes the instance and publishes its state.
 #[derive(Debug)]
@@ -50,11 +54,21 @@ pub struct Monitor {
     /// The published address.
     advertised: Address,
     problems: Arc<Problems>,
+    synchronous: Arc<Synchronous>,
     reporter: InstanceReporter,
     wake: Notify,
     settings: Mutex<MonitorSettings>,
     connections: Mutex<ConnectionAttempts>,
     followed: Mutex<Option<FollowedDb>>,
+}
+
+/// What a monitor begins with.
+#[derive(Debug, Clone)]
+pub struct MonitorOptions {
+    /// The published address.
+    pub advertised: Address,
+    /// The cluster's sleepInterval.
+    pub interval: Duration,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -66,16 +80,16 @@ struct MonitorSettings {
 }
 
 impl Monitor {
-    /// `advertised` is the published address, `interval` the cluster's sleepInterval.
     pub fn new(
         instance: Arc<Instance>,
         publisher: Arc<Publisher>,
         local: Arc<LocalState>,
         problems: Arc<Problems>,
+        synchronous: Arc<Synchronous>,
         reporter: InstanceReporter,
-        advertised: Address,
-        interval: Duration,
+        options: MonitorOptions,
     ) -> Self {
+        let MonitorOptions { advertised, interval } = options;
         let settings = Mutex::new(MonitorSettings {
             interval,
             fast_poll_until: None,
@@ -87,6 +101,7 @@ impl Monitor {
             local,
             advertised,
             problems,
+            synchronous,
             reporter,
             wake: Notify::new(),
             settings,
@@ -186,6 +201,18 @@ impl Monitor {
             .set(KeeperProblemKind::Data, "pgdata", problem.into_iter().collect());
     }
 
+    /// Returns who is in sync. `mark` was the mark before the observation.
+    fn check_in_sync(&self, mark: Option<Mark>, observation: &mut Observation) -> InSync {
+        if let (true, Some(parameters)) = (self.synchronous.is_configured(), &mut observation.parameters) {
+            parameters.remove(RESTART_PARAMETER); // set by the keeper, as are the names
+        }
+        let senders = observation.senders.as_deref().unwrap_or_default();
+        let in_sync = self.synchronous.in_sync(mark, senders);
+        let keeper_of = |db: &DbUid| self.reporter.keeper_of(db);
+        self.synchronous.observed(&in_sync, senders, keeper_of);
+        in_sync
+    }
+
     /// Sets the problem of a standby that receives no WAL. An observation without a response changes nothing.
     fn check_streaming(&self, memory: &mut MonitorState, observation: &Observation, runs: bool, now: Boottime) {
         let followed = self.followed().clone();
@@ -206,6 +233,7 @@ impl Monitor {
 
     async fn observe_loop(&self) {
         let mut child_status = self.instance.child_status();
+        let mut mark = self.synchronous.subscribe();
         let mut memory = MonitorState::new(LoginRecoveryReporter::new(
             Arc::clone(&self.instance),
             Arc::clone(&self.problems),
@@ -214,8 +242,9 @@ impl Monitor {
             let delay = self.observe_once(&mut memory).await;
             tokio::select! {
                 () = self.wake.notified() => {}
-                // The sender belongs to the instance and exists as long as it.
+                // The senders belong to the instance and to its synchronous replication, and exist as long as they.
                 _ = child_status.changed() => {}
+                _ = mark.changed() => {}
                 () = self.wait_next(delay, &memory) => {}
             }
         }
@@ -237,6 +266,7 @@ impl Monitor {
             false => Ok(true),
         };
         let is_starting = matches!(ready, Ok(false));
+        let mark = self.synchronous.mark();
         let mut observation = match ready {
             Ok(false) => Observation::default(),
             Err(failed) if failed.unanswered().is_some() => Observation::failed(ObserveError::Data(failed)),
@@ -265,7 +295,8 @@ impl Monitor {
         // An open session may still work while the postmaster hangs: clients could not connect, so it is not healthy.
         let healthy = observation.is_healthy && runs && !is_silent;
         self.reporter.report(&observation, healthy);
-        let state = state(&db.uid, db.generation, &self.advertised, observation, healthy);
+        let in_sync = self.check_in_sync(mark, &mut observation);
+        let state = state(&db, &self.advertised, observation, healthy, &in_sync);
         let is_fast_poll = self.continue_fast_poll(memory, position);
         let before = self.publisher.report();
         let due = match &before.state {
@@ -276,7 +307,10 @@ impl Monitor {
             report.state = Some(state);
             report.version = version;
         });
-        let usual = self.settings().interval / 2;
+        let mut usual = self.settings().interval / 2;
+        if self.synchronous.is_gate_closed() {
+            usual = usual.min(GATE_DELAY);
+        }
         memory.unhealthy_delay = (runs && !healthy).then(|| next_unhealthy_delay(memory.unhealthy_delay, usual));
         match memory.unhealthy_delay {
             _ if is_fast_poll => FAST_POLL_DELAY,

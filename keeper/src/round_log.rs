@@ -200,6 +200,14 @@ fn write(message: &LogMessage) {
         LogMessage::ParametersUnchanged => info!("postgres parameters not changed"),
         LogMessage::HbaChanged => info!("postgres hba entries changed, reloading postgres instance"),
         LogMessage::HbaUnchanged => info!("postgres hba entries not changed"),
+        LogMessage::GateClosed { missing } => {
+            let missing: Vec<&str> = missing.iter().map(|db| db.as_str()).collect();
+            info!(
+                missing = missing.join(","),
+                "ordinary clients are kept out until the synchronous standbys have everything"
+            );
+        }
+        LogMessage::GateOpens => info!("the synchronous standbys have everything, ordinary clients may log in"),
         LogMessage::ReplayPaused => {
             warn!("replay is paused because parameters are lower than the master's, restarting postgres instance");
         }

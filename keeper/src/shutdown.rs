@@ -9,18 +9,25 @@ use base::Chain;
 use daemon::signals::{ProcessSignal, SignalHandlers};
 use daemon::telemetry::unix_seconds;
 use model::Stopped as StoppedInfo;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
+use crate::cluster_data::cluster_data_state;
 use crate::context::KeeperContext;
 use crate::executor::read_stopped;
 use crate::liveness::{LivenessKey, renew_forever};
 use crate::postgres::server::error::InstanceError;
 use crate::postgres::server::supervisor::StopLimits;
 use crate::publish::Due;
+use crate::reconcile::{ClusterDataState, commits_wait_for};
 
 /// Time limit of each publication during shutdown (extensions ).
 const LAST_PUBLISH_LIMIT: Duration = Duration::from_millis(500);
+
+/// Time limit for the sentinel and the master to replace a synchronous standby that leaves (synchronous SY-13).
+const REPLACE_LIMIT: Duration = Duration::from_secs(2);
+/// Interval of reading whether they have.
+const REPLACE_POLL: Duration = Duration::from_millis(50);
 
 /// Kind of shutdown (keeper 3.8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +93,8 @@ impl Shutdown {
         info!(signal = shutdown.signal(), "stopping");
         let stop = async {
             round_aborted.await;
-            self.stop_instance().await
+            let is_urgent = shutdown == ShutdownKind::Leaving && self.wait_until_not_needed().await;
+            self.stop_instance(is_urgent).await
         };
         // In parallel: a slow store must not delay the shutdown, and a slow shutdown not the election.
         let ((), stop) = tokio::join!(publish_leaving(&context, shutdown), stop);
@@ -106,18 +114,43 @@ impl Shutdown {
 
     /// Stops the instance and publishes nothing.
     pub async fn stop_without_publishing(mut self) {
-        if let Err(error) = self.stop_instance().await {
+        if let Err(error) = self.stop_instance(false).await {
             warn!(error = %Chain(&error), "failed to stop postgres");
         }
     }
 
-    /// Stops the instance fast; a second signal makes it an immediate shutdown (keeper W6). The liveness key is renewed
-    /// until then.
-    async fn stop_instance(&mut self) -> Result<(), InstanceError> {
+    /// Waits until commits on the master no longer wait for this standby, which its sentinel replaces as soon as it
+    /// leaves, so that they do not stall meanwhile (synchronous SY-13). Returns true when a second signal ends the wait.
+    async fn wait_until_not_needed(&mut self) -> bool {
+        let context = self.context.clone();
+        let not_needed = timeout(REPLACE_LIMIT, async {
+            while are_commits_waiting_for_us(&context).await {
+                sleep(REPLACE_POLL).await;
+            }
+        });
+        tokio::select! {
+            ended = not_needed => {
+                if ended.is_err() {
+                    warn!(limit = ?REPLACE_LIMIT, "commits still wait for this synchronous standby, stopping it all the same");
+                }
+                false
+            }
+            _ = next_shutdown(&mut self.signals) => true,
+            () = renew_forever(&mut self.liveness_key) => false,
+        }
+    }
+
+    /// Stops the instance fast; a second signal makes it an immediate shutdown (keeper W6), as does `is_urgent`. The
+    /// liveness key is renewed until then.
+    async fn stop_instance(&mut self, is_urgent: bool) -> Result<(), InstanceError> {
         let instance = Arc::clone(&self.context.instance);
         let renewals = renew_forever(&mut self.liveness_key);
         tokio::pin!(renewals);
         let mut limits = StopLimits::default();
+        if is_urgent {
+            warn!("second signal, stopping postgres at once");
+            limits.fast = Duration::ZERO;
+        }
         loop {
             tokio::select! {
                 stopped = instance.stop(limits) => return stopped.map(drop),
@@ -127,6 +160,24 @@ impl Shutdown {
                 }
                 () = &mut renewals => {}
             }
+        }
+    }
+}
+
+/// Whether the cluster data list our db among those that commits on the master wait for. If they cannot be read, nothing
+/// is gained by waiting for a change of them.
+async fn are_commits_waiting_for_us(context: &KeeperContext) -> bool {
+    let db = context.local.db().uid;
+    if db.is_empty() {
+        return false;
+    }
+    let entry = context.store.get(&context.store.keys().cluster_data()).await;
+    match entry.map(|entry| cluster_data_state(entry.as_ref())) {
+        Ok(ClusterDataState::Valid(checked)) => commits_wait_for(&checked, &db),
+        Ok(_) => false,
+        Err(error) => {
+            debug!(error = %Chain(&error), "could not read whether commits wait for this standby");
+            false
         }
     }
 }

@@ -29,7 +29,7 @@ use crate::local::lock::DataDirLock;
 use crate::local::state::LocalState;
 use crate::local::uid::{boot_uuid, take_uid};
 use crate::metrics::Metrics;
-use crate::monitor::{InstanceReporter, Monitor};
+use crate::monitor::{InstanceReporter, Monitor, MonitorOptions};
 use crate::postgres::config::conninfo::Address;
 use crate::postgres::config::instance::InstanceConfig;
 use crate::postgres::data::atomic_files::remove_leftovers;
@@ -47,6 +47,7 @@ use crate::publish::{InfoReport, KeeperIdentity, Publisher};
 use crate::reconcile::ClusterDataState;
 use crate::shutdown::{Shutdown, ShutdownKind, next_shutdown};
 use crate::status::KeeperHealth;
+use crate::synchronous::Synchronous;
 
 /// Time limit for resolving the advertised address before a warning is logged.
 const RESOLVE_LIMIT: Duration = Duration::from_secs(2);
@@ -223,14 +224,18 @@ impl StartedKeeper {
         };
         let metrics = Arc::new(self.metrics);
         let reporter = InstanceReporter::new(self.status.clone(), Arc::clone(&metrics), clock.clone());
+        let synchronous = Arc::new(Synchronous::new(&instance, &problems, &metrics));
         let monitor = Monitor::new(
             Arc::clone(&instance),
             Arc::clone(&publisher),
             Arc::clone(&local),
             Arc::clone(&problems),
+            Arc::clone(&synchronous),
             reporter,
-            advertised,
-            sleep_interval,
+            MonitorOptions {
+                advertised,
+                interval: sleep_interval,
+            },
         );
         metrics.set_sleep_interval(sleep_interval);
         KeeperContext {
@@ -241,6 +246,7 @@ impl StartedKeeper {
             instance,
             publisher,
             monitor: Arc::new(monitor),
+            synchronous,
             local,
             owned: Arc::new(dir.owned),
             changes,

@@ -21,7 +21,7 @@ use crate::postgres::data::file_error::FileError;
 use crate::postgres::instance::Instance;
 use crate::postgres::programs::parameter_check;
 use crate::problems::{KeeperProblemKind, Problems};
-use crate::reconcile::{DataState, ServerConfig, ServerProbe, ServerState, TargetDb};
+use crate::reconcile::{ClientGate, DataState, ServerConfig, ServerProbe, ServerState, TargetDb};
 use crate::settings::{FailedStart, LastGoodConfFile, Refusals, RefusedLine, Settings, StartDiagnosis};
 
 /// Checks of one configuration; each refusal leads to another check.
@@ -101,8 +101,14 @@ impl ConfigCheck {
     }
 
     /// Checks the parts of the desired configuration that were not checked yet. `current` is the configuration that the
-    /// server last read.
-    pub async fn check(&mut self, target: &TargetDb, server: &ServerState, current: Option<&ServerConfig>) {
+    /// server last read, `gate` whether ordinary clients may log in.
+    pub async fn check(
+        &mut self,
+        target: &TargetDb,
+        server: &ServerState,
+        current: Option<&ServerConfig>,
+        gate: &ClientGate,
+    ) {
         self.load_last_good().await;
         let wanted = self.generator.wanted(target).0;
         self.refusals.forget_unwanted(&wanted);
@@ -110,7 +116,10 @@ impl ConfigCheck {
         if let ServerState::Up(ServerProbe::Answered(_)) = server {
             self.save_started().await;
             self.retry_reverted().await;
-            self.check_hba(target, &wanted, current).await;
+            // A check writes the file, which any reload would read: while ordinary clients are kept out, it stays.
+            if *gate == ClientGate::Open {
+                self.check_hba(target, &wanted, current).await;
+            }
         } else if let ServerState::Up(ServerProbe::Refused) = server {
             self.refusals.retry_hba();
         }
@@ -137,10 +146,12 @@ impl ConfigCheck {
         self.usable.clone_from(&usable.settings);
         let mut parameters = usable.settings.parameters;
         self.generator.raise_to_minimums(target, &mut parameters);
+        self.generator.set_synchronous(target, &mut parameters);
         ServerConfig {
             parameters,
             hba: self.accepted_hba(target, &other_users(usable.settings.hba.as_ref())),
             upstream: None,
+            keeps_clients_out: false,
         }
     }
 

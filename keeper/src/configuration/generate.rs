@@ -18,7 +18,9 @@ use crate::postgres::config::hba::{self, AllowedHosts, OtherUsers};
 use crate::postgres::data::cluster_files as data_files;
 use crate::postgres::instance::Instance;
 use crate::postgres::programs::pg_control;
-use crate::reconcile::{DataState, MemberUpstream, ServerConfig, TargetDb, TargetRole, is_foreign_slot};
+use crate::reconcile::{
+    DataState, MemberUpstream, NAMES_PARAMETER, RESTART_PARAMETER, ServerConfig, TargetDb, TargetRole, is_foreign_slot,
+};
 use crate::settings::Settings;
 
 /// Generates the configuration of one keeper's server.
@@ -126,8 +128,17 @@ impl ConfigGenerator {
             },
             additional_wal_senders: spec.additional_wal_senders.into(),
             use_pg_rewind: spec.use_pgrewind,
+            // Set by `set_synchronous`, after everything that may revert parameters.
             synchronous_standby_names: "",
         })
+    }
+
+    /// Sets what synchronous replication requires.
+    pub(super) fn set_synchronous(&self, target: &TargetDb, parameters: &mut Parameters) {
+        parameters.insert(NAMES_PARAMETER.to_owned(), target.standby_names());
+        if target.is_synchronous() {
+            parameters.insert(RESTART_PARAMETER.to_owned(), "off".to_owned());
+        }
     }
 
     /// Reads the minimum parameters of a standby from its control file: those of its master (keeper 8.7).

@@ -53,6 +53,11 @@ pub enum StepError {
     /// The rewound instance asks for WAL that the source has removed.
     #[error("the source no longer has the WAL that the rewound instance asks for")]
     NeededWalGone,
+    /// The names of the synchronous standbys are not in force on a standby to be promoted.
+    #[error(
+        "commits after a promotion would not wait: the names of the synchronous standbys are not in force after {0:?}"
+    )]
+    NamesNotConfirmed(Duration),
     /// The instance with its old data does not stream.
     #[error("the instance does not stream from the followed db within {0:?}")]
     DoesNotStream(Duration),
@@ -118,7 +123,8 @@ pub fn failure_message(step: &Step, failed: &StepError) -> &'static str {
         Step::Permit => "no permit to be master",
         Step::WaitRewound(_) => "the rewound data cannot be used, copying",
         Step::WaitStreaming(_) => "the old data cannot be used, copying",
-        Step::Promote => "failed to promote postgres",
+        Step::ConfirmNames(_) => "not promoting postgres",
+        Step::Promote(_) => "failed to promote postgres",
         Step::Slot(_) => "could not change a replication slot",
         Step::Reload(_) => "failed to reload postgres",
         Step::Restart(..) => "failed to restart postgres",

@@ -14,7 +14,7 @@ use store::Revision;
 
 use crate::context::KeeperContext;
 use crate::reconcile::{
-    DataState, Desired, Goal, ProcessState, ReconcilePlan, ServerConfig, ServerState, StartAs, Step, TargetDb,
+    DataState, Desired, Goal, ProcessState, ReconcilePlan, ServerConfig, ServerState, StartAs, Step, TargetDb, gate,
 };
 
 use self::data::DataSteps;
@@ -70,9 +70,20 @@ impl Executor {
 
     /// Checks what was not checked yet of the desired configuration, and returns the part that PostgreSQL accepts.
     pub async fn check_config(&mut self, target: &TargetDb, server: &ServerState) -> ServerConfig {
+        let gate = gate(target, &self.process, server);
         let configuration = self.server.configuration();
-        Box::pin(configuration.check(target, server, self.process.current.as_ref())).await;
+        Box::pin(configuration.check(target, server, self.process.current.as_ref(), &gate)).await;
         configuration.server_config(target)
+    }
+
+    /// Returns the hba lines that admit only the keepers' own users.
+    pub fn own_hba(&mut self, target: &TargetDb) -> Vec<String> {
+        self.server.configuration().own_hba(target)
+    }
+
+    /// Whether ordinary clients are kept out.
+    pub fn is_gate_closed(&self) -> bool {
+        self.process.gate_closed
     }
 
     /// Reads from the data of a stopped instance what its next start requires of the parameters.
@@ -123,9 +134,10 @@ impl Executor {
             Step::Permit => self.request_permit(context).await?,
             Step::Start(role, config) => self.start(*role, config, context).await?,
             Step::WaitStreaming(db) => self.sql.wait_streaming(db, process).await?,
-            Step::Promote => {
+            Step::ConfirmNames(names) => self.server.confirm_names(names).await?,
+            Step::Promote(config) => {
                 let deadline = context.permit.consume(StartAs::Master, target(desired))?;
-                self.server.promote(deadline, target(desired)).await?;
+                self.server.promote(deadline, config, target(desired)).await?;
             }
             Step::Slot(change) => self.sql.change_slot(change).await,
             Step::Reload(config) => self.server.reload(config, target(desired), process).await?,

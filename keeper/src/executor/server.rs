@@ -19,11 +19,15 @@ use crate::postgres::config::files::ConfigFiles;
 use crate::postgres::instance::Instance;
 use crate::postgres::server::error::InstanceError;
 use crate::postgres::server::supervisor::StopLimits;
-use crate::reconcile::{ProcessState, ServerConfig, TargetDb};
+use crate::reconcile::{NAMES_PARAMETER, ProcessState, RESTART_PARAMETER, ServerConfig, TargetDb};
 use crate::settings::StartDiagnosis;
+use crate::synchronous::{Synchronous, WrittenFor};
 
 /// Time limit of a promotion; after it the next round continues (keeper 12.7).
 const PROMOTE_LIMIT: Duration = Duration::from_secs(60);
+
+/// Time limit until the names of a standby's new db are in force; then the next round goes on waiting.
+const CONFIRM_LIMIT: Duration = Duration::from_secs(10);
 
 /// Controls the server of one instance.
 #[derive(Debug)]
@@ -31,6 +35,7 @@ pub(super) struct ServerSteps {
     instance: Arc<Instance>,
     configuration: ConfigCheck,
     monitor: Arc<Monitor>,
+    synchronous: Arc<Synchronous>,
     metrics: Arc<Metrics>,
     store: Store,
     clock: Clock,
@@ -42,6 +47,7 @@ impl ServerSteps {
             instance: Arc::clone(&context.instance),
             configuration: ConfigCheck::new(context),
             monitor: Arc::clone(&context.monitor),
+            synchronous: Arc::clone(&context.synchronous),
             metrics: Arc::clone(&context.metrics),
             store: context.store.clone(),
             clock: context.clock.clone(),
@@ -57,6 +63,8 @@ impl ServerSteps {
     pub(super) async fn stop(&self, process: &mut ProcessState) -> Result<(), StepError> {
         self.instance.stop(StopLimits::default()).await?;
         process.current = None;
+        process.gate_closed = false;
+        self.synchronous.stopped();
         self.monitor.observe_now();
         Ok(())
     }
@@ -69,6 +77,8 @@ impl ServerSteps {
     ) -> Result<(), StepError> {
         let mut files = self.configuration.files(&target.db, config);
         files.hba = self.configuration.own_hba(target);
+        // What is read as the parameters of the initialisation must be the user's only.
+        files.parameters.remove(RESTART_PARAMETER);
         let started = self.instance.start(&files, StartMode::Temporary).await;
         self.check_started(target, &files, started.map(|_| ()))
     }
@@ -99,6 +109,9 @@ impl ServerSteps {
         process: &mut ProcessState,
     ) -> Result<(), StepError> {
         process.current = None;
+        // Also if the start fails: the server may be running all the same.
+        self.set_gate(process, config);
+        self.synchronous.write_names(names(config), WrittenFor::Start);
         self.start_while(deadline, config, target).await?;
         process.current = Some(config.clone());
         process.reload_unconfirmed = false;
@@ -106,14 +119,28 @@ impl ServerSteps {
         Ok(())
     }
 
-    /// Promotes the running standby.
-    pub(super) async fn promote(&mut self, deadline: StartDeadline, target: &TargetDb) -> Result<(), StepError> {
+    /// Waits until every commit waits for exactly these names.
+    pub(super) async fn confirm_names(&self, names: &str) -> Result<(), StepError> {
+        match self.synchronous.wait_confirmed(names, CONFIRM_LIMIT).await {
+            true => Ok(()),
+            false => Err(StepError::NamesNotConfirmed(CONFIRM_LIMIT)),
+        }
+    }
+
+    /// Promotes the running standby; `config` is written for the reload that follows.
+    pub(super) async fn promote(
+        &mut self,
+        deadline: StartDeadline,
+        config: &ServerConfig,
+        target: &TargetDb,
+    ) -> Result<(), StepError> {
         if !deadline.allows(self.clock.now()) {
             return Err(StepError::PermitExpired);
         }
-        let config = self.configuration.server_config(target);
-        let files = self.configuration.files(&target.db, &config);
+        let files = self.configuration.files(&target.db, config);
+        self.synchronous.write_names(names(config), WrittenFor::Reload);
         self.instance.promote(&files, PROMOTE_LIMIT).await?;
+        self.synchronous.promoted();
         // On a slow store, publishing now would delay the publication of the completed promotion.
         if !is_slow(&self.store) {
             self.monitor.observe_now();
@@ -130,9 +157,11 @@ impl ServerSteps {
     ) -> Result<(), StepError> {
         self.metrics.set_needs_reload(true);
         let before = self.instance.sql().conf_load_time().await;
+        self.synchronous.write_names(names(config), WrittenFor::Reload);
         self.instance
             .reload(&self.configuration.files(&target.db, config))
             .await?;
+        self.set_gate(process, config);
         process.current = Some(config.clone());
         self.metrics.set_needs_reload(false);
         let is_repeated = std::mem::replace(&mut process.reload_unconfirmed, true);
@@ -155,6 +184,7 @@ impl ServerSteps {
     pub(super) async fn stop_for_restart(&self, process: &mut ProcessState) -> Result<(), StepError> {
         process.current = None;
         self.instance.stop(StopLimits::default()).await?;
+        self.synchronous.stopped();
         Ok(())
     }
 
@@ -169,6 +199,11 @@ impl ServerSteps {
         self.start(deadline, config, target, process).await?;
         self.metrics.set_needs_reload(false);
         Ok(())
+    }
+
+    fn set_gate(&self, process: &mut ProcessState, config: &ServerConfig) {
+        process.gate_closed = config.keeps_clients_out;
+        self.synchronous.set_gate(config.keeps_clients_out);
     }
 
     async fn start_while(
@@ -213,4 +248,9 @@ impl ServerSteps {
             StartDiagnosis::Unknown => failed.into(),
         })
     }
+}
+
+/// Returns the names that commits wait for with this configuration.
+fn names(config: &ServerConfig) -> &str {
+    config.parameters.get(NAMES_PARAMETER).map_or("", String::as_str)
 }

@@ -19,6 +19,8 @@ daemon::metric_table! {
         "1 while a reload is needed that has not succeeded");
     NEEDS_RESTART = MetricRow::gauge("stolon_keeper_needs_restart", MetricUnit::Flag,
         "1 while some parameter waits for a restart");
+    GATE_CLOSED = MetricRow::gauge("stolon_keeper_clients_kept_out", MetricUnit::Flag,
+        "1 while a started master keeps ordinary clients out until its synchronous standbys have everything");
     SYNC_SUCCESS = MetricRow::gauge("stolon_keeper_last_sync_success_seconds", MetricUnit::UnixTime,
         "Unix time of the last complete round");
     SLEEP_INTERVAL = MetricRow::gauge("stolon_keeper_sleep_interval", MetricUnit::Seconds,
@@ -61,7 +63,7 @@ daemon::metric_table! {
         .with(&[MetricLabel::fixed("step", &[
             "save_cluster", "save_db", "stop", "publish_stopped", "clear_data", "initdb", "start", "wait_ready",
             "read_init_parameters", "set_up_roles", "base_backup", "recover", "check_rewind", "rewind",
-            "mark_standby", "permit", "wait_rewound", "wait_streaming", "promote",
+            "mark_standby", "permit", "wait_rewound", "wait_streaming", "confirm_names", "promote",
             "slot", "reload", "restart", "save_applied", "other",
         ])]);
     POSTGRES_STARTS = MetricRow::counter("stolon_keeper_postgres_starts_total", "Times that postgres was started");

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use base::Clock;
+use model::DbUid;
 
 use crate::metrics::{InstanceSample, MetricRole, Metrics, StandbyLag, UpstreamLag};
 use crate::postgres::client::sql::{StandbyStatus, WalSender};
@@ -22,6 +23,11 @@ pub struct InstanceReporter {
 impl InstanceReporter {
     pub fn new(status: KeeperHealth, metrics: Arc<Metrics>, clock: Clock) -> Self {
         Self { status, metrics, clock }
+    }
+
+    /// Returns the keeper of a db.
+    pub(super) fn keeper_of(&self, db: &DbUid) -> Option<String> {
+        self.status.keeper_of(db).map(|keeper| keeper.to_string())
     }
 
     /// Reports an observation; `healthy` is what is published.

@@ -8,32 +8,30 @@ use crate::postgres::config::conninfo::Address;
 use crate::postgres::data::history::Ancestor;
 use crate::postgres::observe::Observation;
 use crate::publish::without_positions;
+use crate::reconcile::LocalDb;
+use crate::synchronous::InSync;
 
 /// Builds the published state (keeper 3.4).
 pub(super) fn state(
-    uid: &DbUid,
-    generation: i64,
+    db: &LocalDb,
     advertised: &Address,
     observation: Observation,
     healthy: bool,
+    in_sync: &InSync,
 ) -> PostgresState {
     let entry = |ancestor: Ancestor| TimelineHistory {
         timeline_id: ancestor.timeline,
         switch_point: ancestor.switch_point,
         reason: ancestor.reason,
     };
-    // only names with the keepers' prefix (keeper 3.5 step 4)
-    let in_sync = |senders: Vec<WalSender>| {
-        senders
-            .iter()
-            .filter(|sender| sender.is_sync)
-            .filter_map(|sender| sender.application_name.strip_prefix("stolon_"))
-            .map(Into::into)
-            .collect()
-    };
+    let synchronous_standbys = observation.senders.map(|senders| match in_sync {
+        InSync::AsShown => shown_in_sync(&senders),
+        InSync::Unmarked => Vec::new(),
+        InSync::Marked(standbys) => standbys.iter().cloned().collect(),
+    });
     PostgresState {
-        uid: uid.clone(),
-        generation,
+        uid: db.uid.clone(),
+        generation: db.generation,
         listen_address: advertised.host.clone(),
         port: advertised.port.clone(),
         healthy,
@@ -42,11 +40,19 @@ pub(super) fn state(
         xlog_pos: observation.position.unwrap_or_default(),
         timelines_history: observation.history.into_iter().map(entry).collect(),
         pg_parameters: observation.parameters.unwrap_or_default(),
-        synchronous_standbys: observation.senders.map(in_sync),
+        sync_marked: synchronous_standbys.is_some() && matches!(in_sync, InSync::Marked(_)),
+        synchronous_standbys,
         older_wal_file: observation.oldest_wal.unwrap_or_default(),
-        // No mark is taken yet, so the sentinel compares positions (synchronous SY-3).
-        sync_marked: false,
     }
+}
+
+/// Returns the keepers' standbys that the server shows as in sync (keeper 3.5 step 4).
+fn shown_in_sync(senders: &[WalSender]) -> Vec<DbUid> {
+    let in_sync = senders.iter().filter(|sender| sender.is_sync);
+    in_sync
+        .filter_map(|sender| sender.application_name.strip_prefix("stolon_"))
+        .map(Into::into)
+        .collect()
 }
 
 /// Returns whether a change is published immediately. Positions change all the time and count only during fast polling.
@@ -99,14 +105,14 @@ mod tests {
             application_name: application_name.to_owned(),
             is_sync,
             is_streaming: true,
+            flushed: None,
             flush_lag: None,
             replay_lag: None,
             replay_seconds: 0.0,
         }
     }
 
-    #[test]
-    fn only_names_with_our_prefix_are_reported_in_sync() {
+    fn published(in_sync: &InSync) -> (Option<Vec<DbUid>>, bool) {
         let advertised = Address {
             host: "h".into(),
             port: "1".into(),
@@ -119,7 +125,27 @@ mod tests {
             ]),
             ..Observation::default()
         };
-        let state = state(&"a".into(), 1, &advertised, observation, true);
-        assert_eq!(state.synchronous_standbys, Some(vec!["b".into()]));
+        let state = state(&LocalDb::default(), &advertised, observation, true, in_sync);
+        (state.synchronous_standbys, state.sync_marked)
+    }
+
+    #[test]
+    fn only_names_with_our_prefix_are_reported_in_sync() {
+        assert_eq!(published(&InSync::AsShown), (Some(vec!["b".into()]), false));
+    }
+
+    /// Rule: synchronous SY-3 and SY-4.
+    #[test]
+    fn where_commits_wait_only_standbys_with_the_mark_are_reported_and_so_marked() {
+        assert_eq!(published(&InSync::Unmarked), (Some(Vec::new()), false));
+        let marked = InSync::Marked(["c".into(), "d".into()].into());
+        assert_eq!(published(&marked), (Some(vec!["c".into(), "d".into()]), true));
+        let unasked = Observation::default();
+        let advertised = Address {
+            host: "h".into(),
+            port: "1".into(),
+        };
+        let state = state(&LocalDb::default(), &advertised, unasked, true, &marked);
+        assert_eq!((state.synchronous_standbys, state.sync_marked), (None, false));
     }
 }

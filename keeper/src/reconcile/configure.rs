@@ -2,9 +2,10 @@
 //! generation.
 
 use crate::reconcile::slots::slot_changes;
+use crate::reconcile::synchronous::closed;
 use crate::reconcile::{
-    LocalDb, LogMessage, MemberUpstream, ObservedState, RestartNeed, RestartTurn, ServerConfig, ServerFacts, StartAs,
-    Step, TargetDb, changed_parameters,
+    ClientGate, LocalDb, LogMessage, MemberUpstream, ObservedState, RestartNeed, RestartTurn, ServerConfig,
+    ServerFacts, StartAs, Step, TargetDb, changed_parameters, gate,
 };
 
 /// Creates and drops slots as desired (keeper M5, S5).
@@ -21,11 +22,15 @@ pub(crate) fn configure(
     facts: Option<&ServerFacts>,
     steps: &mut Vec<Step>,
 ) {
-    let wanted = ServerConfig {
-        upstream: upstream.cloned(),
-        ..observed.config.cloned().unwrap_or_default()
+    let wanted = match upstream {
+        Some(upstream) => ServerConfig {
+            upstream: Some(upstream.clone()),
+            ..observed.config.cloned().unwrap_or_default()
+        },
+        None => master_config(observed, target),
     };
     let current = observed.process.current.as_ref();
+    log_gate(observed, target, steps);
     log_changes(current, &wanted, steps);
     // A restart reads all files, so it replaces the reload.
     let restart = facts.is_some_and(|facts| decide_restart(target, facts, upstream, steps));
@@ -35,7 +40,11 @@ pub(crate) fn configure(
     if restart {
         // A restart as master, too, requests a permit first (extensions ).
         steps.extend(upstream.is_none().then_some(Step::Permit));
-        steps.push(Step::Restart(start_as(upstream), wanted));
+        let config = match upstream {
+            Some(_) => wanted,
+            None => master_start_config(observed, target),
+        };
+        steps.push(Step::Restart(start_as(upstream), config));
     } else if reload {
         steps.push(Step::Reload(wanted));
     }
@@ -58,10 +67,41 @@ pub(crate) fn configure(
     }
 }
 
+/// Returns the configuration of a running master. Ordinary clients stay out until the standbys are in sync (keeper R21);
+/// when the names become empty, one reload changes both (keeper R23).
+pub(crate) fn master_config(observed: &ObservedState<'_>, target: &TargetDb) -> ServerConfig {
+    let config = observed.config.cloned().unwrap_or_default();
+    match gate(target, observed.process, observed.server) {
+        ClientGate::Open => config,
+        ClientGate::Closed { .. } => closed(config, observed.own_hba),
+    }
+}
+
+/// Returns the configuration with which a master is started. With standbys to wait for, ordinary clients are kept out at
+/// first (synchronous SY-11).
+pub(crate) fn master_start_config(observed: &ObservedState<'_>, target: &TargetDb) -> ServerConfig {
+    let config = observed.config.cloned().unwrap_or_default();
+    match target.wanted_standbys().is_empty() {
+        true => config,
+        false => closed(config, observed.own_hba),
+    }
+}
+
+fn log_gate(observed: &ObservedState<'_>, target: &TargetDb, steps: &mut Vec<Step>) {
+    if !observed.process.gate_closed {
+        return;
+    }
+    steps.push(Step::Log(match gate(target, observed.process, observed.server) {
+        ClientGate::Open => LogMessage::GateOpens,
+        ClientGate::Closed { missing } => LogMessage::GateClosed { missing },
+    }));
+}
+
 /// Returns whether the server has to reload its files. The followed instance does not matter to a master.
 fn needs_reload(current: &ServerConfig, wanted: &ServerConfig) -> bool {
     let same_upstream = wanted.upstream.is_none() || current.upstream == wanted.upstream;
-    !(same_upstream && current.parameters == wanted.parameters && current.hba == wanted.hba)
+    let same_files = current.parameters == wanted.parameters && current.hba == wanted.hba;
+    !(same_upstream && same_files && current.keeps_clients_out == wanted.keeps_clients_out)
 }
 
 fn log_changes(current: Option<&ServerConfig>, wanted: &ServerConfig, steps: &mut Vec<Step>) {

@@ -144,6 +144,8 @@ pub struct TargetDb {
     pub ready_timeout: Duration,
     /// A permit to start as master is valid for half of this (extensions ).
     pub fail_interval: Duration,
+    /// Commits on the cluster's master wait for standbys, or are to.
+    pub synchronous_cluster: bool,
 }
 
 /// Role of the db to run.
@@ -209,10 +211,10 @@ fn goal(checked: &CheckedClusterData, me: &KeeperUid, boot: &BootUuid) -> Goal {
         return Goal::Stop(StopReason::NoDb);
     };
     // Checked before the boot uuid: a spec that needs a newer version must not stop a running instance.
-    if let Err(NotSupported(what)) = support::spec(spec) {
+    if let Err(NotSupported(what)) = support::spec(&without_synchronous(spec)) {
         return Goal::Hold(HoldReason::NotSupported(what));
     }
-    if let Err(found) = support::db(&db.spec) {
+    if let Err(found) = support::db(&db_without_synchronous(&db.spec)) {
         return Goal::Hold(HoldReason::NotSupported(found.feature()));
     }
     // Until the sentinel has acknowledged this process, the cluster data describe its predecessor, and the sentinel may
@@ -240,7 +242,27 @@ fn goal(checked: &CheckedClusterData, me: &KeeperUid, boot: &BootUuid) -> Goal {
         automatic_restart: spec.automatic_pg_restart,
         ready_timeout: spec.db_wait_ready_timeout,
         fail_interval: spec.fail_interval,
+        synchronous_cluster: spec.synchronous_replication || is_synchronous(data, master),
     }))
+}
+
+/// Returns the spec without synchronous replication: keepers support it whether or not sentinels of this version do.
+fn without_synchronous(spec: &Spec) -> Spec {
+    Spec {
+        synchronous_replication: false,
+        ..spec.clone()
+    }
+}
+
+/// The same for the spec of a db.
+fn db_without_synchronous(spec: &DbSpec) -> DbSpec {
+    let mut spec = spec.clone();
+    spec.clear_synchronous();
+    spec
+}
+
+fn is_synchronous(data: &ClusterData, db: &DbUid) -> bool {
+    data.dbs().get(db).is_some_and(|db| db.spec.synchronous_replication)
 }
 
 fn additional_slots(spec: &Spec) -> u32 {

@@ -1,5 +1,7 @@
 //! Log messages of a round, in order (keeper 15). Writing them is left to `round_log`.
 
+use std::collections::BTreeSet;
+
 use model::{DbUid, KeeperUid, Lsn};
 
 use crate::reconcile::{CopyReason, HoldReason, MemberUpstream, NoRewind, StopReason};
@@ -79,6 +81,10 @@ pub enum LogMessage {
     HbaChanged,
     /// Summary: hba lines unchanged (keeper R22).
     HbaUnchanged,
+    /// Ordinary clients are kept out until these standbys are in sync (keeper R21).
+    GateClosed { missing: BTreeSet<DbUid> },
+    /// Ordinary clients may log in again (keeper R21).
+    GateOpens,
     /// Replay is paused until a restart (keeper 8.7).
     ReplayPaused,
     /// A restart is due and allowed (keeper R24).

@@ -15,6 +15,7 @@ mod role;
 mod slots;
 mod source_check;
 mod step;
+mod synchronous;
 
 pub use desired::{
     ClusterDataState, Desired, Goal, HoldReason, MemberUpstream, OtherKeeper, StopReason, TargetDb, TargetRole,
@@ -33,6 +34,7 @@ pub use rewind::{NoRewind, RewindFacts};
 pub use slots::{SlotChange, is_foreign_slot, is_short_of_slots};
 pub use source_check::{RecordedIdentity, WrongSource, check_source};
 pub use step::{NextAction, ReconcilePlan, RestartNeed, StartAs, Step};
+pub use synchronous::{ClientGate, NAMES_PARAMETER, RESTART_PARAMETER, commits_wait_for, gate};
 
 use model::DbInitMode;
 

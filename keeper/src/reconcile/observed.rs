@@ -19,6 +19,8 @@ pub struct ObservedState<'a> {
     pub server: &'a ServerState,
     /// The configuration that the desired state asks for; `None` when no db is assigned.
     pub config: Option<&'a ServerConfig>,
+    /// The hba lines that keep ordinary clients out.
+    pub own_hba: &'a [String],
     /// State of this process.
     pub process: &'a ProcessState,
     /// What a base backup would start from; `None` until the source was probed.
@@ -102,6 +104,8 @@ pub struct ServerFacts {
     pub turn: RestartTurn,
     /// Whether replay is paused (keeper 8.7).
     pub replay_paused: bool,
+    /// The standbys in sync (synchronous SY-3); queried only while ordinary clients are kept out.
+    pub in_sync: BTreeSet<DbUid>,
 }
 
 /// A configuration: contents of the generated files.
@@ -113,6 +117,8 @@ pub struct ServerConfig {
     pub hba: Vec<String>,
     /// The instance that a standby follows (keeper 7).
     pub upstream: Option<MemberUpstream>,
+    /// The hba lines admit the keepers' users only (synchronous SY-11).
+    pub keeps_clients_out: bool,
 }
 
 /// State that this process keeps between rounds.
@@ -122,6 +128,8 @@ pub struct ProcessState {
     pub current: Option<ServerConfig>,
     /// The server was asked to reload, and it is not known whether it has read its files since.
     pub reload_unconfirmed: bool,
+    /// The server was started with ordinary clients kept out, and they still are (synchronous SY-11).
+    pub gate_closed: bool,
     /// The db whose data this process has completed; its round may not have completed yet.
     pub completed: Option<DbUid>,
     /// The db whose old data were tried without a copy and did not stream (keeper 6.7).

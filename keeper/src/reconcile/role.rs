@@ -1,10 +1,10 @@
 //! Role reconciliation (keeper 4.2): the data belong to the db; the instance now has to run in its role.
 
-use crate::reconcile::configure::{configure, refresh_slots};
+use crate::reconcile::configure::{configure, master_config, master_start_config, refresh_slots};
 use crate::reconcile::initialise::{first_start_config, standby_config};
 use crate::reconcile::{
-    DataRole, DataState, HoldReason, LogMessage, MemberUpstream, NextAction, ObservedState, ReconcilePlan,
-    ServerConfig, ServerFacts, ServerProbe, ServerState, StartAs, Step, TargetDb, TargetRole, Upstream,
+    DataRole, DataState, HoldReason, LogMessage, MemberUpstream, NAMES_PARAMETER, NextAction, ObservedState,
+    ReconcilePlan, ServerConfig, ServerFacts, ServerProbe, ServerState, StartAs, Step, TargetDb, TargetRole, Upstream,
 };
 
 /// Returns the steps that make the instance run in the role of its db.
@@ -29,7 +29,7 @@ fn reconcile_master(observed: &ObservedState<'_>, target: &TargetDb) -> Reconcil
         ServerState::Down => {
             // A standby, too, starts without recovery settings here and is promoted afterwards. Promotion gives it a
             // new timeline; its signal file is never just removed to make it a master (keeper M3, I2).
-            let config = start_config(observed, target, observed.config.cloned().unwrap_or_default());
+            let config = start_config(observed, target, master_start_config(observed, target));
             steps.extend([Step::Permit, Step::Start(StartAs::Master, config), Step::WaitReady]);
             NextAction::PlanAgain
         }
@@ -40,7 +40,11 @@ fn reconcile_master(observed: &ObservedState<'_>, target: &TargetDb) -> Reconcil
             NextAction::PlanAgain
         }
         ServerState::Up(ServerProbe::Answered(_) | ServerProbe::Refused) if local == DataRole::Standby => {
-            steps.extend([Step::Permit, Step::Promote]);
+            let config = master_config(observed, target);
+            if target.is_synchronous_master() {
+                confirm_names(observed, &config, &mut steps);
+            }
+            steps.extend([Step::Permit, Step::Promote(config)]);
             NextAction::PlanAgain
         }
         ServerState::Up(ServerProbe::Answered(facts)) => {
@@ -57,6 +61,21 @@ fn reconcile_master(observed: &ObservedState<'_>, target: &TargetDb) -> Reconcil
         }
     };
     ReconcilePlan { steps, next }
+}
+
+/// Makes a standby wait for the names of its new db before it is promoted: then its first commit waits (synchronous
+/// SY-7). It goes on following until the promotion.
+fn confirm_names(observed: &ObservedState<'_>, config: &ServerConfig, steps: &mut Vec<Step>) {
+    let current = observed.process.current.as_ref();
+    let config = ServerConfig {
+        upstream: current.and_then(|current| current.upstream.clone()),
+        ..config.clone()
+    };
+    let names = config.parameters.get(NAMES_PARAMETER).cloned().unwrap_or_default();
+    if current != Some(&config) || observed.process.reload_unconfirmed {
+        steps.push(Step::Reload(config));
+    }
+    steps.push(Step::ConfirmNames(names));
 }
 
 /// Returns the steps of a standby (keeper S1 to S5).

@@ -74,8 +74,10 @@ pub enum Step {
     WaitRewound(DbUid),
     /// Wait until the instance streams, or give up its old data.
     WaitStreaming(DbUid),
-    /// Promote the running standby.
-    Promote,
+    /// Wait until every process of the server makes commits wait for these names.
+    ConfirmNames(String),
+    /// Promote the running standby, and write this configuration.
+    Promote(ServerConfig),
     /// Create or drop a replication slot.
     Slot(SlotChange),
     /// Write the configuration and reload the server.
@@ -139,6 +141,7 @@ impl Step {
                 | Self::Rewind(_)
                 | Self::WaitRewound(_)
                 | Self::WaitStreaming(_)
+                | Self::ConfirmNames(_)
         )
     }
 
@@ -163,7 +166,8 @@ impl Step {
             Self::Permit => "permit",
             Self::WaitRewound(_) => "wait_rewound",
             Self::WaitStreaming(_) => "wait_streaming",
-            Self::Promote => "promote",
+            Self::ConfirmNames(_) => "confirm_names",
+            Self::Promote(_) => "promote",
             Self::Slot(_) => "slot",
             Self::Reload(_) => "reload",
             Self::Restart(..) => "restart",

@@ -74,7 +74,7 @@ fn fake() -> FakeKeeper {
     let config = ServerConfig {
         parameters: parameters(&[("work_mem", "4MB")]),
         hba: vec!["hba".into()],
-        upstream: None,
+        ..ServerConfig::default()
     };
     FakeKeeper {
         data: Some(data),
@@ -182,6 +182,38 @@ impl FakeKeeper {
         self
     }
 
+    /// Commits on the local db as a master wait for these standbys.
+    fn synchronous(mut self, standbys: &[&str]) -> Self {
+        self = self
+            .cluster_spec(|spec| spec.synchronous_replication = Some(true))
+            .own_db(|db| {
+                db.spec.synchronous_replication = true;
+                db.spec.synchronous_standbys = Some(standbys.iter().map(|uid| DbUid::from(*uid)).collect());
+                db.spec.external_synchronous_standbys = Some(Vec::new());
+            });
+        if let Some(current) = &mut self.known.current {
+            let names = match standbys {
+                [] => return self,
+                [one] => format!("stolon_{one}"),
+                all => format!("{} (stolon_{})", all.len(), all.join(",stolon_")),
+            };
+            current.parameters.insert(NAMES_PARAMETER.to_owned(), names);
+        }
+        self
+    }
+
+    /// The server was started, and ordinary clients are kept out.
+    fn gate_closed(mut self, in_sync: &[&str]) -> Self {
+        self.facts.in_sync = in_sync.iter().map(|uid| DbUid::from(*uid)).collect();
+        self.known.gate_closed = true;
+        self.known.current = self.known.current.map(|config| ServerConfig {
+            hba: vec!["own".into()],
+            keeps_clients_out: true,
+            ..config
+        });
+        self
+    }
+
     /// The local db has to be a standby of B, which is the master.
     fn standby(self) -> Self {
         let mut fake = self.status_master("B").own_db(|db| {
@@ -276,11 +308,18 @@ impl FakeKeeper {
 
     fn config(&self) -> Option<ServerConfig> {
         match self.desired().goal {
-            Goal::Run(target) => Some(ServerConfig {
-                parameters: target.spec.pg_parameters,
-                hba: vec!["hba".into()],
-                upstream: None,
-            }),
+            Goal::Run(target) => {
+                let mut parameters = target.spec.pg_parameters.clone();
+                let names = target.standby_names();
+                if !names.is_empty() {
+                    parameters.insert(NAMES_PARAMETER.to_owned(), names);
+                }
+                Some(ServerConfig {
+                    parameters,
+                    hba: vec!["hba".into()],
+                    ..ServerConfig::default()
+                })
+            }
             _ => None,
         }
     }
@@ -304,6 +343,7 @@ impl FakeKeeper {
                 local: &self.local,
                 server: &server,
                 config: config.as_ref(),
+                own_hba: &["own".into()],
                 process: &self.known,
                 copy: copy.as_ref(),
             };
@@ -464,8 +504,9 @@ impl FakeKeeper {
                 if !failing_steps(&name) {
                     self.running = true;
                     self.known.current = Some(config.clone());
+                    self.known.gate_closed = config.keeps_clients_out;
                 }
-                name + &following(config)
+                name + &following(config) + kept_out(config)
             }
             Step::WaitStreaming(db) => {
                 if failing_steps("streams") {
@@ -473,7 +514,8 @@ impl FakeKeeper {
                 }
                 "streams".into()
             }
-            Step::Promote => {
+            Step::ConfirmNames(names) => format!("confirm '{names}'"),
+            Step::Promote(_) => {
                 if !failing_steps("promote") {
                     self.local.data = DataState::Present(DataRole::Master);
                 }
@@ -490,20 +532,29 @@ impl FakeKeeper {
             Step::Reload(config) => {
                 if !failing_steps("reload") {
                     self.known.current = Some(config.clone());
+                    self.known.gate_closed = config.keeps_clients_out;
                     self.known.reload_unconfirmed = false;
                 }
-                "reload".to_owned() + &following(config)
+                "reload".to_owned() + &following(config) + kept_out(config)
             }
             Step::Restart(_, config) => {
                 self.facts.restart_pending = false;
                 self.known.current = Some(config.clone());
-                "restart".into()
+                self.known.gate_closed = config.keeps_clients_out;
+                "restart".to_owned() + kept_out(config)
             }
             Step::SaveApplied(db) => {
                 self.local.db = db.clone();
                 format!("record {} {}", db.uid, db.generation)
             }
         })
+    }
+}
+
+fn kept_out(config: &ServerConfig) -> &'static str {
+    match config.keeps_clients_out {
+        true => " without clients",
+        false => "",
     }
 }
 
@@ -859,6 +910,7 @@ fn nothing_is_destroyed_before_the_source_answers() {
         let desired = fake.desired();
         let (server, config) = (ServerState::Down, fake.config());
         let observed = ObservedState {
+            own_hba: &[],
             desired: &desired,
             local: &fake.local,
             server: &server,
@@ -1230,9 +1282,7 @@ fn a_permit_refused_after_initialisation_does_not_discard_the_data() {
 
 #[test]
 fn an_unsupported_spec_leaves_the_instance_as_it_is() {
-    let unsupported: [FakeKeeper; 4] = [
-        fake().cluster_spec(|spec| spec.synchronous_replication = Some(true)),
-        fake().own_db(|db| db.spec.synchronous_replication = true),
+    let unsupported: [FakeKeeper; 2] = [
         fake().replaced_by_a2(DbInitMode::Pitr),
         fake().standby().own_db(|db| {
             db.spec.follow_config = Some(FollowConfig {
@@ -1355,4 +1405,121 @@ fn changed_fields_are_named_as_in_the_document() {
         ["maxStandbys", "pgHBA", "pgParameters"]
     );
     assert_eq!(changed_fields(&before, &before), [""; 0]);
+}
+
+/// The rows of the decision table: keeper T8 rows 9 and 27.
+#[test]
+fn a_started_synchronous_master_keeps_clients_out_until_its_standbys_are_in_sync() {
+    let mut fake = fake().synchronous(&["B"]).stopped();
+    assert_eq!(fake.round(), "permit; start Master without clients; wait; done");
+    assert_eq!(fake.known.current.as_ref().expect("it was started").hba, ["own"]);
+    assert_eq!(fake.round(), "done", "B is not in sync");
+    fake.facts.in_sync.insert("B".into());
+    assert_eq!(fake.round(), "reload; done");
+    assert_eq!(fake.known.current.as_ref().expect("it runs").hba, ["hba"]);
+    fake.facts.in_sync.clear();
+    assert_eq!(fake.round(), "done", "clients stay when B is gone again");
+}
+
+/// The row of the decision table: keeper T8 row 28.
+#[test]
+fn clients_stay_out_while_one_of_two_standbys_is_missing() {
+    let mut fake = fake().synchronous(&["B", "C"]).gate_closed(&["B"]);
+    assert_eq!(fake.round(), "done");
+    assert!(fake.messages.contains(&LogMessage::GateClosed {
+        missing: ["C".into()].into()
+    }));
+    fake.facts.in_sync.insert("C".into());
+    fake.refuses = true;
+    assert_eq!(fake.round(), "done", "who is in sync is unknown");
+    assert!(fake.known.gate_closed);
+}
+
+/// The row of the decision table: keeper T8 row 29.
+#[test]
+fn switching_synchronous_replication_off_empties_the_names_and_admits_clients_in_one_reload() {
+    let off = |fake: FakeKeeper| {
+        fake.cluster_spec(|spec| spec.synchronous_replication = Some(false))
+            .own_db(|db| {
+                db.generation = 4;
+                db.spec.clear_synchronous();
+            })
+    };
+    let mut fake = off(fake().synchronous(&["B"]).gate_closed(&[]));
+    assert_eq!(fake.round(), "reload; record A 4; done");
+    let current = fake.known.current.expect("it runs");
+    assert_eq!(
+        (current.parameters.get(NAMES_PARAMETER), current.hba),
+        (None, vec!["hba".to_owned()])
+    );
+    assert!(!fake.known.gate_closed);
+}
+
+/// Rule: synchronous SY-11. With no standby to wait for, everything visible stays.
+#[test]
+fn a_master_that_waits_for_no_standby_is_started_with_its_clients() {
+    check(fake().synchronous(&[]).stopped(), "permit; start Master; wait; done");
+}
+
+/// Rule: synchronous SY-11, also for a restart for parameters.
+#[test]
+fn a_restarted_synchronous_master_keeps_clients_out() {
+    let mut fake = fake()
+        .synchronous(&["B"])
+        .cluster_spec(|spec| spec.automatic_pg_restart = Some(true));
+    fake.facts.restart_pending = true;
+    assert_eq!(fake.round(), "permit; restart without clients; done");
+    assert_eq!(fake.round(), "done");
+    fake.facts.in_sync.insert("B".into());
+    assert_eq!(fake.round(), "reload; done");
+}
+
+/// Rule: synchronous SY-7.
+#[test]
+fn a_standby_waits_for_its_new_names_before_it_is_promoted_and_follows_until_then() {
+    let mut fake = fake().synchronous(&["B"]);
+    fake.local.data = DataState::Present(DataRole::Standby);
+    fake.known.current = fake.known.current.map(|mut config| {
+        config
+            .parameters
+            .insert(NAMES_PARAMETER.to_owned(), "stolonfakestandby".to_owned());
+        config.upstream = Some(upstream("5432"));
+        config
+    });
+    let whole = "reload following host-k2:5432; confirm 'stolon_B'; permit; promote; done";
+    assert_eq!(fake.clone().round(), whole);
+    let failing = fake.clone().failing("confirm").round();
+    assert!(failing.ends_with("failed at confirm 'stolon_B'"), "{failing}");
+    let failing = fake.failing("reload").round();
+    assert!(
+        failing.contains("confirm 'stolon_B'; permit; promote; "),
+        "the names may be in force: {failing}"
+    );
+}
+
+/// Rule: synchronous SY-11 and SY-7 for a standby that was not running.
+#[test]
+fn a_stopped_standby_that_becomes_a_synchronous_master_keeps_clients_out() {
+    let mut fake = fake().synchronous(&["B"]).stopped();
+    fake.local.data = DataState::Present(DataRole::Standby);
+    assert_eq!(
+        fake.round(),
+        "permit; start Master without clients; wait; confirm 'stolon_B'; permit; promote; done"
+    );
+    fake.facts.in_sync.insert("B".into());
+    assert_eq!(fake.round(), "reload; done");
+}
+
+/// Rule: synchronous SY-7.
+#[test]
+fn a_standby_of_a_synchronous_cluster_runs_with_the_name_of_nobody() {
+    let mut fake = fake()
+        .standby()
+        .cluster_spec(|spec| spec.synchronous_replication = Some(true));
+    assert_eq!(fake.round(), "reload following host-k2:5432; done");
+    let current = fake.known.current.expect("it runs");
+    assert_eq!(
+        current.parameters.get(NAMES_PARAMETER).map(String::as_str),
+        Some("stolonfakestandby")
+    );
 }

@@ -197,13 +197,13 @@ impl Reconciler {
                 (round.probe, round.copy) = (None, None);
                 // On a slow store the steps after a promotion skip another read: the permit has just confirmed the
                 // revision of the cluster data, and a change of them aborts the round.
-                if !(is_slow(&self.context.store) && plan.steps.contains(&Step::Promote)) {
+                if !(is_slow(&self.context.store) && plan.steps.iter().any(|step| matches!(step, Step::Promote(_)))) {
                     round.read = self.cluster_data.read().await;
                 }
                 None
             }
             NextAction::ProbeServer => {
-                round.probe = Some(Box::pin(self.probe.server(desired)).await);
+                round.probe = Some(Box::pin(self.probe.server(desired, self.executor.is_gate_closed())).await);
                 None
             }
             NextAction::ProbeSource(from) => self.probe_source(from, desired, round).await,
@@ -286,6 +286,12 @@ impl Reconciler {
             self.executor.retract_stopped_unless(assigned);
         }
         self.context.monitor.set_followed(followed(desired, &round.read.state));
+        let target = match &desired.goal {
+            Goal::Run(target) => Some(&**target),
+            Goal::Stop(_) => None,
+            Goal::Hold(_) => self.target.as_deref(), // the instance is left as it is
+        };
+        self.context.synchronous.set_target(target);
         let Goal::Run(target) = &desired.goal else { return };
         self.reporter.target_role(&target.role);
         match &self.target {
@@ -338,8 +344,13 @@ impl Reconciler {
             }
             _ => None,
         };
+        let own_hba = match &desired.goal {
+            Goal::Run(target) => self.executor.own_hba(target),
+            _ => Vec::new(),
+        };
         let observed = ObservedState {
             desired,
+            own_hba: &own_hba,
             local: &local,
             server: &server,
             config: config.as_ref(),

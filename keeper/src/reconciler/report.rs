@@ -223,7 +223,8 @@ fn failed_step(step: &Step, failed: &StepError, owned: &OwnedDirs) -> Option<(Ke
         | Step::Start(..)
         | Step::WaitReady
         | Step::Stop
-        | Step::Promote
+        | Step::ConfirmNames(_)
+        | Step::Promote(_)
         | Step::Reload(_)
         | Step::Restart(..) => {
             let text = format!("{}: {}", failure_message(step, failed), Chain(failed));

@@ -137,7 +137,7 @@ impl SqlClient {
         // Without the view pg_stat_replication, whose role names wait for a lock on pg_authid.
         let statement = "select a.application_name, w.sync_state = 'sync', w.state = 'streaming', \
                         pg_wal_lsn_diff(p.own, w.flush_lsn), pg_wal_lsn_diff(p.own, w.replay_lsn), \
-                        extract(epoch from w.replay_lag) \
+                        extract(epoch from w.replay_lag), w.flush_lsn \
                         from pg_stat_get_wal_senders() w join pg_stat_get_activity(null) a using (pid), \
                         (select case when pg_is_in_recovery() \
                         then greatest(pg_last_wal_replay_lsn(), pg_last_wal_receive_lsn()) \
@@ -152,8 +152,58 @@ impl SqlClient {
             flush_lag: bytes(row, 3),
             replay_lag: bytes(row, 4),
             replay_seconds: field(row, 5).parse().unwrap_or_default(),
+            flushed: row.get(6).and_then(Lsn::parse),
         };
         Ok(rows.iter().map(sender).collect())
+    }
+
+    /// Returns what a new connection shows of `synchronous_standby_names`, and up to where WAL is flushed then. If it
+    /// shows these names, the postmaster has read them and has signalled all its processes. `with_checkpoint`: the
+    /// position is read after a checkpoint that began after that, so that the checkpointer has read them, too
+    /// (synchronous SY-4).
+    pub async fn show_names(
+        &self,
+        names: &str,
+        with_checkpoint: bool,
+        limit: Duration,
+    ) -> Result<NamesShown, SqlError> {
+        let action = "check the names of the synchronous standbys";
+        // The keeper's sessions do not set this parameter, so that they show the server's value.
+        let show = "select 'names', current_setting('synchronous_standby_names')";
+        let position = "select case when pg_is_in_recovery() then 'recovery' else 'flushed' end, \
+                        case when not pg_is_in_recovery() then pg_current_wal_flush_lsn() end";
+        let statements: &[&str] = match with_checkpoint {
+            true => &[show, "checkpoint", position],
+            false => &[show, position],
+        };
+        let is_shown = |rows: &[SimpleQueryRow]| {
+            let first = rows.first();
+            first.is_none_or(|row| row.get(0) != Some("names") || row.get(1) == Some(names))
+        };
+        let rows = self.connection.run_anew(action, statements, limit, is_shown).await?;
+        let row = first_row(action, &rows)?;
+        match (field(row, 0).as_str(), row.get(1).and_then(Lsn::parse)) {
+            ("names", _) => Ok(NamesShown::Others(field(row, 1))),
+            ("recovery", _) => Ok(NamesShown::InRecovery),
+            ("flushed", Some(position)) => Ok(NamesShown::Until(position)),
+            _ => Err(SqlError::Answer {
+                action,
+                answer: field(row, 1),
+            }),
+        }
+    }
+
+    /// Returns the settings of `synchronous_commit` for roles and databases: whose they are, and the value.
+    pub async fn commit_levels(&self) -> Result<Vec<(String, String)>, SqlError> {
+        let statement = "select concat_ws(' in ', 'role ' || r.rolname, 'database ' || d.datname), \
+                        split_part(one, '=', 2) from pg_db_role_setting s cross join unnest(s.setconfig) one \
+                        left join pg_database d on d.oid = s.setdatabase left join pg_roles r on r.oid = s.setrole \
+                        where one ilike 'synchronous_commit=%' order by 1 limit 10";
+        let action = "look for settings of synchronous_commit";
+        let limit = self.connection.limit();
+        // In a connection of its own: it may wait for a lock that a user holds on these tables.
+        let rows = self.connection.run_anew(action, &[statement], limit, |_| true).await?;
+        Ok(rows.iter().map(|row| (field(row, 0), field(row, 1))).collect())
     }
 
     /// Returns the replication slots without temporary ones (keeper Q3).
@@ -360,6 +410,17 @@ impl SqlClient {
     }
 }
 
+/// What a new connection shows of the names of the synchronous standbys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NamesShown {
+    /// Other names.
+    Others(String),
+    /// The names, on a server in recovery.
+    InRecovery,
+    /// The names; later WAL than this is flushed only after all processes were signalled.
+    Until(Lsn),
+}
+
 /// Identity and position of an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InstancePosition {
@@ -384,6 +445,8 @@ pub struct WalSender {
     pub is_sync: bool,
     /// It has caught up and streams.
     pub is_streaming: bool,
+    /// Position up to which the receiver has flushed; `None` if it has reported none.
+    pub flushed: Option<Lsn>,
     /// Bytes that the receiver has not flushed; `None` if it has reported none.
     pub flush_lag: Option<u64>,
     /// Bytes that it has not replayed.

@@ -214,6 +214,38 @@ impl SqlConnection {
         })?
     }
 
+    /// Runs statements one after the other in a new connection, within `limit`; `proceed` decides from the rows of each
+    /// whether the next one runs. Returns the rows of the last one that ran.
+    pub(crate) async fn run_anew(
+        &self,
+        action: &'static str,
+        statements: &[&str],
+        limit: Duration,
+        proceed: impl Fn(&[SimpleQueryRow]) -> bool,
+    ) -> Result<Vec<SimpleQueryRow>, SqlError> {
+        let work = async {
+            let pending = self.connect().await?.begin();
+            let mut found = Vec::new();
+            for statement in statements {
+                let messages = pending.query(statement).await;
+                found = rows(messages.map_err(|source| SqlError::Query { action, source })?);
+                if !proceed(&found) {
+                    break;
+                }
+            }
+            drop(pending.finish());
+            Ok(found)
+        };
+        timeout(limit, work)
+            .await
+            .map_err(|_| SqlError::Timeout { action, limit })?
+    }
+
+    /// Returns the time limit of a query.
+    pub(crate) const fn limit(&self) -> Duration {
+        self.limit
+    }
+
     /// Closes the open connection before a stop.
     pub(crate) async fn close(&self) {
         self.session.lock().await.take();

@@ -1,0 +1,116 @@
+//! Takes the mark beside the loop, because a checkpoint can take minutes, and looks for roles and databases whose commits
+//! do not wait. What the results mean is left to `synchronous`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::Chain;
+use tokio::time::sleep;
+use tracing::{debug, info, warn};
+
+use crate::postgres::client::sql::NamesShown;
+use crate::postgres::client::sql_error::SqlError;
+use crate::postgres::instance::Instance;
+use crate::synchronous::{CommitLevel, MarkTask, NamesFound, Synchronous};
+
+/// Interval of looking at a server that does not accept connections, or does not show the names yet.
+const POLL: Duration = Duration::from_millis(50);
+/// Delay after a failed look.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+/// Time limit of a checkpoint; after it another one is begun.
+const CHECKPOINT_LIMIT: Duration = Duration::from_secs(600);
+/// Interval of looking for roles and databases whose commits do not wait.
+const COMMIT_LEVEL_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Queries one server for what synchronous replication depends on.
+#[derive(Debug)]
+pub struct SyncMarker {
+    instance: Arc<Instance>,
+    synchronous: Arc<Synchronous>,
+}
+
+impl SyncMarker {
+    pub fn new(instance: Arc<Instance>, synchronous: Arc<Synchronous>) -> Self {
+        Self { instance, synchronous }
+    }
+
+    /// Never returns.
+    pub async fn run(&self) {
+        tokio::join!(self.take_marks(), self.look_for_commit_levels());
+    }
+
+    async fn take_marks(&self) {
+        let mut state = self.synchronous.subscribe();
+        let mut is_failing = false;
+        loop {
+            let task = match state.wait_for(|state| state.task().is_some()).await {
+                Ok(state) => state.task(),
+                Err(_) => return std::future::pending().await, // the sender belongs to `synchronous`
+            };
+            let Some(task) = task else { continue };
+            let found = tokio::select! {
+                found = self.look(&task) => found,
+                // Abandoning a query cancels it: the checkpoint is for other names.
+                _ = state.wait_for(|state| !state.is_current(&task)) => continue,
+            };
+            match found {
+                Ok(Some(found)) => {
+                    is_failing = false;
+                    self.synchronous.record(&task, &found);
+                    if found == NamesFound::Others {
+                        sleep(POLL).await;
+                    } else {
+                        info!(names = %task.names, "commits wait for the synchronous standbys");
+                    }
+                }
+                Ok(None) => sleep(POLL).await,
+                Err(error) => {
+                    if !std::mem::replace(&mut is_failing, true) {
+                        warn!(error = %Chain(&error), "could not check that commits wait for the synchronous standbys");
+                    }
+                    sleep(RETRY_DELAY).await;
+                }
+            }
+        }
+    }
+
+    /// Looks at the server once; `None`: it does not accept connections.
+    async fn look(&self, task: &MarkTask) -> Result<Option<NamesFound>, SqlError> {
+        if !self.instance.reports_ready().await.unwrap_or(false) {
+            return Ok(None);
+        }
+        let limit = match task.needs_checkpoint {
+            true => CHECKPOINT_LIMIT,
+            false => self.instance.config().request_timeout,
+        };
+        let shown = self
+            .instance
+            .sql()
+            .show_names(&task.names, task.needs_checkpoint, limit);
+        Ok(Some(match shown.await? {
+            NamesShown::Others(names) => {
+                debug!(%names, wanted = %task.names, "the server has not read its synchronous standbys yet");
+                NamesFound::Others
+            }
+            NamesShown::InRecovery => NamesFound::Standby,
+            NamesShown::Until(flushed) => NamesFound::Master(flushed),
+        }))
+    }
+
+    async fn look_for_commit_levels(&self) {
+        loop {
+            let is_asked = self.synchronous.is_master() && self.instance.reports_ready().await.unwrap_or(false);
+            match is_asked {
+                true => match self.instance.sql().commit_levels().await {
+                    Ok(levels) => {
+                        let levels = levels.into_iter().map(|(of, value)| CommitLevel { of, value });
+                        self.synchronous.report_commit_levels(levels.collect());
+                    }
+                    Err(error) => debug!(error = %Chain(&error), "could not look for settings of synchronous_commit"),
+                },
+                false => self.synchronous.report_commit_levels(Vec::new()),
+            }
+            sleep(COMMIT_LEVEL_INTERVAL).await;
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! What one keeper knows of synchronous replication on its server: the names in force and their mark, who is in sync, and
+//! whether ordinary clients are kept out. Who has to be in sync is decided by `reconcile`; the queries are in `sync_marker`.
+
+mod in_sync;
+mod mark;
+mod report;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use base::clock::Boottime;
+use model::{DbUid, SYNCHRONOUS_COMMIT};
+use tokio::sync::{Notify, watch};
+
+use crate::metrics::Metrics;
+use crate::postgres::client::sql::WalSender;
+use crate::postgres::instance::Instance;
+use crate::problems::Problems;
+use crate::reconcile::TargetDb;
+use crate::synchronous::report::SyncReporter;
+
+pub use self::in_sync::InSync;
+pub use self::mark::{Mark, MarkState, MarkTask, NamesFound, WrittenFor};
+pub use self::report::CommitLevel;
+
+/// State that rounds, observations and the marker share.
+#[derive(Debug)]
+pub struct Synchronous {
+    instance: Arc<Instance>,
+    reporter: SyncReporter,
+    state: watch::Sender<MarkState>,
+    target: Mutex<SyncTarget>,
+    /// A round would find that ordinary clients may log in.
+    round_wanted: Notify,
+}
+
+/// What the cluster data request, and the gate.
+#[derive(Debug, Clone, Default)]
+struct SyncTarget {
+    /// The configuration is one for synchronous replication.
+    is_configured: bool,
+    /// Commits wait for standbys.
+    is_master: bool,
+    /// The standbys of this cluster that they wait for.
+    wanted: BTreeSet<DbUid>,
+    /// `synchronous_commit` of the cluster spec.
+    commit_level: Option<String>,
+    /// Since when ordinary clients are kept out.
+    gate_closed: Option<Boottime>,
+}
+
+impl Synchronous {
+    pub fn new(instance: &Arc<Instance>, problems: &Arc<Problems>, metrics: &Arc<Metrics>) -> Self {
+        Self {
+            instance: Arc::clone(instance),
+            reporter: SyncReporter::new(Arc::clone(problems), Arc::clone(metrics)),
+            state: watch::Sender::default(),
+            target: Mutex::default(),
+            round_wanted: Notify::new(),
+        }
+    }
+
+    /// Sets the db to run; `None` for none.
+    pub fn set_target(&self, target: Option<&TargetDb>) {
+        let mut current = self.target();
+        let commit_level = target.and_then(|target| {
+            let mut set = target.spec.pg_parameters.iter();
+            set.find(|(name, _)| name.eq_ignore_ascii_case(SYNCHRONOUS_COMMIT))
+                .map(|(_, value)| value.clone())
+        });
+        *current = SyncTarget {
+            is_configured: target.is_some_and(TargetDb::is_synchronous),
+            is_master: target.is_some_and(TargetDb::is_synchronous_master),
+            wanted: target.map(TargetDb::wanted_standbys).unwrap_or_default(),
+            commit_level,
+            gate_closed: current.gate_closed,
+        };
+    }
+
+    /// Whether the server is configured for synchronous replication.
+    pub fn is_configured(&self) -> bool {
+        self.target().is_configured
+    }
+
+    /// Sets whether ordinary clients are kept out.
+    pub fn set_gate(&self, is_closed: bool) {
+        let now = self.instance.clock().now();
+        let mut target = self.target();
+        target.gate_closed = is_closed.then(|| target.gate_closed.unwrap_or(now));
+        self.reporter.set_gate_metric(is_closed);
+        if !is_closed {
+            self.reporter.report_gate(None);
+        }
+    }
+
+    /// Whether ordinary clients are kept out.
+    pub fn is_gate_closed(&self) -> bool {
+        self.target().gate_closed.is_some()
+    }
+
+    /// Records that files with these names are about to be written.
+    pub fn write_names(&self, names: &str, written_for: WrittenFor) {
+        self.change(|state| state.write(names, written_for));
+    }
+
+    /// Records that the server is being promoted.
+    pub fn promoted(&self) {
+        self.change(MarkState::promoted);
+    }
+
+    /// Records that the server is being stopped.
+    pub fn stopped(&self) {
+        self.change(MarkState::stopped);
+        self.set_gate(false);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut MarkState)) {
+        self.state.send_if_modified(|state| {
+            let before = state.clone();
+            change(state);
+            *state != before
+        });
+    }
+
+    /// Records what was found for a task of the mark.
+    pub fn record(&self, task: &MarkTask, found: &NamesFound) {
+        self.change(|state| state.record(task, found));
+    }
+
+    /// Whether commits on this instance wait for standbys.
+    pub fn is_master(&self) -> bool {
+        self.target().is_master
+    }
+
+    /// Reports settings with which commits do not wait; `found` are those of roles and databases.
+    pub fn report_commit_levels(&self, found: Vec<CommitLevel>) {
+        let target = self.target().clone();
+        let of_spec = target.commit_level.map(CommitLevel::of_spec);
+        let all = of_spec.into_iter().chain(found).filter(|_| target.is_master);
+        self.reporter.report_commit_levels(all);
+    }
+
+    /// Returns changes of the names and the mark.
+    pub fn subscribe(&self) -> watch::Receiver<MarkState> {
+        self.state.subscribe()
+    }
+
+    /// Waits until every commit waits for exactly these names; returns false after `limit`.
+    pub async fn wait_confirmed(&self, names: &str, limit: Duration) -> bool {
+        let mut state = self.state.subscribe();
+        let confirmed = state.wait_for(|state| state.confirms(names));
+        matches!(tokio::time::timeout(limit, confirmed).await, Ok(Ok(_)))
+    }
+
+    /// Returns the mark, to be compared with the one after a query of the WAL senders.
+    pub fn mark(&self) -> Option<Mark> {
+        self.state.borrow().mark()
+    }
+
+    /// Returns who is in sync, from WAL senders that were queried after `mark` was returned.
+    pub fn in_sync(&self, mark: Option<Mark>, senders: &[WalSender]) -> InSync {
+        if !self.target().is_master {
+            return InSync::AsShown;
+        }
+        // Names that changed during the query: the senders may belong to the earlier ones, the mark to the later ones.
+        match mark.filter(|mark| self.mark() == Some(*mark)) {
+            Some(mark) => InSync::marked(mark, senders),
+            None => InSync::Unmarked,
+        }
+    }
+
+    /// Reports why ordinary clients are kept out, and triggers a round when they need not be. `senders` are those of an
+    /// observation, `keeper_of` the keeper of a db.
+    pub fn observed(&self, in_sync: &InSync, senders: &[WalSender], keeper_of: impl Fn(&DbUid) -> Option<String>) {
+        let target = self.target().clone();
+        let Some(since) = target.gate_closed else { return };
+        let missing: BTreeSet<&DbUid> = match in_sync {
+            InSync::Marked(in_sync) => target.wanted.difference(in_sync).collect(),
+            InSync::AsShown | InSync::Unmarked => target.wanted.iter().collect(),
+        };
+        if missing.is_empty() {
+            self.round_wanted.notify_one();
+            return;
+        }
+        let closed_for = self.instance.clock().now().since(since);
+        let missing = missing.into_iter();
+        let missing = missing.map(|db| report::missing_standby(db, keeper_of(db), in_sync, senders));
+        self.reporter.report_gate(Some((closed_for, missing.collect())));
+    }
+
+    /// Waits until a round would find that ordinary clients may log in.
+    pub async fn round_wanted(&self) {
+        self.round_wanted.notified().await;
+    }
+
+    fn target(&self) -> MutexGuard<'_, SyncTarget> {
+        self.target.lock().expect("no thread panics while holding the target")
+    }
+}
