@@ -8,3 +8,4 @@ mod health;
 mod life;
 mod pair;
 mod store;
+mod synchronous;
