@@ -28,4 +28,5 @@ mod rewind;
 mod sentinels;
 mod services;
 mod store_outages;
+mod synchronous;
 mod walkthrough;
