@@ -25,7 +25,7 @@ fn with(mut files: ConfigFiles, name: &str, value: &str) -> ConfigFiles {
     files
 }
 
-/// A master with these standbys, which it does not wait for yet.
+/// A master with these standbys, which stream and which it does not wait for yet.
 async fn cluster(names: &[&str]) -> (Node, Vec<Node>) {
     let master = Node::initialised().await;
     master.start(&files(&master.instance, &[])).await;
@@ -33,6 +33,15 @@ async fn cluster(names: &[&str]) -> (Node, Vec<Node>) {
     let mut standbys = Vec::new();
     for name in names {
         standbys.push(copied(&master, name).await);
+        let reported = format!(
+            "select 1 from pg_stat_replication where application_name = '{name}' and state = 'streaming' and flush_lsn is \
+             not null"
+        );
+        // A receiver that is suspended before it has reported would never count for the master.
+        eventually("the standby to stream", async || {
+            master.execute(&reported).await.len() == 1
+        })
+        .await;
     }
     (master, standbys)
 }
