@@ -242,6 +242,12 @@ fn keepers_of_go_stolon_need_a_sentinel_that_compares_positions() {
         ..with_faults("cr + pause")
     };
     is_violated(config, &[Change::UnmarkedReports], Violation::S1);
+    // which helps only if the names that they report are in force
+    let late = Config {
+        prompt_reloads: false,
+        ..config
+    };
+    is_violated(late, &[], Violation::S1);
     let both = Config {
         reference_sentinel: true,
         ..config

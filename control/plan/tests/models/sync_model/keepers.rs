@@ -207,6 +207,9 @@ impl World {
             keeper.recorded = keeper.read_is_current;
         }
         if config.keeper_has(index, Change::MarkBeforeInForce) {
+            if config.is_reference(index) && config.prompt_reloads {
+                keeper.in_force = keeper.asked;
+            }
             keeper.mark = (!config.is_reference(index)).then_some(keeper.log.end());
             keeper.recorded = keeper.read_is_current;
             keeper.progress = Progress::Idle;

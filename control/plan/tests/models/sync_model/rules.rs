@@ -147,6 +147,8 @@ pub(super) struct Config {
     pub(super) changes: u64,
     /// The keepers of Go stolon, a bit each.
     pub(super) reference_keepers: u8,
+    /// Whether the names that a keeper of Go stolon writes are in force before it reports them. It does not wait for that.
+    pub(super) prompt_reloads: bool,
     /// Whether a sentinel of Go stolon may lead, too.
     pub(super) reference_sentinel: bool,
     /// Whether what clients read counts as acknowledged.
@@ -177,6 +179,7 @@ impl Config {
         start: Start::Settled,
         changes: 0,
         reference_keepers: 0,
+        prompt_reloads: true,
         reference_sentinel: false,
         with_reads: true,
         with_s0: true,

@@ -165,6 +165,10 @@ fn mixed() -> Vec<Row> {
         row("23b", "cr + pause").change("Go stolon's first master, commits only", keepers(1)),
         row("23c", "cr + pause").change("Go stolon's standbys, commits only", keepers(6)),
         row("23d", "cr + late").change("Go stolon's keepers, commits only", keepers(7)),
+        row("23e", "cr + pause")
+            .change("Go stolon's keepers, commits only", keepers(7))
+            .change("names in force late", |config| config.prompt_reloads = false)
+            .violates(Violation::S1),
         row("24", "cr + pause")
             .change("Go stolon's keepers, commits only", keepers(7))
             .without(&[Change::UnmarkedReports])
