@@ -52,6 +52,10 @@ async fn run(mib: u32, log: &str) -> anyhow::Result<Duration> {
     let with_rewind = log.contains("rewind");
     let mut cluster = Cluster::builder(Profile::Fast)
         .proxies(0)
+        // Loading the database may keep a busy disk from answering for some seconds.
+        .with("failInterval", "20s")
+        // Vacuum writes WAL after the standby was stopped.
+        .with("maxStandbyLag", u32::MAX)
         .with("usePgrewind", with_rewind)
         .start()
         .await;
@@ -59,8 +63,8 @@ async fn run(mib: u32, log: &str) -> anyhow::Result<Duration> {
     // A row takes about 1 KiB.
     let rows = u64::from(mib) * 1024;
     sql.run("create table content (id bigint, filler text)").await?;
-    for first in (0..rows).step_by(100_000) {
-        let last = (first + 100_000).min(rows) - 1;
+    for first in (0..rows).step_by(20_000) {
+        let last = (first + 20_000).min(rows) - 1;
         sql.run(&format!(
             "insert into content select id, repeat('x', 980) from generate_series({first}, {last}) id"
         ))
