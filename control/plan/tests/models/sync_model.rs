@@ -261,6 +261,20 @@ fn keepers_of_go_stolon_need_a_sentinel_that_compares_positions() {
     is_violated(with_reads, &[], Violation::S1);
 }
 
+#[test]
+fn an_operator_can_choose_any_standby_once_no_proxy_forwards() {
+    // SY-20: stuck only where no standby is left, or the choice is used up
+    let (stuck, for_operator) = stuck_states(with_faults("2 host + override"));
+    let (_, without) = stuck_states(with_faults("2 host"));
+    assert!(stuck == 0 && for_operator < without, "{stuck} {for_operator} {without}");
+    holds(with_faults("cr + override"));
+    is_violated(
+        with_faults("cr + pause + override"),
+        &[Change::OverrideWhileForwarding],
+        Violation::S1,
+    );
+}
+
 /// Explores the rows of synchronous 3 and prints them as a table. The environment variable ROWS selects rows by their
 /// numbers, separated by commas, and STATES bounds the number of states of each (a million of them takes 0.1 GB).
 #[test]

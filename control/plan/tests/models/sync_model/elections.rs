@@ -137,6 +137,29 @@ impl World {
         }
         if make == Make::Ours {
             judged.return_of_old_masters(config, next);
+            judged.operators_choice(config, next);
+        }
+    }
+
+    /// SY-20: first no proxy may forward any more, then any standby in order may be chosen.
+    fn operators_choice(&self, config: &Config, next: &mut Next) {
+        if self.left.overrides == 0 {
+            return;
+        }
+        let while_forwarding = config.has(Change::OverrideWhileForwarding);
+        if self.doc.published && !while_forwarding {
+            let mut doc = self.doc;
+            doc.published = false;
+            let plan = self.plan(doc, 0, only(self.doc.master()));
+            self.decide("shall not be announced, for an operator", Make::Ours, plan, next);
+        } else if self.route.is_none() || while_forwarding {
+            let mut chosen = *self;
+            chosen.left.overrides -= 1;
+            for to in self.good_standbys() {
+                let mut plan = self.elect(to, config);
+                plan.accepts_loss = true;
+                chosen.decide("shall be elected, chosen by an operator", Make::Ours, plan, next);
+            }
         }
     }
 

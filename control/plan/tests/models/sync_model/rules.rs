@@ -44,6 +44,8 @@ pub(super) enum Change {
     PublishUnconverged,
     /// Other master-type dbs may be kept at the publication (synchronous SY-8).
     KeepOldMasters,
+    /// An operator's choice is made while proxies may still forward (synchronous SY-20).
+    OverrideWhileForwarding,
     /// Only an old master on a timeline of the elected one's history may be elected (synchronous SY-9).
     GoBackToAncestor,
     /// Only an old master on the recorded timeline of the elected one may be elected (synchronous SY-9).
@@ -123,6 +125,8 @@ pub(super) struct Faults {
     pub(super) slow: u8,
     /// An info of a keeper of Go stolon arrives late.
     pub(super) late: u8,
+    /// An operator chooses a master that may lack acknowledged commits (synchronous SY-20).
+    pub(super) overrides: u8,
 }
 
 /// What a run starts with.
@@ -175,6 +179,7 @@ impl Config {
             switchovers: 0,
             slow: 0,
             late: 0,
+            overrides: 0,
         },
         start: Start::Settled,
         changes: 0,

@@ -230,6 +230,16 @@ impl World {
         let complete = doc.known() & doc.wanted & DBS | old_masters | 1 << doc.master;
         !members(complete).any(|index| is_left(&index))
     }
+
+    /// Whether an operator can still choose a standby (SY-20), once what is decided is written.
+    fn operator_can_choose(&self) -> bool {
+        let removed = self.plans.iter().flatten().fold(0, |set, plan| set | plan.removed);
+        let is_choice = |index: usize| {
+            let keeper = &self.keepers[index];
+            keeper.phase != Phase::Lost && !keeper.is_stale && !keeper.is_master
+        };
+        self.left.overrides > 0 && members(DBS & !self.doc.masters & !removed).any(is_choice)
+    }
 }
 
 /// Finds the stuck states of a run that holds.
@@ -238,7 +248,11 @@ pub(super) fn stuck(reached: &Reached) -> Stuck {
     let without_faults = |index: usize| {
         let mut world = reached.world(index);
         let left = world.left;
-        world.left = Faults::default();
+        // what an operator may do is no fault
+        world.left = Faults {
+            overrides: left.overrides,
+            ..Faults::default()
+        };
         (world, left)
     };
     let mut is_good = vec![false; reached.count()];
@@ -255,7 +269,10 @@ pub(super) fn stuck(reached: &Reached) -> Stuck {
             let (world, left) = without_faults(index);
             world.next(&config, &mut next);
             is_good[index] = next.found.iter_mut().any(|(_, after)| {
-                after.left = left;
+                after.left = Faults {
+                    overrides: after.left.overrides,
+                    ..left
+                };
                 after.settle(&config);
                 reached.index(after).is_some_and(|after| is_good[after])
             });
@@ -267,7 +284,8 @@ pub(super) fn stuck(reached: &Reached) -> Stuck {
     }
     let mut stuck = Stuck::default();
     for index in (0..is_good.len()).filter(|index| !is_good[*index]) {
-        if reached.world(index).is_for_operator() {
+        let world = reached.world(index);
+        if world.is_for_operator() && !world.operator_can_choose() {
             stuck.for_operator += 1;
         } else {
             stuck.others += 1;

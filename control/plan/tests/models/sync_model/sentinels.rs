@@ -43,6 +43,10 @@ impl World {
         if plan.ends_switchover {
             world.switchover = Switchover::No;
         }
+        if plan.accepts_loss {
+            // what the elected db lacks is given up
+            world.acknowledged &= world.master().log.writes();
+        }
         world
     }
 
@@ -136,6 +140,7 @@ impl World {
             removed,
             depends_on,
             ends_switchover: false,
+            accepts_loss: false,
         }
     }
 

@@ -30,6 +30,7 @@ pub(super) fn faults(text: &str) -> Faults {
             "sw" => &mut faults.switchovers,
             "slow" => &mut faults.slow,
             "late" => &mut faults.late,
+            "override" => &mut faults.overrides,
             other => panic!("{other} is no fault"),
         };
         *field += count.parse::<u8>().unwrap();
@@ -144,6 +145,12 @@ fn more_combinations() -> Vec<Row> {
         row("28i", "term + slow").settles(),
         row("28j", "sw + term").settles(),
         row("28k", "2 term").settles(),
+        row("29a", "host + override").settles(),
+        row("29e", "2 host").settles(),
+        row("29f", "2 host + override").settles(),
+        row("29b", "host + pause + override").settles(),
+        row("29c", "cr + pause + override"),
+        row("29d", "cr + pause + override").size(0, 1),
         row("28l", "pause + term").change("just switched on", |config| config.start = Start::SwitchedOn),
     ]
 }
@@ -252,6 +259,9 @@ fn replaced() -> Vec<Row> {
         row("54", "cr + host").without(&[NeverGoBack]).gets_stuck(),
         row("55a", "cr + pause").without(&[GoBackWhileForwarding]),
         row("55b", "cr + pause").without(&[GoBackAfterPublication]),
+        row("55c", "cr + pause + override")
+            .without(&[OverrideWhileForwarding])
+            .violates(S1),
         row("56", "sw + slow").without(&[PlannedWithoutLsn]).violates(S1),
         row("57", "kill + term").without(&[PlannedWithoutClean]).violates(S1),
         row("58", "kill + term").without(&[UncleanShutdownAnyone]).violates(S1),

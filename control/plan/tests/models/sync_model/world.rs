@@ -60,6 +60,8 @@ pub(super) struct Plan {
     pub(super) depends_on: Set,
     /// It ends the switchover, and is conditional on its key.
     pub(super) ends_switchover: bool,
+    /// An operator accepts that the elected db lacks acknowledged commits (SY-20).
+    pub(super) accepts_loss: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -450,6 +452,7 @@ impl World {
             (&mut left.switchovers, most.switchovers),
             (&mut left.slow, most.slow),
             (&mut left.late, most.late),
+            (&mut left.overrides, most.overrides),
         ] {
             packer.small(field, 8 - most.leading_zeros());
         }
@@ -464,6 +467,7 @@ impl World {
             removed: 0,
             depends_on: 0,
             ends_switchover: false,
+            accepts_loss: false,
         }
     }
 }
@@ -474,6 +478,7 @@ impl Plan {
         packer.small(&mut self.removed, 3);
         packer.small(&mut self.depends_on, 3);
         packer.flag(&mut self.ends_switchover);
+        packer.flag(&mut self.accepts_loss);
     }
 }
 
