@@ -189,7 +189,8 @@ async fn sentinel_and_proxy_refuse_each_invalid_option() {
     let invalid = test_dir.path().join("invalid.json");
     fs::write(&invalid, r#"{"initMode":"new","failInterval":"-1s"}"#).unwrap();
     let unsupported = test_dir.path().join("unsupported.json");
-    fs::write(&unsupported, r#"{"initMode":"new","synchronousReplication":true}"#).unwrap();
+    let standby = r#"{"initMode":"pitr","pitrConfig":{"dataRestoreCommand":"x"},"role":"standby","standbyConfig":{}}"#;
+    fs::write(&unsupported, standby).unwrap();
     let spec = |path: &std::path::Path| format!("--initial-cluster-spec={}", path.display());
     let (broken, invalid, unsupported) = (spec(&broken), spec(&invalid), spec(&unsupported));
     let common = ["--cluster-name=test", "--store-backend=etcdv3"];

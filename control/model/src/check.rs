@@ -129,8 +129,8 @@ mod tests {
             ("{}", one, "unknown cluster phase \"\""),
             (
                 r#"{"phase":"normal","master":"d1"}"#,
-                r#"{"d1":{"spec":{"synchronousReplication":true}}}"#,
-                "a db with synchronousReplication is not supported yet",
+                r#"{"d1":{"spec":{"initMode":"pitr"}}}"#,
+                "a db with initMode pitr is not supported yet",
             ),
         ] {
             let why = checked(status, dbs).unwrap_err();

@@ -3,9 +3,6 @@
 
 use crate::{CheckedClusterData, DbInitMode, DbSpec, FollowType, InitMode, Role, Spec};
 
-/// Whether this version supports synchronous replication; if not, every spec and every db that requests it is refused.
-pub const SYNCHRONOUS_REPLICATION: bool = false;
-
 /// A feature that this version does not support.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0} is not supported yet")]
@@ -26,9 +23,6 @@ pub fn cluster_data(checked: &CheckedClusterData) -> Result<(), NotSupported> {
 /// # Errors
 /// The first unsupported feature.
 pub fn spec(spec: &Spec) -> Result<(), NotSupported> {
-    if spec.synchronous_replication && !SYNCHRONOUS_REPLICATION {
-        return Err(NotSupported("synchronousReplication"));
-    }
     match spec.init_mode {
         InitMode::Existing => return Err(NotSupported("initMode existing")),
         InitMode::Pitr => return Err(NotSupported("initMode pitr")),
@@ -43,8 +37,6 @@ pub fn spec(spec: &Spec) -> Result<(), NotSupported> {
 /// A feature of a db that this version does not support.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnsupportedDb {
-    /// Its commits wait for standbys.
-    SynchronousReplication,
     /// It follows another cluster.
     FollowsOtherCluster,
     /// Init mode `existing`.
@@ -57,7 +49,6 @@ impl UnsupportedDb {
     /// Returns the feature, as a keeper logs it of its own db.
     pub fn feature(self) -> &'static str {
         match self {
-            Self::SynchronousReplication => "synchronousReplication",
             Self::FollowsOtherCluster => "following another cluster",
             Self::InitModeExisting => "initMode existing",
             Self::InitModePitr => "initMode pitr",
@@ -68,7 +59,6 @@ impl UnsupportedDb {
 impl From<UnsupportedDb> for NotSupported {
     fn from(found: UnsupportedDb) -> Self {
         Self(match found {
-            UnsupportedDb::SynchronousReplication => "a db with synchronousReplication",
             UnsupportedDb::FollowsOtherCluster => "a db that follows another cluster",
             UnsupportedDb::InitModeExisting => "a db with initMode existing",
             UnsupportedDb::InitModePitr => "a db with initMode pitr",
@@ -81,12 +71,6 @@ impl From<UnsupportedDb> for NotSupported {
 /// # Errors
 /// The first unsupported feature.
 pub fn db(spec: &DbSpec) -> Result<(), UnsupportedDb> {
-    // Standbys that are listed although the flag is off are part of the feature too: a plan would remove them.
-    let lists_standbys = spec.synchronous_standbys.iter().any(|list| !list.is_empty())
-        || spec.external_synchronous_standbys.iter().any(|list| !list.is_empty());
-    if (spec.synchronous_replication || lists_standbys) && !SYNCHRONOUS_REPLICATION {
-        return Err(UnsupportedDb::SynchronousReplication);
-    }
     let follow = spec.follow_config.as_ref();
     if follow.is_some_and(|follow| follow.kind == FollowType::External) {
         return Err(UnsupportedDb::FollowsOtherCluster);

@@ -100,11 +100,6 @@ pub struct Plan {
 /// Nothing may or can be decided. Then nothing is written, and only what was read is remembered.
 pub fn plan(input: &PlanInput<'_>, entropy: &mut Entropy<'_>) -> Result<Plan, PlanError> {
     input.data.check_decidable()?;
-    plan_decidable(input, entropy)
-}
-
-/// Returns the plan for cluster data that can be decided from. Tests of features that are not switched on yet call it.
-fn plan_decidable(input: &PlanInput<'_>, entropy: &mut Entropy<'_>) -> Result<Plan, PlanError> {
     let PlanInput {
         data: CheckedClusterData { data, spec },
         now,

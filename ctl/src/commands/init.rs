@@ -130,14 +130,18 @@ mod tests {
     #[test]
     fn unsupported_specs_are_refused() {
         for text in [
-            r#"{"initMode":"new","synchronousReplication":true}"#,
             r#"{"initMode":"existing","existingConfig":{"keeperUID":"k1"}}"#,
             r#"{"initMode":"pitr","pitrConfig":{"dataRestoreCommand":"x"}}"#,
             r#"{"initMode":"pitr","role":"standby","pitrConfig":{"dataRestoreCommand":"x"},"standbyConfig":{}}"#,
         ] {
             assert!(refused(text).contains("not supported yet"), "{}", refused(text));
         }
-        assert!(checked_spec(Some(br#"{"initMode":"new","usePgrewind":true}"#)).is_ok());
+        assert!(
+            checked_spec(Some(
+                br#"{"initMode":"new","usePgrewind":true,"synchronousReplication":true}"#
+            ))
+            .is_ok()
+        );
     }
 
     #[test]

@@ -147,16 +147,5 @@ mod tests {
         assert!(refused("", SpecInput::Patch).starts_with("failed to patch cluster spec: "));
         assert!(refused(r#"{"maxStandbys":"7"}"#, SpecInput::Patch).contains("maxStandbys"));
         assert!(refused(r#"{"initMode":null}"#, SpecInput::Patch).contains("initMode undefined"));
-        assert!(refused(r#"{"synchronousReplication":true}"#, SpecInput::Patch).contains("not supported yet"));
-    }
-
-    #[test]
-    fn a_patch_can_remove_what_is_not_supported() {
-        // A cluster of Go stolon whose spec asks for more than we support can still be changed.
-        let current = r#"{"initMode":"new","synchronousReplication":true}"#;
-        assert_eq!(
-            updated(current, r#"{"synchronousReplication":null}"#, SpecInput::Patch).unwrap(),
-            r#"{"initMode":"new"}"#
-        );
     }
 }

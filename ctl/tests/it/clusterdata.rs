@@ -161,12 +161,19 @@ async fn write_refuses_invalid_documents() {
     assert_eq!(harness.get().await, None);
 }
 
+/// The same cluster with a spec that this version does not support: a standby cluster that follows nothing.
+fn unsupported() -> String {
+    let spec = r#""spec":{"role":"standby","standbyConfig":{},"pitrConfig":{"dataRestoreCommand":"x"},"#;
+    let unsupported = CLUSTER.replacen(r#""spec":{"#, spec, 1);
+    unsupported.replacen(r#""initMode":"new""#, r#""initMode":"pitr""#, 1)
+}
+
 #[tokio::test]
 async fn write_replaces_usable_data_by_unusable_data_only_with_force() {
     // cli 13.2
     let normal =
         r#"{"formatVersion":1,"cluster":{"spec":{"initMode":"new"},"status":{"phase":"normal","master":"d1"}}}"#;
-    let unsupported = CLUSTER.replacen(r#""spec":{"#, r#""spec":{"synchronousReplication":true,"#, 1);
+    let unsupported = unsupported();
     let cases = [
         ("{}", "format version 0"),
         ("null", "format version 0"),
@@ -177,7 +184,7 @@ async fn write_replaces_usable_data_by_unusable_data_only_with_force() {
             "unknown cluster phase \"\"",
         ),
         (normal, "master db \"d1\" not available"),
-        (unsupported.as_str(), "synchronousReplication is not supported yet"),
+        (unsupported.as_str(), "is not supported yet"),
     ];
     let harness = CtlHarness::with(CLUSTER).await;
     for (text, words) in cases {
@@ -206,7 +213,7 @@ async fn write_replaces_usable_data_by_unusable_data_only_with_force() {
 /// A cluster of Go stolon that uses more than this version does can be restored, and is not lost to an empty file.
 #[tokio::test]
 async fn write_replaces_unsupported_data_by_unsupported_data_but_not_by_broken_data() {
-    let unsupported = CLUSTER.replacen(r#""spec":{"#, r#""spec":{"synchronousReplication":true,"#, 1);
+    let unsupported = unsupported();
     let harness = CtlHarness::with(&unsupported).await;
     let restored = harness
         .run_with(&["clusterdata", "write", "-y"], unsupported.as_bytes())

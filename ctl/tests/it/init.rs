@@ -138,7 +138,7 @@ async fn a_bad_spec_writes_nothing() {
             "wrong replication slot name: \"a-b\"",
         ),
         (
-            r#"{"initMode":"new","synchronousReplication":true}"#,
+            r#"{"initMode":"pitr","pitrConfig":{"dataRestoreCommand":"x"},"role":"standby","standbyConfig":{}}"#,
             "not supported yet",
         ),
     ] {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::describe::{describe, details};
 use crate::memory::{PendingGeneration, Stall};
-use crate::{Entropy, Memory, Observations, Observed, Plan, PlanError, PlanInput, Urgency, plan, plan_decidable};
+use crate::{Entropy, Memory, Observations, Observed, Plan, PlanError, PlanInput, Urgency, plan};
 use base::clock::Boottime;
 use model::{
     CheckedClusterData, ClusterData, ClusterSpec, ClusterUid, Db, DbInitMode, DbSpec, DbStatus, DbUid, FollowConfig,
@@ -33,8 +33,6 @@ pub(super) struct Setup {
     pub(super) leadership: u64,
     /// Infos are derived from the statuses before each plan, unless a test sets them itself.
     pub(super) infos_follow: bool,
-    /// What this version does not support yet is not refused.
-    pub(super) allows_unsupported: bool,
     /// New dbs have larger numbers than this, and than the number of dbs.
     pub(super) last_uid: usize,
 }
@@ -66,7 +64,6 @@ pub(super) fn initializing() -> Setup {
         now: NOW,
         leadership: LEADERSHIP,
         infos_follow: true,
-        allows_unsupported: false,
         last_uid: 0,
     }
 }
@@ -119,7 +116,6 @@ pub(super) fn base(dbs: u32) -> Setup {
 /// The base with synchronous replication: db1 waits for these standbys, which are known to be in sync.
 pub(super) fn synchronous(dbs: u32, wanted: &[&str], known: &[&str]) -> Setup {
     let mut setup = base(dbs);
-    setup.allows_unsupported = true;
     setup.spec().synchronous_replication = Some(true);
     let master = setup.db("db1");
     master.spec.synchronous_replication = true;
@@ -371,11 +367,7 @@ impl Setup {
             uid: &mut uid,
             number: 0,
         };
-        if self.allows_unsupported {
-            plan_decidable(&input, entropy)
-        } else {
-            plan(&input, entropy)
-        }
+        plan(&input, entropy)
     }
 
     /// Plans, writes and remembers. The infos then follow the new statuses, as working keepers would publish them.

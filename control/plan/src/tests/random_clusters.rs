@@ -79,7 +79,6 @@ fn list(names: &[String]) -> Option<Vec<DbUid>> {
 fn cluster(random: &mut Random) -> Setup {
     let dbs = u32::try_from(1 + random.below(4)).unwrap();
     let mut setup = base(dbs);
-    setup.allows_unsupported = true;
     if random.once_in(3) {
         setup.keeper(&format!("keeper{}", dbs + 1));
     }

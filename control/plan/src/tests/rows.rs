@@ -1,10 +1,9 @@
-//! The rows of sentinel 15.2 about asynchronous clusters, each as in Go stolon's own unit tests.
-//!
-//! Not here, because synchronous replication is not: R14 to R31.
+//! The rows of sentinel 15.2 about asynchronous clusters, each as in Go stolon's own unit tests. The others are in
+//! `synchronous_rows`.
 
 use super::cluster::{Setup, base, check, db2_elected, initializing, uids};
 use crate::PlanError;
-use model::{GoDuration, Undecidable};
+use model::GoDuration;
 
 /// The spec of rows R0 to R2 without synchronous replication, which phase initializing does not use.
 fn rich_spec(setup: &mut Setup) {
@@ -184,25 +183,7 @@ fn a_keeper_long_dead_and_without_db_is_removed() {
 /// Row R14 (sentinel 15.2).
 #[test]
 fn a_changed_spec_reaches_every_db() {
-    // R14 without its synchronous part: sentinel G-1
     let mut setup = base(2);
     rich_spec(&mut setup);
     check(&mut setup, &format!("{RICH}; {}", RICH.replace("db1", "db2")));
-}
-
-#[test]
-fn synchronous_replication_is_refused_and_never_turned_off() {
-    let mut setup = base(2);
-    setup.spec().synchronous_replication = Some(true);
-    assert!(matches!(
-        setup.plan(),
-        Err(PlanError::Undecidable(Undecidable::NotSupported(_)))
-    ));
-    let mut setup = base(2);
-    setup.db("db1").spec.synchronous_replication = true;
-    setup.db("db1").spec.synchronous_standbys = uids(&["db2"]);
-    assert!(matches!(
-        setup.plan(),
-        Err(PlanError::Undecidable(Undecidable::NotSupported(_)))
-    ));
 }

@@ -256,7 +256,6 @@ fn the_first_clients_of_a_synchronous_master_find_it_waiting() {
 #[test]
 fn a_cluster_that_is_initialised_is_not_announced_before_commits_wait() {
     let mut setup = initializing();
-    setup.allows_unsupported = true;
     setup.spec().synchronous_replication = Some(true);
     setup.keeper("keeper1");
     setup.round();

@@ -11,7 +11,6 @@ type Row = (&'static str, fn() -> Setup, &'static str);
 /// The spec requests synchronous replication, and no db has it yet.
 fn requested(dbs: u32) -> Setup {
     let mut setup = base(dbs);
-    setup.allows_unsupported = true;
     setup.spec().synchronous_replication = Some(true);
     setup
 }

@@ -9,7 +9,7 @@ use super::checks::broken_by;
 use super::world::World;
 use super::{SLEEP, TICK};
 use crate::{Condition, Entropy, Memory, Observations, Plan, PlanError, PlanInput, Urgency};
-use crate::{memory_after_failed_round, plan_decidable};
+use crate::{memory_after_failed_round, plan};
 
 /// The leading sentinel.
 #[derive(Debug, Clone)]
@@ -178,7 +178,7 @@ impl SimSentinel {
             uid: &mut uid,
             number: 0,
         };
-        let outcome = plan_decidable(&input, &mut entropy);
+        let outcome = plan(&input, &mut entropy);
         let memory_after_failed_round = memory_after_failed_round(&input);
         self.uids = number;
         match outcome {
