@@ -17,6 +17,26 @@ pub enum StoredClusterData {
     Usable(Box<CheckedClusterData>),
 }
 
+impl StoredClusterData {
+    /// Whether a check-in decides the same from both, as long as the network is the same: all that `decide` and the
+    /// intervals depend on is equal. Only usable data compare as alike.
+    pub fn routes_like(&self, other: &Self) -> bool {
+        let (Self::Usable(this), Self::Usable(other)) = (self, other) else {
+            return false;
+        };
+        fn inputs(checked: &CheckedClusterData) -> impl PartialEq + '_ {
+            let proxy = checked.data.proxy.as_ref().map(|proxy| (proxy.generation, &proxy.spec));
+            let master = checked
+                .data
+                .proxied_master()
+                .map(|(uid, db)| (uid, AdvertisedAddress::of(db)));
+            let spec = &checked.spec;
+            (proxy, master, spec.proxy_check_interval, spec.proxy_timeout)
+        }
+        inputs(this) == inputs(other)
+    }
+}
+
 /// The master's address as the cluster data have it, valid or not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AdvertisedAddress {

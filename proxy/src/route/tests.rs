@@ -205,3 +205,34 @@ fn never_routes_to_its_own_socket() {
         "another address of this machine"
     );
 }
+
+#[test]
+fn only_changes_that_a_route_depends_on_make_data_differ() {
+    let same = |from: &str, to: &str| parse(&document()).routes_like(&with(from, to));
+    for (from, to) in [
+        (r#""port":"5432""#, r#""port":"5432","xLogPos":99"#),
+        (r#""keepers":{}"#, r#""keepers":{"k1":{"uid":"k1"}}"#),
+        ("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"),
+        (r#""healthy":true"#, r#""healthy":false"#),
+        (r#""status":{}}"#, r#""status":{"listenAddress":"10.0.0.2"}}"#),
+    ] {
+        assert!(same(from, to), "{to}");
+    }
+    for (from, to) in [
+        (r#""listenAddress":"10.0.0.1""#, r#""listenAddress":"10.0.0.2""#),
+        (r#""port":"5432""#, r#""port":"5433""#),
+        (r#""port":"5432""#, r#""port":"x""#),
+        (r#""masterDbUid":"db1""#, r#""masterDbUid":"db2""#),
+        (r#""masterDbUid":"db1""#, r#""masterDbUid":"""#),
+        (r#"["me","other"]"#, r#"["other"]"#),
+        (r#""generation":7"#, r#""generation":8"#),
+        (r#""initMode":"new""#, r#""initMode":"new","proxyTimeout":"20s""#),
+        (r#""initMode":"new""#, r#""initMode":"new","proxyCheckInterval":"1s""#),
+        (r#""initMode":"new""#, r#""initMode":"never""#),
+        (r#""formatVersion":1"#, r#""formatVersion":2"#),
+    ] {
+        assert!(!same(from, to), "{to}");
+    }
+    let nothing = parse("null");
+    assert!(!nothing.routes_like(&nothing));
+}

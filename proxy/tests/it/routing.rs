@@ -7,6 +7,9 @@ use stolon_tests::wait::{eventually, now, throughout};
 
 use crate::harness::{CHECK_INTERVAL, Master, Proxy, ProxyHarness, STEADY_LEASE, run_test};
 
+/// Long enough for a check-in that a watch event starts.
+const A_WHILE: Duration = Duration::from_secs(1);
+
 #[test]
 fn opens_once_the_master_is_named_and_logs_what_the_walk_through_shows() {
     run_test(async {
@@ -58,6 +61,39 @@ fn a_change_is_followed_by_the_watch_long_before_the_next_check_in() {
         let generation = harness.publish(None, &[&proxy]).await;
         harness.acknowledged(&proxy, generation).await;
         assert_eq!(client.read_to_end().await, b"");
+        harness.publish(Some(&b), &[&proxy]).await;
+        wait_for_answer_without_pauses(&proxy, b'B').await;
+    });
+}
+
+#[test]
+fn periodic_writes_of_the_sentinel_cause_no_check_in() {
+    run_test(async {
+        let mut harness = ProxyHarness::start().await;
+        harness.set_timing(Duration::from_secs(600), Duration::from_secs(1800));
+        let (_master, proxy) = harness.forwarding().await;
+        proxy.wait_connected_to(b'A').await;
+        let info = harness.store.keys().proxy_info(&proxy.uid);
+        let revision = async || harness.store.get(&info).await.unwrap().map(|entry| entry.mod_revision);
+        let before = revision().await;
+        let seen = proxy.metric("stolon_proxy_watch_events_total").await.unwrap();
+        for _ in 0..5 {
+            harness.write().await;
+        }
+        eventually("the watch to report a write", SHORT_TIMEOUT, async || {
+            let now = proxy.metric("stolon_proxy_watch_events_total").await.unwrap();
+            if now > seen { Ok(()) } else { Err(now) }
+        })
+        .await;
+        throughout("the info is not written again", A_WHILE, async || {
+            let now = revision().await;
+            if now == before { Ok(()) } else { Err(format!("{now:?}")) }
+        })
+        .await;
+        // what matters is followed as before
+        let b = Master::start(b'B').await;
+        let generation = harness.publish(None, &[&proxy]).await;
+        harness.acknowledged(&proxy, generation).await;
         harness.publish(Some(&b), &[&proxy]).await;
         wait_for_answer_without_pauses(&proxy, b'B').await;
     });
