@@ -121,6 +121,7 @@ impl ClusterDataReader {
                 DataState::Absent
             },
             unclaimed: None, // this check covers only data named in dbstate
+            foreign_server: None,
         };
         let Some(own) = endangered_cluster(checked, &self.me, &local) else {
             return desired;

@@ -13,6 +13,7 @@ use crate::local::state::LocalState;
 use crate::metrics::Metrics;
 use crate::monitor::Monitor;
 use crate::postgres::data::changes::DataChanges;
+use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::owned_dirs::OwnedDirs;
 use crate::postgres::data::walker::Walker;
 use crate::postgres::instance::Instance;
@@ -48,4 +49,16 @@ pub struct KeeperContext {
     /// The last progress of the main loop.
     pub heartbeat: Heartbeat,
     pub clock: Clock,
+}
+
+impl KeeperContext {
+    /// Returns the process id of a server that runs on PGDATA although no `dbstate` accounts for the data and no keeper
+    /// of this directory has started it. It is neither stopped nor used (keeper 5.2).
+    pub async fn foreign_server(&self) -> Result<Option<i32>, FileError> {
+        if self.local.db().uid.is_empty() {
+            self.instance.foreign_server().await
+        } else {
+            Ok(None)
+        }
+    }
 }

@@ -132,3 +132,22 @@ impl RoleGauges {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// A value that the table lacks ends the keeper when that step fails.
+    #[test]
+    fn each_step_that_may_fail_has_its_label_in_the_table() {
+        let source = include_str!("reconcile/step.rs");
+        let (_, from) = source.split_once("fn label(").unwrap();
+        let (body, _) = from.split_once("\n    }\n").unwrap();
+        let labels: BTreeSet<&str> = body.split('"').skip(1).step_by(2).collect();
+        assert!(labels.contains("promote"), "{labels:?}");
+        let table: BTreeSet<&str> = table::FAILED_STEPS.fixed_series().into_iter().flatten().collect();
+        assert_eq!(labels, table);
+    }
+}

@@ -145,6 +145,8 @@ fn is_repeated(why: &HoldReason) -> bool {
         | HoldReason::WrongSource(..)
         | HoldReason::Obstacle(..)
         | HoldReason::CopyFailed(_)
+        | HoldReason::CannotAdopt(_)
+        | HoldReason::ForeignServer { .. }
         | HoldReason::DataLost
         | HoldReason::NoUsableData => false,
         HoldReason::NotListed
@@ -171,6 +173,7 @@ fn write(message: &LogMessage) {
             info!(db = %local, cdDB = %wanted, "current db UID different than cluster data db UID");
         }
         LogMessage::Initializing => info!("initializing the database cluster"),
+        LogMessage::Adopting => info!("taking over the existing database cluster"),
         LogMessage::Resyncing => info!("resyncing the database cluster"),
         LogMessage::NotInitialized => info!("database cluster not initialized"),
         LogMessage::Rejoining { end } => {
@@ -254,7 +257,11 @@ fn write_hold(why: &HoldReason) {
         }
         HoldReason::NoUsableData => error!("database cluster not initialized, although it should be: doing nothing"),
         // Logged as problems, see `reconciler::report`.
-        HoldReason::WrongSource(..) | HoldReason::Obstacle(..) | HoldReason::CopyFailed(_) => {}
+        HoldReason::CannotAdopt(_)
+        | HoldReason::ForeignServer { .. }
+        | HoldReason::WrongSource(..)
+        | HoldReason::Obstacle(..)
+        | HoldReason::CopyFailed(_) => {}
     }
 }
 

@@ -143,6 +143,10 @@ impl Shutdown {
     /// Stops the instance fast; a second signal makes it an immediate shutdown (keeper W6), as does `is_urgent`. The
     /// liveness key is renewed until then.
     async fn stop_instance(&mut self, is_urgent: bool) -> Result<(), InstanceError> {
+        // What no keeper has started is not stopped (keeper 5.2).
+        if let Ok(Some(_)) = self.context.foreign_server().await {
+            return Ok(());
+        }
         let instance = Arc::clone(&self.context.instance);
         let renewals = renew_forever(&mut self.liveness_key);
         tokio::pin!(renewals);

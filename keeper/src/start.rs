@@ -167,7 +167,7 @@ impl StartedKeeper {
         let sleep_interval = effective_sleep_interval(spec.sleep_interval);
         let context = self.into_context(store, &spec, sockets);
         tokio::select! {
-            () = stop_leftover_instance(&context.instance) => {}
+            () = stop_leftover_instance(&context) => {}
             () = renew_forever(&mut liveness_key) => {}
         }
         let Some(kind) = ended_by else {
@@ -348,7 +348,14 @@ async fn first_spec(store: &Store) -> Spec {
 }
 
 /// Stops any server on PGDATA at the start (keeper 3.1).
-async fn stop_leftover_instance(instance: &Instance) {
+async fn stop_leftover_instance(context: &KeeperContext) {
+    let instance = &context.instance;
+    if let Ok(Some(pid)) = context.foreign_server().await {
+        return warn!(
+            pid,
+            "a server that no keeper has started runs on PGDATA, leaving it as it is"
+        );
+    }
     match instance.running().await {
         Ok(None) => info!("stopping database"), // Go stolon logs it in any case
         Ok(Some(_)) => {

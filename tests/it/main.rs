@@ -9,6 +9,7 @@ mod dashboards;
 mod data_directory;
 mod drivers;
 mod duplicate_uids;
+mod existing_data;
 mod failover;
 mod fencing;
 mod hung_data_directory;

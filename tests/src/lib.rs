@@ -21,6 +21,7 @@ pub mod prometheus;
 pub mod promql;
 pub mod spec;
 pub mod sql;
+pub mod standalone;
 pub mod status;
 pub mod store_client;
 pub mod tcp_relay;

@@ -23,10 +23,8 @@ pub fn cluster_data(checked: &CheckedClusterData) -> Result<(), NotSupported> {
 /// # Errors
 /// The first unsupported feature.
 pub fn spec(spec: &Spec) -> Result<(), NotSupported> {
-    match spec.init_mode {
-        InitMode::Existing => return Err(NotSupported("initMode existing")),
-        InitMode::Pitr => return Err(NotSupported("initMode pitr")),
-        InitMode::New | InitMode::Other(_) => {}
+    if spec.init_mode == InitMode::Pitr {
+        return Err(NotSupported("initMode pitr"));
     }
     if spec.role == Role::Standby {
         return Err(NotSupported("role standby"));
@@ -39,8 +37,6 @@ pub fn spec(spec: &Spec) -> Result<(), NotSupported> {
 pub enum UnsupportedDb {
     /// It follows another cluster.
     FollowsOtherCluster,
-    /// Init mode `existing`.
-    InitModeExisting,
     /// Init mode `pitr`.
     InitModePitr,
 }
@@ -50,7 +46,6 @@ impl UnsupportedDb {
     pub fn feature(self) -> &'static str {
         match self {
             Self::FollowsOtherCluster => "following another cluster",
-            Self::InitModeExisting => "initMode existing",
             Self::InitModePitr => "initMode pitr",
         }
     }
@@ -60,7 +55,6 @@ impl From<UnsupportedDb> for NotSupported {
     fn from(found: UnsupportedDb) -> Self {
         Self(match found {
             UnsupportedDb::FollowsOtherCluster => "a db that follows another cluster",
-            UnsupportedDb::InitModeExisting => "a db with initMode existing",
             UnsupportedDb::InitModePitr => "a db with initMode pitr",
         })
     }
@@ -75,9 +69,8 @@ pub fn db(spec: &DbSpec) -> Result<(), UnsupportedDb> {
     if follow.is_some_and(|follow| follow.kind == FollowType::External) {
         return Err(UnsupportedDb::FollowsOtherCluster);
     }
-    match spec.init_mode {
-        DbInitMode::Existing => Err(UnsupportedDb::InitModeExisting),
-        DbInitMode::Pitr => Err(UnsupportedDb::InitModePitr),
-        DbInitMode::None | DbInitMode::New | DbInitMode::Resync | DbInitMode::Other(_) => Ok(()),
+    if spec.init_mode == DbInitMode::Pitr {
+        return Err(UnsupportedDb::InitModePitr);
     }
+    Ok(())
 }

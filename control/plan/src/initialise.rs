@@ -1,6 +1,7 @@
 //! Phase initializing: the first master is chosen, and announced once it is initialised (sentinel 6).
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::classify::{Convergence, convergence};
 use crate::draft::Draft;
@@ -9,7 +10,7 @@ use crate::note::Note;
 use crate::plan_error::PlanError;
 use crate::proxies;
 use crate::view::PlanView;
-use model::{Db, DbInitMode, DbSpec, DbStatus, DbUid, KeeperUid, Phase, Role, Undecidable, check_parameter};
+use model::{Db, DbInitMode, DbSpec, DbStatus, DbUid, InitMode, KeeperUid, Phase, Role, Undecidable, check_parameter};
 
 /// Makes the decisions of phase initializing. The proxy section changes only with the last of them (sentinel I-9).
 pub(crate) fn initialise(draft: &mut Draft, view: &PlanView, entropy: &mut Entropy<'_>) -> Result<(), PlanError> {
@@ -20,7 +21,12 @@ pub(crate) fn initialise(draft: &mut Draft, view: &PlanView, entropy: &mut Entro
         return Err(Undecidable::MissingMaster { db: master }.into());
     };
     let keeper = db.spec.keeper_uid.clone();
-    let limit = view.spec.init_timeout;
+    // Only an empty database cluster is given up and created elsewhere: existing data are on one keeper (sentinel I-5,
+    // I-6).
+    let limit = match view.spec.init_mode {
+        InitMode::New => view.spec.init_timeout,
+        InitMode::Existing | InitMode::Pitr | InitMode::Other(_) => Duration::ZERO,
+    };
     let (convergence, deadline) = convergence(&master, db, limit, view.memory, view.now);
     draft.deadlines.wake_after(deadline, view.now);
     match convergence {
@@ -43,10 +49,50 @@ pub(crate) fn initialise(draft: &mut Draft, view: &PlanView, entropy: &mut Entro
     Ok(())
 }
 
-/// Chooses the keeper of the first master and creates its db (sentinel I-1, I-3).
+/// Chooses the keeper of the first master and creates its db (sentinel I-1 to I-3).
 fn choose_initial_master(draft: &mut Draft, view: &PlanView, entropy: &mut Entropy<'_>) -> Result<(), PlanError> {
     draft.note(Note::FindingInitialMaster {});
-    // Healthy keepers that may be master, if there are any (W-7); otherwise all.
+    let keeper = match &view.spec.init_mode {
+        InitMode::Existing => existing_keeper(view)?,
+        InitMode::New | InitMode::Pitr | InitMode::Other(_) => any_keeper(view, entropy)?,
+    };
+    let uid = entropy.db_uid(draft.next.dbs());
+    let db = Db {
+        uid: uid.clone(),
+        generation: 1,
+        spec: initial_spec(view, keeper.clone()),
+        status: DbStatus::default(),
+        ..Db::default()
+    };
+    draft.next.dbs_mut().insert(uid.clone(), db);
+    draft.cluster_mut().status.master = uid.clone();
+    draft.note(Note::Initializing { keeper: keeper.clone() });
+    // Go stolon's walk-through for a simple cluster shows this message. The next round would not log it if the keeper,
+    // woken by its watch, reports the new db before.
+    let report = view.reports.get(&keeper);
+    if let Some(state) = report.and_then(|report| report.info.postgres_state.as_ref()) {
+        draft.note(Note::UnexpectedDb {
+            received: state.uid.clone(),
+            db: uid,
+            keeper,
+        });
+    }
+    Ok(())
+}
+
+/// Returns the keeper that has the existing data. Whether it is healthy does not matter: no other one has them.
+fn existing_keeper(view: &PlanView) -> Result<KeeperUid, PlanError> {
+    let config = view.spec.existing_config.as_ref();
+    let keeper = config.map(|config| config.keeper_uid.clone()).unwrap_or_default();
+    if view.data.keepers().contains_key(&keeper) {
+        Ok(keeper)
+    } else {
+        Err(PlanError::ExistingKeeperMissing { keeper })
+    }
+}
+
+/// Returns a random keeper of the healthy ones that may be master (sentinel W-7); of all if there is none.
+fn any_keeper(view: &PlanView, entropy: &mut Entropy<'_>) -> Result<KeeperUid, PlanError> {
     let is_eligible = |uid: &&KeeperUid| {
         let keeper = view.data.keepers().get(*uid);
         let status = keeper.map(|keeper| &keeper.status);
@@ -65,38 +111,26 @@ fn choose_initial_master(draft: &mut Draft, view: &PlanView, entropy: &mut Entro
     if choice.is_empty() {
         return Err(PlanError::NoKeepers);
     }
-    let keeper = choice[entropy.pick(choice.len())].clone();
-    let uid = entropy.db_uid(draft.next.dbs());
-    let spec = DbSpec {
-        keeper_uid: keeper.clone(),
-        init_mode: DbInitMode::New,
-        new_config: view.spec.new_config.clone(),
+    Ok(choice[entropy.pick(choice.len())].clone())
+}
+
+/// Returns the spec of the first db (sentinel I-3).
+fn initial_spec(view: &PlanView, keeper_uid: KeeperUid) -> DbSpec {
+    let mut spec = DbSpec {
+        keeper_uid,
         role: Role::Master,
         followers: Some(Vec::new()),
         include_previous_config: view.spec.merge_pg_parameters,
         ..DbSpec::default()
     };
-    let db = Db {
-        uid: uid.clone(),
-        generation: 1,
-        spec,
-        status: DbStatus::default(),
-        ..Db::default()
-    };
-    draft.next.dbs_mut().insert(uid.clone(), db);
-    draft.cluster_mut().status.master = uid.clone();
-    draft.note(Note::Initializing { keeper: keeper.clone() });
-    // Go stolon's walk-through for a simple cluster shows this message. The next round would not log it if the keeper,
-    // woken by its watch, reports the new db before.
-    let report = view.reports.get(&keeper);
-    if let Some(state) = report.and_then(|report| report.info.postgres_state.as_ref()) {
-        draft.note(Note::UnexpectedDb {
-            received: state.uid.clone(),
-            db: uid,
-            keeper,
-        });
+    match view.spec.init_mode {
+        InitMode::Existing => spec.init_mode = DbInitMode::Existing,
+        InitMode::New | InitMode::Pitr | InitMode::Other(_) => {
+            spec.init_mode = DbInitMode::New;
+            spec.new_config.clone_from(&view.spec.new_config);
+        }
     }
-    Ok(())
+    spec
 }
 
 /// Ends the initialisation: the cluster enters phase normal and the master is announced (sentinel I-4).

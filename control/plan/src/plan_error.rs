@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use model::Undecidable;
+use model::{KeeperUid, Undecidable};
 
 /// Why no plan was made; then nothing is written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -13,6 +13,15 @@ pub enum PlanError {
     /// There is no keeper to initialise the cluster on (sentinel I-1).
     #[error("cannot choose initial master: no keepers registered")]
     NoKeepers,
+    /// The keeper that has the existing data is not registered (sentinel I-2).
+    #[error(
+        "keeper {keeper:?} state not available: start the keeper that existingConfig.keeperUID names",
+        keeper = keeper.as_str()
+    )]
+    ExistingKeeperMissing {
+        /// The keeper that the spec names.
+        keeper: KeeperUid,
+    },
     /// The plan breaks invariants: a bug in this program. Such a plan must not reach the store.
     #[error("the plan breaks invariants: {}", list(.0))]
     BrokenInvariants(Vec<Violation>),

@@ -9,6 +9,7 @@ mod durations;
 mod elections;
 mod golden;
 mod health;
+mod initialisation;
 mod invariants;
 mod old_masters;
 mod properties;

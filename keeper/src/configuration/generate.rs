@@ -114,7 +114,10 @@ impl ConfigGenerator {
 
     fn make_parameters(&self, target: &TargetDb, user: &Parameters) -> conf::GeneratedParameters {
         let spec = &target.spec;
-        let init = self.local.init_parameters().filter(|_| spec.include_previous_config);
+        // Those of another db do not count: this one is still to be initialised.
+        let is_of_db = self.local.db().uid == target.db;
+        let init = self.local.init_parameters();
+        let init = init.filter(|_| spec.include_previous_config && is_of_db);
         conf::parameters(&conf::ParameterSources {
             init: init.as_ref(),
             user,

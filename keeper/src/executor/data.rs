@@ -1,6 +1,7 @@
 //! Steps that change the data: removing, creating and copying them, and saving which db they belong to.
 
 use std::cell::Cell;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use base::{Chain, Clock};
@@ -15,6 +16,7 @@ use crate::external_dirs::{ClearRequest, ExternalDir};
 use crate::local::state::LocalState;
 use crate::monitor::Monitor;
 use crate::postgres::basebackup;
+use crate::postgres::config::conf::Parameters;
 use crate::postgres::data::changes::DataChanges;
 use crate::postgres::data::cluster_files;
 use crate::postgres::data::file_error::FileError;
@@ -98,6 +100,20 @@ impl DataSteps {
         self.write_db(db).await?;
         self.monitor.observe_now();
         Ok(())
+    }
+
+    /// Saves the db of adopted data, with the parameters of their previous configuration.
+    pub(super) async fn save_adopted(&self, db: &LocalDb, previous: Option<Parameters>) -> Result<(), StepError> {
+        let (local, db) = (Arc::clone(&self.local), db.clone());
+        let save = move |_: &Path| local.save_adopted(&db, previous);
+        self.instance.access().write(save).await?;
+        self.monitor.observe_now();
+        Ok(())
+    }
+
+    /// Keeps copies of the configuration files that the data came with.
+    pub(super) async fn keep_original_files(&self) -> Result<(), StepError> {
+        Ok(self.instance.access().write(cluster_files::keep_original_files).await?)
     }
 
     /// Saves that the desired state is reached.

@@ -10,6 +10,7 @@ use crate::postgres::client::sql_error::SqlError;
 use crate::postgres::client::upstream::UpstreamError;
 use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::walker::FileSystemHung;
+use crate::postgres::programs::installation::ProgramsError;
 use crate::postgres::programs::wal_end::WalEndError;
 use crate::postgres::rewind::RewindError;
 use crate::postgres::server::error::InstanceError;
@@ -28,6 +29,8 @@ pub enum StepError {
     Store(#[from] StoreError),
     #[error(transparent)]
     WalEnd(#[from] WalEndError),
+    #[error(transparent)]
+    Programs(#[from] ProgramsError),
     /// The store refused the permit: read the cluster data again.
     #[error("the cluster data have changed, or an order forbids it")]
     NotPermitted,
@@ -106,14 +109,15 @@ pub fn failure_message(step: &Step, failed: &StepError) -> &'static str {
         _ if matches!(failed, StepError::Instance(InstanceError::Port(_))) => "failed to start postgres",
         Step::Log(_) | Step::ReportRestart(_) | Step::MarkComplete(_) => "could not continue",
         Step::SaveCluster(_) => "could not save the cluster uid",
-        Step::SaveDb(_) | Step::SaveApplied(_) => "could not save the state of the local db",
+        Step::SaveDb(_) | Step::SaveAdopted(_) | Step::SaveApplied(_) => "could not save the state of the local db",
         Step::Stop => "failed to stop postgres",
         Step::PublishStopped(_) => "could not find out how our db was stopped",
         Step::ClearData(_) => "could not clear PGDATA",
+        Step::KeepOriginalFiles => "could not keep copies of the configuration files",
         Step::Initdb(_) => "failed to initialize the database cluster",
         Step::StartTemporarily(_) | Step::Start(..) => "failed to start postgres",
         Step::WaitReady => "postgres does not take connections",
-        Step::ReadInitParameters => "could not read the configured parameters",
+        Step::ReadInitParameters | Step::ReadPreviousParameters => "could not read the configured parameters",
         Step::SetUpRoles => "could not set up the roles",
         Step::BaseBackup(..) => "failed to copy the followed db",
         Step::Recover => "crash recovery for pg_rewind failed, copying the followed db instead",

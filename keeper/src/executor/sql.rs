@@ -35,6 +35,8 @@ pub(super) struct SqlSteps {
     local: Arc<LocalState>,
     monitor: Arc<Monitor>,
     problems: Arc<Problems>,
+    /// The parameters of data that are being adopted.
+    previous: Option<BTreeMap<String, String>>,
     /// Failing changes of slots, and why.
     failing_slots: BTreeMap<String, String>,
 }
@@ -47,6 +49,7 @@ impl SqlSteps {
             local: Arc::clone(&context.local),
             monitor: Arc::clone(&context.monitor),
             problems: Arc::clone(&context.problems),
+            previous: None,
             failing_slots: BTreeMap::new(),
         }
     }
@@ -58,6 +61,18 @@ impl SqlSteps {
         let save = move |_: &Path| local.save_init_parameters(parameters);
         self.instance.access().write(save).await?;
         Ok(())
+    }
+
+    /// Reads the configured parameters of the data that are being adopted.
+    pub(super) async fn read_previous_parameters(&mut self) -> Result<(), StepError> {
+        self.previous = None;
+        self.previous = Some(self.instance.sql().configured().await?);
+        Ok(())
+    }
+
+    /// Returns the parameters that were just read, once.
+    pub(super) fn take_previous_parameters(&mut self) -> Option<BTreeMap<String, String>> {
+        self.previous.take()
     }
 
     /// Sets up superuser and replication role.

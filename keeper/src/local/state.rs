@@ -76,6 +76,15 @@ impl LocalState {
         })
     }
 
+    /// Saves `dbstate` of adopted data, with the parameters of their previous configuration.
+    pub fn save_adopted(&self, db: &LocalDb, previous: Option<Parameters>) -> Result<(), FileError> {
+        self.change_db(|saved| {
+            db.uid.as_str().clone_into(&mut saved.uid);
+            (saved.generation, saved.initializing) = (db.generation, db.initializing);
+            saved.init_pg_parameters = previous;
+        })
+    }
+
     /// Saves the parameters read right after the initialisation.
     pub fn save_init_parameters(&self, parameters: Parameters) -> Result<(), FileError> {
         self.change_db(|saved| saved.init_pg_parameters = Some(parameters))

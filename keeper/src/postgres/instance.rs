@@ -177,6 +177,16 @@ impl Instance {
         self.supervisor.running().await
     }
 
+    /// Returns the process id of a server that runs on PGDATA and was not started by a keeper of this directory: its
+    /// socket is elsewhere. Whether the data are this keeper's is not asked here.
+    pub async fn foreign_server(&self) -> Result<Option<i32>, FileError> {
+        let running = self.running().await?.filter(|running| !running.is_child);
+        let Some(running) = running else { return Ok(None) };
+        let lock = self.access.read(lock_files::pid_file).await?;
+        let is_ours = lock.is_some_and(|lock| lock.socket_dir.as_deref() == Some(&self.config.socket_dir));
+        Ok((!is_ours).then_some(running.pid))
+    }
+
     /// Writes the files and starts the server as a child. Returns once its sockets are open, which is before it accepts
     /// connections (keeper 12.3). No server may be running.
     pub async fn start(&self, files: &ConfigFiles, mode: StartMode) -> Result<RunningServer, InstanceError> {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::external_dirs::Obstacle;
-use crate::reconcile::{CopyDelay, RecordedIdentity, WrongSource};
+use crate::reconcile::{AdoptionRefusal, CopyDelay, RecordedIdentity, WrongSource};
 use model::{
     AccessMode, BootUuid, CheckedClusterData, ClusterData, ClusterUid, Db, DbSpec, DbUid, FollowConfig, FollowType,
     KeeperUid, NotSupported, Role, Spec, StandbySettings,
@@ -83,6 +83,13 @@ pub enum HoldReason {
     NoUsableData,
     /// Another instance answers at the address of the followed db.
     WrongSource(MemberUpstream, WrongSource),
+    /// The existing data may not be adopted.
+    CannotAdopt(AdoptionRefusal),
+    /// A server runs on PGDATA that no keeper has started.
+    ForeignServer {
+        /// Its process id.
+        pid: i32,
+    },
     /// A directory that a copy would write into may not be emptied.
     Obstacle(PathBuf, Obstacle),
     /// Copies have failed, and the next attempt is not due yet.

@@ -80,6 +80,7 @@ mod tests {
             db,
             data,
             unclaimed: None,
+            foreign_server: None,
         }
     }
 

@@ -27,6 +27,8 @@ pub enum LogMessage {
     },
     /// Init mode `new` begins.
     Initializing,
+    /// Init mode `existing` begins.
+    Adopting,
     /// Init mode `resync` begins.
     Resyncing,
     /// PGDATA holds no database cluster.

@@ -1,6 +1,7 @@
 //! Desired state + observed instance → next steps, as pure functions. Reading the store, running programs and querying
 //! the server are left to the reconciler, which executes the steps in order.
 
+mod adoption;
 mod configure;
 mod desired;
 mod diff;
@@ -17,6 +18,7 @@ mod source_check;
 mod step;
 mod synchronous;
 
+pub use adoption::{AdoptionRefusal, ExistingControl, ExistingData, check_adoption};
 pub use desired::{
     ClusterDataState, Desired, Goal, HoldReason, MemberUpstream, OtherKeeper, StopReason, TargetDb, TargetRole,
     Upstream, desired_state,
@@ -55,6 +57,8 @@ pub fn plan(observed: &ObservedState<'_>) -> ReconcilePlan {
     // Hold comes before everything that changes the instance: unusable cluster data must never stop a running server.
     let target = match &observed.desired.goal {
         Goal::Hold(why) => return ReconcilePlan::hold(why.clone()),
+        // Neither stopped nor used: it may be an instance that an operator wants to hand over.
+        _ if observed.local.foreign_server.is_some() => return hold_for_foreign_server(observed),
         Goal::Stop(why) => return keep_stopped(observed, why),
         Goal::Run(target) => target,
     };
@@ -75,6 +79,12 @@ fn save_cluster_uid(observed: &ObservedState<'_>) -> Option<ReconcilePlan> {
         steps: vec![Step::SaveCluster(cluster.clone())],
         next: NextAction::PlanAgain,
     })
+}
+
+/// Leaves a server that no keeper has started, and its data, as they are.
+fn hold_for_foreign_server(observed: &ObservedState<'_>) -> ReconcilePlan {
+    let pid = observed.local.foreign_server.unwrap_or_default();
+    ReconcilePlan::hold(HoldReason::ForeignServer { pid })
 }
 
 /// Stops the instance: no db is assigned, the boot uuid is not acknowledged yet, or the instance is an old master that
@@ -109,7 +119,9 @@ fn is_incomplete(observed: &ObservedState<'_>) -> bool {
 /// Removes incomplete data (keeper R12). For a resync they stay until the source has answered (keeper W10): they may be
 /// a complete old master whose new master failed a moment after the rejoin.
 fn discard_incomplete(observed: &ObservedState<'_>, target: &TargetDb) -> Option<ReconcilePlan> {
-    if !is_incomplete(observed) || target.spec.init_mode == DbInitMode::Resync {
+    // Existing data are never removed: those that are incomplete are refused (keeper 5.2).
+    let is_kept = matches!(target.spec.init_mode, DbInitMode::Resync | DbInitMode::Existing);
+    if !is_incomplete(observed) || is_kept {
         return None;
     }
     let db = &observed.local.db;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use model::{ClusterUid, DbUid};
 
 use crate::external_dirs::{ExternalDir, Obstacle};
-use crate::reconcile::{DataEnd, Desired, MemberUpstream, RestartTurn, RewindFacts, SourceFacts};
+use crate::reconcile::{DataEnd, Desired, ExistingData, MemberUpstream, RestartTurn, RewindFacts, SourceFacts};
 
 /// Snapshot of everything that a plan depends on.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +23,8 @@ pub struct ObservedState<'a> {
     pub own_hba: &'a [String],
     /// State of this process.
     pub process: &'a ProcessState,
+    /// The data to adopt; `None` unless init mode `existing` asks for them.
+    pub existing: Option<&'a ExistingData>,
     /// What a base backup would start from; `None` until the source was probed.
     pub copy: Option<&'a CopyFacts>,
 }
@@ -38,6 +40,9 @@ pub struct LocalFacts {
     pub data: DataState,
     /// A file in PGDATA that no `dbstate` accounts for and that this keeper is not writing.
     pub unclaimed: Option<PathBuf>,
+    /// Process id of a server that runs on PGDATA although no `dbstate` accounts for the data and no keeper of this
+    /// directory has started it.
+    pub foreign_server: Option<i32>,
 }
 
 /// Contents of `dbstate` (keeper 2.3), without the parameters read at initialisation, which plans do not need.

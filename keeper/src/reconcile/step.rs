@@ -44,6 +44,8 @@ pub enum Step {
     PublishStopped(DbUid),
     /// Set complete data aside until new ones are complete, or remove them; remove incomplete data.
     ClearData(ClearRequest),
+    /// Keep copies of the configuration files that the data came with.
+    KeepOriginalFiles,
     /// Run initdb.
     Initdb(NewConfig),
     /// Start for the initialisation only, unreachable for clients.
@@ -52,6 +54,10 @@ pub enum Step {
     WaitReady,
     /// Read the configured parameters and save them as those of the initialisation.
     ReadInitParameters,
+    /// Read the configured parameters of the data that are being adopted.
+    ReadPreviousParameters,
+    /// Save the db of adopted data with the parameters just read (`dbstate`).
+    SaveAdopted(LocalDb),
     /// Set up superuser and replication role.
     SetUpRoles,
     /// Copy the data of this instance with pg_basebackup, tablespaces and WAL into these directories.
@@ -149,14 +155,15 @@ impl Step {
     pub const fn label(&self) -> &'static str {
         match self {
             Self::SaveCluster(_) => "save_cluster",
-            Self::SaveDb(_) => "save_db",
+            Self::SaveDb(_) | Self::SaveAdopted(_) => "save_db",
             Self::Stop => "stop",
             Self::PublishStopped(_) => "publish_stopped",
             Self::ClearData(_) => "clear_data",
             Self::Initdb(_) => "initdb",
             Self::StartTemporarily(_) | Self::Start(..) => "start",
             Self::WaitReady => "wait_ready",
-            Self::ReadInitParameters => "read_init_parameters",
+            Self::KeepOriginalFiles => "keep_original_files",
+            Self::ReadInitParameters | Self::ReadPreviousParameters => "read_init_parameters",
             Self::SetUpRoles => "set_up_roles",
             Self::BaseBackup(..) => "base_backup",
             Self::Recover => "recover",

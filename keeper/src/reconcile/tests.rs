@@ -10,6 +10,8 @@ use model::{
 use super::*;
 use crate::external_dirs::{ExternalDir, ExternalDirFacts, ExternalDirKind, Obstacle};
 
+mod initialise;
+
 const ME: &str = "k1";
 const BOOT: &str = "boot1";
 const ROUNDS_MAX: usize = 12;
@@ -27,6 +29,7 @@ struct FakeKeeper {
     known: ProcessState,
     own_end: Option<DataEnd>,
     source: SourceFacts,
+    existing: Option<ExistingData>,
     external_dirs: Vec<ExternalDir>,
     obstacle: Option<(std::path::PathBuf, Obstacle)>,
     rewind: Option<RewindFacts>,
@@ -88,6 +91,7 @@ fn fake() -> FakeKeeper {
             },
             data: DataState::Present(DataRole::Master),
             unclaimed: None,
+            foreign_server: None,
         },
         running: true,
         answers: true,
@@ -111,6 +115,7 @@ fn fake() -> FakeKeeper {
             }],
             oldest_segment: Some("000000010000000000000001".into()),
         },
+        existing: None,
         external_dirs: Vec::new(),
         obstacle: None,
         rewind: None,
@@ -345,6 +350,7 @@ impl FakeKeeper {
                 config: config.as_ref(),
                 own_hba: &["own".into()],
                 process: &self.known,
+                existing: self.existing.as_ref(),
                 copy: copy.as_ref(),
             };
             let plan = plan(&observed);
@@ -441,6 +447,13 @@ impl FakeKeeper {
                 );
                 self.local.data = DataState::Absent;
                 "clear".into()
+            }
+            Step::KeepOriginalFiles => "keep files".into(),
+            Step::ReadPreviousParameters => "read previous parameters".into(),
+            Step::SaveAdopted(db) => {
+                assert!(!self.running, "I1: the temporary server has ended");
+                self.local.db = db.clone();
+                format!("adopt '{}'", db.uid)
             }
             Step::Initdb(_) => {
                 self.local.data = DataState::Present(DataRole::Master);
@@ -916,6 +929,7 @@ fn nothing_is_destroyed_before_the_source_answers() {
             server: &server,
             config: config.as_ref(),
             process: &fake.known,
+            existing: None,
             copy: None,
         };
         let first = plan(&observed);
@@ -1322,7 +1336,12 @@ fn invariants_hold_in_every_situation() {
         DataState::Present(DataRole::Master),
         DataState::Present(DataRole::Standby),
     ];
-    let modes = [DbInitMode::None, DbInitMode::New, DbInitMode::Resync];
+    let modes = [
+        DbInitMode::None,
+        DbInitMode::New,
+        DbInitMode::Existing,
+        DbInitMode::Resync,
+    ];
     let uids = ["", "A", "other"];
     let mut observed = 0;
     for data in roles {
@@ -1348,6 +1367,9 @@ fn invariants_hold_in_every_situation() {
                         assert!(!standby && master, "I1, I20: {before:?} {result}");
                         assert!(result.contains("permit"), "X-1.3: {result}");
                     }
+                    if *mode == DbInitMode::Existing {
+                        assert!(!result.contains("clear"), "I4: {before:?} {result}");
+                    }
                     if uid != "A" && *mode == DbInitMode::None && !(initializing) {
                         assert!(!result.contains("start") && !result.contains("clear"), "I5: {result}");
                     }
@@ -1359,7 +1381,7 @@ fn invariants_hold_in_every_situation() {
             }
         }
     }
-    assert_eq!(observed, 3 * 3 * 3 * 16);
+    assert_eq!(observed, 3 * 4 * 3 * 16);
 }
 
 #[test]

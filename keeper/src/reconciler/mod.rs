@@ -2,6 +2,7 @@
 //! executed (keeper 4). What the steps are is decided by `reconcile`, when a round runs by `schedule`.
 
 mod copy_needs;
+mod existing_data;
 mod housekeeping;
 mod own_data;
 mod probe;
@@ -13,7 +14,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use base::Chain;
-use model::Spec;
+use model::{DbInitMode, Spec};
 use store::Entry;
 use tracing::{error, info, warn};
 
@@ -315,6 +316,12 @@ impl Reconciler {
         };
         self.reporter.local_role(data);
         let db = self.context.local.db();
+        let existing = match &desired.goal {
+            Goal::Run(target) if target.spec.init_mode == DbInitMode::Existing && target.db != db.uid => {
+                Some(existing_data::existing_data(instance).await?)
+            }
+            _ => None,
+        };
         let local = LocalFacts {
             cluster: self.context.local.cluster(),
             data,
@@ -326,6 +333,7 @@ impl Reconciler {
                 }
                 _ => None,
             },
+            foreign_server: self.context.foreign_server().await?,
             db,
         };
         let server = match instance.running().await? {
@@ -355,6 +363,7 @@ impl Reconciler {
             server: &server,
             config: config.as_ref(),
             process: self.executor.process_state(desired),
+            existing: existing.as_ref(),
             copy: round.copy.as_ref(),
         };
         Ok(plan(&observed))

@@ -183,6 +183,20 @@ fn hold_problem(why: &HoldReason, data: &Path, own: &ClusterUid) -> Option<Probl
             ),
             why.remedy(),
         ),
+        HoldReason::CannotAdopt(why) => (
+            format!(
+                "the data in {} are not taken over, and are left as they are: {why}",
+                data.display()
+            ),
+            why.remedy(),
+        ),
+        HoldReason::ForeignServer { pid } => (
+            format!(
+                "process {pid} runs PostgreSQL on {}, and no keeper has started it: nothing is done",
+                data.display()
+            ),
+            "stop that server, and see that nothing starts it again",
+        ),
         HoldReason::Obstacle(directory, why) => (
             format!("no new data are created, because of {}: {why}", directory.display()),
             why.remedy(),
@@ -212,7 +226,7 @@ fn failed_step(step: &Step, failed: &StepError, owned: &OwnedDirs) -> Option<(Ke
         ));
     }
     match step {
-        Step::ClearData(_) | Step::BaseBackup(..) | Step::Initdb(_) => {
+        Step::ClearData(_) | Step::BaseBackup(..) | Step::Initdb(_) | Step::KeepOriginalFiles => {
             Some((KeeperProblemKind::Data, failed_data(step, failed, owned)))
         }
         // Any other failure of theirs ends in a copy.

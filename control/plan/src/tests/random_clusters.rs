@@ -323,7 +323,9 @@ fn run(seed: u64) -> BTreeSet<&'static str> {
         let plan = match setup.plan() {
             Ok(plan) => plan,
             Err(error @ PlanError::BrokenInvariants(_)) => panic!("round {round}: {error}"),
-            Err(PlanError::Undecidable(_) | PlanError::NoKeepers) => return noted,
+            Err(PlanError::Undecidable(_) | PlanError::NoKeepers | PlanError::ExistingKeeperMissing { .. }) => {
+                return noted;
+            }
         };
         noted.extend(plan.notes.iter().map(crate::Note::message));
         if !electable(&plan.next).1.is_subset(&electable(&setup.data).1) {

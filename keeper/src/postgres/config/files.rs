@@ -57,6 +57,10 @@ impl ConfigFiles {
         if let Some(aside) = cluster_files::set_aside_recovery_conf(data)? {
             warn!(to = %aside.display(), "renamed a recovery.conf, with which PostgreSQL does not start");
         }
+        // The first start of existing data reads their settings of ALTER SYSTEM, too (keeper 5.2).
+        if mode == StartMode::Temporary && self.recovery.mode == RecoveryMode::None {
+            return Ok(());
+        }
         cluster_files::link_auto_conf(data)
     }
 }

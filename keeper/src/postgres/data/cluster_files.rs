@@ -118,6 +118,7 @@ pub fn set_aside_recovery_conf(data: &Path) -> Result<Option<PathBuf>, FileError
 
 const STANDBY: &str = "standby.signal";
 const RECOVERY: &str = "recovery.signal";
+const BACKUP_LABEL: &str = "backup_label";
 
 fn write_signal(data: &Path, name: &str) -> Result<(), FileError> {
     let path = data.join(name);
@@ -126,6 +127,30 @@ fn write_signal(data: &Path, name: &str) -> Result<(), FileError> {
     } else {
         write_atomically(&path, b"")
     }
+}
+
+/// Returns a file that shows that a backup was put here and has not been recovered.
+pub fn unfinished_restore(data: &Path) -> Result<Option<&'static str>, FileError> {
+    for name in [RECOVERY, BACKUP_LABEL] {
+        if exists(&data.join(name))? {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
+}
+
+/// Copies the configuration files that the keeper replaces to the same names with `.original`, unless such a copy
+/// exists. A link is not followed: `postgresql.auto.conf` is one in data that a keeper has used before.
+pub fn keep_original_files(data: &Path) -> Result<(), FileError> {
+    for name in ["postgresql.conf", "pg_hba.conf", "postgresql.auto.conf"] {
+        let (file, copy) = (data.join(name), data.join(format!("{name}.original")));
+        let is_file = fs::symlink_metadata(&file).is_ok_and(|found| found.is_file());
+        if is_file && !exists(&copy)? {
+            let content = fs::read(&file).map_err(FileError::new("read", &file))?;
+            write_atomically(&copy, &content)?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes `postgresql.auto.conf` a symbolic link to `/dev/null`, so that settings of an earlier ALTER SYSTEM or

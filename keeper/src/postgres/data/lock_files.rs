@@ -13,6 +13,8 @@ pub struct PidFile {
     pub pid: i32,
     /// Start time in seconds since 1970, line 3.
     pub started: Option<u64>,
+    /// Its first socket directory, line 5; `None` for none.
+    pub socket_dir: Option<String>,
     /// State, line 8 (`utils/pidfile.h`): `starting`, `ready`, `standby`, `stopping`; `None` until its sockets are
     /// open.
     pub status: Option<String>,
@@ -28,12 +30,18 @@ pub fn pid_file(data: &Path) -> Result<Option<PidFile>, FileError> {
         return Ok(None);
     };
     let started = lines.nth(1).and_then(|line| line.trim().parse().ok());
-    let status = lines
-        .nth(4)
-        .map(str::trim)
-        .filter(|status| !status.is_empty())
-        .map(str::to_owned);
-    Ok(Some(PidFile { pid, started, status }))
+    let text = |line: Option<&str>| {
+        let text = line.map(str::trim).filter(|text| !text.is_empty());
+        text.map(str::to_owned)
+    };
+    let socket_dir = text(lines.nth(1));
+    let status = text(lines.nth(2));
+    Ok(Some(PidFile {
+        pid,
+        started,
+        socket_dir,
+        status,
+    }))
 }
 
 /// Contents of a socket's lock file, which begins like `postmaster.pid`.
@@ -78,6 +86,7 @@ mod tests {
             Some(PidFile {
                 pid: 4711,
                 started: Some(1_700_000_000),
+                socket_dir: Some("/tmp".into()),
                 status: None
             })
         );
@@ -87,6 +96,7 @@ mod tests {
             Some(PidFile {
                 pid: 4711,
                 started: Some(1_700_000_000),
+                socket_dir: Some("/tmp".into()),
                 status: Some("ready".into())
             })
         );

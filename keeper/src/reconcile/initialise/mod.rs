@@ -1,6 +1,7 @@
 //! Initialisation: the assigned db is not the local one, so that its data are created according to the init mode (keeper
 //! 5, 6). What each init mode does is in a file of its own.
 
+mod existing;
 mod new;
 mod resync;
 
@@ -30,6 +31,7 @@ pub(crate) fn initialise(observed: &ObservedState<'_>, target: &TargetDb) -> Rec
     }
     let mut plan = match &target.spec.init_mode {
         DbInitMode::New => new::new(observed, target),
+        DbInitMode::Existing => existing::existing(observed, target),
         DbInitMode::Resync => resync::resync(observed, target),
         DbInitMode::None => ReconcilePlan::hold(HoldReason::DataLost), // keeper I5
         mode => ReconcilePlan::hold(HoldReason::UnknownInitMode(mode.as_str().to_owned())),

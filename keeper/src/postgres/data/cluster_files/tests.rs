@@ -36,3 +36,31 @@ fn the_auto_conf_is_a_link_to_dev_null() {
         assert_eq!(fs::read_link(&path).unwrap(), Path::new("/dev/null"));
     }
 }
+
+#[test]
+fn the_configuration_that_data_came_with_is_kept_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path();
+    fs::write(data.join("postgresql.conf"), "a = 1").unwrap();
+    symlink("/dev/null", data.join("postgresql.auto.conf")).unwrap();
+    keep_original_files(data).unwrap();
+    fs::write(data.join("postgresql.conf"), "a = 2").unwrap();
+    keep_original_files(data).unwrap();
+    assert_eq!(
+        fs::read_to_string(data.join("postgresql.conf.original")).unwrap(),
+        "a = 1"
+    );
+    assert!(!data.join("pg_hba.conf.original").exists());
+    assert!(
+        !data.join("postgresql.auto.conf.original").exists(),
+        "a link has nothing to keep"
+    );
+}
+
+#[test]
+fn a_backup_that_was_not_recovered_is_recognised() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(unfinished_restore(dir.path()).unwrap(), None);
+    fs::write(dir.path().join("backup_label"), "").unwrap();
+    assert_eq!(unfinished_restore(dir.path()).unwrap(), Some("backup_label"));
+}
