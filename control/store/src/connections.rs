@@ -18,6 +18,7 @@ mod connect;
 mod connection;
 mod endpoints;
 mod io;
+mod keep_alive;
 mod monitor;
 
 use self::connect::connect_endpoint;

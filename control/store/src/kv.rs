@@ -26,10 +26,10 @@ fn read_attempt(ranges: &[KeyRange]) -> String {
 /// Reads in one transaction, linearizably. The attempt names what is read, for errors.
 pub(crate) async fn read_all(requester: &Requester, attempt: String, ops: Vec<TxnOp>) -> Result<Snapshot, StoreError> {
     requester
-        .send(Operation::Read, attempt, RetryPolicy::Always, |client| {
+        .send(Operation::Read, attempt, RetryPolicy::Always, |connection| {
             let txn = etcd_client::Txn::new().and_then(ops.clone());
             async move {
-                let answer = kv(&client).txn(txn).await?;
+                let answer = kv(connection.client()).txn(txn).await?;
                 let found = answer.op_responses().iter().map(entries).collect();
                 Ok(Snapshot {
                     revision: header_revision(answer.header()),
@@ -51,10 +51,10 @@ pub(crate) async fn put(
     let attempt = format!("write {key}");
     check_size(&attempt, key.len() + value.len())?;
     requester
-        .send(Operation::Put, attempt, RetryPolicy::OnlyIfUnsent, |client| {
+        .send(Operation::Put, attempt, RetryPolicy::OnlyIfUnsent, |connection| {
             let (value, options) = (value.clone(), options.clone());
             async move {
-                let answer = kv(&client).put(key, value, Some(options)).await?;
+                let answer = kv(connection.client()).put(key, value, Some(options)).await?;
                 Ok(header_revision(answer.header()))
             }
         })

@@ -15,9 +15,6 @@ pub const INFO_TTL_MIN: Duration = Duration::from_secs(20);
 /// Maximum TTL that etcd grants, in seconds (its `lease/lessor.go`); it refuses more.
 const TTL_MAX: i64 = 9_000_000_000;
 
-/// The error of etcd-client when a keepalive is answered with a TTL of zero (its `rpc/lease.rs`).
-const LEASE_NOT_FOUND: &str = "lease not found";
-
 /// The error of etcd when a lease with this id exists (its `api/v3rpc/rpctypes/error.go`).
 const LEASE_EXISTS: &str = "lease already exists";
 
@@ -51,8 +48,8 @@ pub(crate) async fn grant(requester: &Requester, ttl: Duration) -> Result<LeaseG
             Operation::Lease,
             "request a lease".to_owned(),
             RetryPolicy::Always,
-            |client| async move {
-                let answer = client.lease_client().grant(seconds, None).await?;
+            |connection| async move {
+                let answer = connection.client().lease_client().grant(seconds, None).await?;
                 Ok(LeaseGrant {
                     lease: LeaseId(answer.id()),
                     ttl: whole_seconds(answer.ttl()),
@@ -67,14 +64,19 @@ pub(crate) async fn grant_as(requester: &Requester, lease: LeaseId, ttl: Duratio
     let seconds = i64::try_from(ttl.as_secs()).unwrap_or(TTL_MAX).clamp(1, TTL_MAX);
     let attempt = format!("request lease {lease}");
     requester
-        .send(Operation::Lease, attempt, RetryPolicy::Always, |client| async move {
-            let options = LeaseGrantOptions::new().with_id(lease.0);
-            match client.lease_client().grant(seconds, Some(options)).await {
-                // a repetition of this request arrived first
-                Err(etcd_client::Error::GRpcStatus(status)) if status.message().contains(LEASE_EXISTS) => Ok(()),
-                other => other.map(drop),
-            }
-        })
+        .send(
+            Operation::Lease,
+            attempt,
+            RetryPolicy::Always,
+            |connection| async move {
+                let options = LeaseGrantOptions::new().with_id(lease.0);
+                match connection.client().lease_client().grant(seconds, Some(options)).await {
+                    // a repetition of this request arrived first
+                    Err(etcd_client::Error::GRpcStatus(status)) if status.message().contains(LEASE_EXISTS) => Ok(()),
+                    other => other.map(drop),
+                }
+            },
+        )
         .await
         .inspect(|()| requester.record_write())
 }
@@ -85,14 +87,7 @@ pub(crate) async fn renew(requester: &Requester, lease: LeaseId) -> Result<bool,
             Operation::Lease,
             format!("renew lease {lease}"),
             RetryPolicy::Always,
-            |client| async move {
-                // opening the stream sends one keepalive and waits for the response
-                match client.lease_client().keep_alive(lease.0).await {
-                    Ok(_streams) => Ok(true),
-                    Err(etcd_client::Error::LeaseKeepAliveError(why)) if why == LEASE_NOT_FOUND => Ok(false),
-                    Err(error) => Err(error),
-                }
-            },
+            |connection| async move { connection.renew(lease).await },
         )
         .await
 }
@@ -103,8 +98,8 @@ pub(crate) async fn revoke(requester: &Requester, lease: LeaseId) -> Result<(), 
             Operation::Lease,
             format!("revoke lease {lease}"),
             RetryPolicy::Always,
-            |client| async move {
-                match client.lease_client().revoke(lease.0).await {
+            |connection| async move {
+                match connection.client().lease_client().revoke(lease.0).await {
                     Err(etcd_client::Error::GRpcStatus(status)) if status.code() == tonic::Code::NotFound => Ok(()),
                     other => other.map(drop),
                 }
@@ -119,8 +114,8 @@ pub(crate) async fn remaining(requester: &Requester, lease: LeaseId) -> Result<O
             Operation::Lease,
             format!("query lease {lease}"),
             RetryPolicy::Always,
-            |client| async move {
-                let answer = client.lease_client().time_to_live(lease.0, None).await?;
+            |connection| async move {
+                let answer = connection.client().lease_client().time_to_live(lease.0, None).await?;
                 let (granted, remaining) = (whole_seconds(answer.granted_ttl()), whole_seconds(answer.ttl()));
                 Ok((answer.ttl() >= 0).then_some(LeaseTtl { granted, remaining }))
             },

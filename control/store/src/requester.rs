@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::Clock;
-use etcd_client::Client;
 use tokio::time::{sleep, timeout};
 
 use crate::client_error::{ErrorClass, classify_error, is_server_response};
@@ -112,7 +111,7 @@ impl Requester {
         send: F,
     ) -> Result<T, StoreError>
     where
-        F: Fn(Client) -> Fut,
+        F: Fn(Connection) -> Fut,
         Fut: Future<Output = Result<T, etcd_client::Error>>,
     {
         let sent = self.clock().now();
@@ -128,7 +127,7 @@ impl Requester {
         send: F,
     ) -> Result<T, StoreError>
     where
-        F: Fn(Client) -> Fut,
+        F: Fn(Connection) -> Fut,
         Fut: Future<Output = Result<T, etcd_client::Error>>,
     {
         let mut in_flight = InFlight::default();
@@ -178,7 +177,7 @@ impl Requester {
         send: F,
     ) -> Result<T, RequestFailure>
     where
-        F: Fn(Client) -> Fut,
+        F: Fn(Connection) -> Fut,
         Fut: Future<Output = Result<T, etcd_client::Error>>,
     {
         let mut too_late = std::pin::pin!(sleep(self.send_limit));
@@ -221,15 +220,13 @@ impl Requester {
         send: &F,
     ) -> Result<T, (Connection, etcd_client::Error)>
     where
-        F: Fn(Client) -> Fut,
+        F: Fn(Connection) -> Fut,
         Fut: Future<Output = Result<T, etcd_client::Error>>,
     {
         let send_on = |connection: Connection| {
             connection.note_sent();
             async move {
-                let answer = connection
-                    .timed(send(connection.client().clone()), is_server_response)
-                    .await;
+                let answer = connection.timed(send(connection.clone()), is_server_response).await;
                 answer.map_err(|error| (connection.clone(), error))
             }
         };

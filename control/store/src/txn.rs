@@ -143,13 +143,13 @@ pub(crate) async fn commit_or_read(
     let puts = txn.bytes > 0;
     let reads: Vec<TxnOp> = ranges.iter().map(read_op).collect();
     requester
-        .send(Operation::Txn, attempt, RetryPolicy::OnlyIfUnsent, |client| {
+        .send(Operation::Txn, attempt, RetryPolicy::OnlyIfUnsent, |connection| {
             let txn = etcd_client::Txn::new()
                 .when(txn.compares.clone())
                 .and_then(txn.ops.clone())
                 .or_else(reads.clone());
             async move {
-                let answer = kv(&client).txn(txn).await?;
+                let answer = kv(connection.client()).txn(txn).await?;
                 let revision = header_revision(answer.header());
                 Ok(if answer.succeeded() {
                     CommitOrRead::Committed(Committed { revision })

@@ -9,7 +9,9 @@ use std::time::Duration;
 use etcd_client::{Client, GetOptions};
 use tokio::time::{sleep, timeout};
 
+use super::keep_alive::KeepAliveStreams;
 use super::monitor::ConnectionMonitor;
+use crate::entry::LeaseId;
 use crate::error::Cause;
 use crate::latency::hedge_after;
 
@@ -21,16 +23,29 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 pub(crate) struct Connection {
     client: Client,
     monitor: Arc<ConnectionMonitor>,
+    keep_alive_streams: Arc<KeepAliveStreams>,
 }
 
 impl Connection {
     pub(super) fn new(client: Client, monitor: Arc<ConnectionMonitor>) -> Self {
-        Self { client, monitor }
+        Self {
+            client,
+            monitor,
+            keep_alive_streams: Arc::default(),
+        }
     }
 
     /// Returns the client, which sends on this connection alone.
     pub(crate) fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// Renews a lease, over a stream that stays open for the next time. Returns whether it exists.
+    ///
+    /// # Errors
+    /// As of the client.
+    pub(crate) async fn renew(&self, lease: LeaseId) -> Result<bool, etcd_client::Error> {
+        self.keep_alive_streams.renew(&self.client, lease).await
     }
 
     /// Returns whether both are the same connection.
