@@ -20,6 +20,7 @@ use crate::postgres::config::conninfo::Address;
 use crate::postgres::instance::Instance;
 use crate::postgres::observe::{Observation, ObserveError, ObserveScope, observe};
 use crate::postgres::server::postmaster::ChildStatus;
+use crate::postgres::server::process::Process;
 use crate::problems::{KeeperProblemKind, Problems};
 use crate::publish::{Due, Publisher};
 use crate::reconcile::RESTART_PARAMETER;
@@ -40,8 +41,9 @@ const FAST_POLL_LIMIT: Duration = Duration::from_secs(10);
 const UNCHANGED_POLLS_MAX: u32 = 4;
 /// Initial interval of observing a server that runs and is not healthy yet; it grows up to the usual one.
 const UNHEALTHY_DELAY: Duration = Duration::from_millis(50);
-/// Interval of checking the WAL receiver of a healthy standby.
-const RECEIVER_DELAY: Duration = Duration::from_millis(500);
+/// Interval of looking whether the WAL receiver of a healthy standby still runs: by its process, which is much cheaper than
+/// a query.
+const RECEIVER_POLL: Duration = Duration::from_millis(500);
 /// Interval of observations while ordinary clients are kept out until standbys are in sync.
 const GATE_DELAY: Duration = Duration::from_millis(100);
 
@@ -287,10 +289,11 @@ impl Monitor {
         let is_silent = self.check_connections(runs, now);
         self.check_streaming(memory, &observation, runs, now);
         let version = self.version().await;
-        memory.has_receiver = observation
+        let receiver = observation
             .standby
             .as_ref()
-            .is_some_and(|standby| standby.receiver.is_some());
+            .and_then(|standby| standby.receiver.as_ref());
+        memory.receiver = receiver.map(|receiver| receiver.pid);
         let position = observation.position;
         // An open session may still work while the postmaster hangs: clients could not connect, so it is not healthy.
         let healthy = observation.is_healthy && runs && !is_silent;
@@ -333,20 +336,17 @@ impl Monitor {
 
     /// Waits; starts fast polling when the WAL receiver of a standby ends meanwhile.
     async fn wait_next(&self, delay: Duration, memory: &MonitorState) {
-        let timer = tokio::time::sleep(delay);
-        tokio::pin!(timer);
-        if !memory.has_receiver {
-            return timer.await;
-        }
-        loop {
-            tokio::select! {
-                () = &mut timer => return,
-                () = tokio::time::sleep(RECEIVER_DELAY) => {}
+        let receiver = memory.receiver.map(Process::open);
+        let receiver_ended = async {
+            match receiver {
+                Some(Ok(Some(process))) => process.ended_polled_every(RECEIVER_POLL).await,
+                Some(Ok(None)) => tokio::time::sleep(FAST_POLL_DELAY).await,
+                Some(Err(_)) | None => std::future::pending().await,
             }
-            match self.instance.observer().standby().await {
-                Ok(Some(standby)) if standby.receiver.is_some() => self.reporter.report_standby(&standby),
-                _ => return self.fast_poll(),
-            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(delay) => {}
+            () = receiver_ended => self.fast_poll(),
         }
     }
 
@@ -356,7 +356,7 @@ impl Monitor {
             memory.unchanged_polls = 0;
             return false;
         };
-        let is_unchanged = position == memory.position && !memory.has_receiver;
+        let is_unchanged = position == memory.position && memory.receiver.is_none();
         memory.unchanged_polls = if is_unchanged { memory.unchanged_polls + 1 } else { 0 };
         memory.position = position;
         if position.is_none() || memory.unchanged_polls >= UNCHANGED_POLLS_MAX || self.now() >= end {
@@ -397,8 +397,8 @@ struct MonitorState {
     position: Option<Lsn>,
     /// Consecutive observations of fast polling with that position and without a WAL receiver.
     unchanged_polls: u32,
-    /// The standby had a WAL receiver at the last observation.
-    has_receiver: bool,
+    /// The process id of the standby's WAL receiver at the last observation.
+    receiver: Option<i32>,
     streaming: StreamingCheck,
     /// The db that the following fields belong to.
     db: DbUid,
@@ -413,7 +413,7 @@ impl MonitorState {
             unhealthy_delay: None,
             position: None,
             unchanged_polls: 0,
-            has_receiver: false,
+            receiver: None,
             streaming: StreamingCheck::default(),
             db: DbUid::default(),
             details: Details::default(),

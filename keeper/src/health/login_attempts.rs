@@ -7,7 +7,7 @@ use base::clock::Boottime;
 use crate::postgres::observe::LoginResults;
 
 /// Interval of trying logins that no query needs.
-const INTERVAL: Duration = Duration::from_secs(15);
+const INTERVAL: Duration = Duration::from_secs(30);
 /// The same while one is refused. Short, because an operator may be fixing it; limited, because each attempt is a line
 /// in the server's log.
 const REFUSED_INTERVAL: Duration = Duration::from_secs(10);
@@ -75,20 +75,20 @@ mod tests {
             database: None,
         };
         logins.record(&accepted, true, at(0));
-        assert!(!logins.are_due(at(14)) && logins.are_due(at(15)));
+        assert!(!logins.are_due(at(29)) && logins.are_due(at(30)));
         let refused = LoginResults {
             replication: Some(Err(ServerRefusal::new("28P01", "no").unwrap())),
             ..LoginResults::default()
         };
-        logins.record(&refused, true, at(15));
-        assert!(!logins.are_due(at(24)) && logins.are_due(at(25)));
+        logins.record(&refused, true, at(30));
+        assert!(!logins.are_due(at(39)) && logins.are_due(at(40)));
         assert!(logins.is_replication_refused());
-        logins.record(&LoginResults::default(), false, at(25));
+        logins.record(&LoginResults::default(), false, at(40));
         assert!(
             logins.is_replication_refused(),
             "a login that was not tried changes nothing"
         );
         logins.try_again();
-        assert!(logins.are_due(at(16)));
+        assert!(logins.are_due(at(31)));
     }
 }

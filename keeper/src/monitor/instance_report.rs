@@ -70,11 +70,6 @@ impl InstanceReporter {
         };
         senders.iter().filter_map(standby).collect()
     }
-
-    /// Reports the replication status of a standby between two observations.
-    pub(super) fn report_standby(&self, standby: &StandbyStatus) {
-        self.status.set_upstream(upstream_lag(standby));
-    }
 }
 
 fn upstream_lag(standby: &StandbyStatus) -> UpstreamLag {

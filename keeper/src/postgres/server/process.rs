@@ -59,8 +59,13 @@ impl Process {
     /// Waits until it has ended, reaped or not. For processes that are not children; the end of children is reported by
     /// the system (`postmaster`).
     pub async fn ended(&self) {
+        self.ended_polled_every(POLL).await;
+    }
+
+    /// The same, with this polling interval.
+    pub async fn ended_polled_every(&self, interval: Duration) {
         while self.is_alive() {
-            tokio::time::sleep(POLL).await;
+            tokio::time::sleep(interval).await;
         }
     }
 
