@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::imports::{Module, imports, modules, modules_of};
 
 /// The modules in their order. The crate root comes last and may import from all of them.
-const LAYERS: [&str; 35] = [
+const LAYERS: [&str; 38] = [
     // values
+    "failover_refusal",
     "note",
     "entropy",
     "plan_error",
@@ -32,6 +33,7 @@ const LAYERS: [&str; 35] = [
     "elect/usable",
     "elect/eligible",
     "elect/choose",
+    "elect/requested",
     "elect/install",
     "elect",
     "standbys",
@@ -42,6 +44,7 @@ const LAYERS: [&str; 35] = [
     "check/transition",
     "check/document",
     "check/proxy_section",
+    "check/requested",
     "check/election",
     "check/synchronous",
     "check/dbs",

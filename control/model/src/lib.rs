@@ -11,6 +11,7 @@ mod cluster_view;
 mod created;
 mod db;
 mod duration;
+mod failover_request;
 mod former;
 mod hba;
 mod ids;
@@ -39,6 +40,7 @@ pub use cluster_view::{ClusterView, DbView, KeeperView};
 pub use created::CreationRecord;
 pub use db::{Db, DbInitMode, DbSpec, DbStatus, FollowConfig, FollowType, TimelineHistory};
 pub use duration::{DurationError, GoDuration};
+pub use failover_request::FailoverRequest;
 pub use former::{FormerKeepers, LOST_DATA_REMEDY, UNREADABLE_DATA_REMEDY, UNUSABLE_DATA_REMEDY};
 pub use hba::{HbaField, HbaStrictness, check_hba_line, hba_excerpt, hba_fields, hba_strictness, redacted_hba_reason};
 pub use ids::{

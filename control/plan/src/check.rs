@@ -7,6 +7,7 @@ mod document;
 mod election;
 mod keepers;
 mod proxy_section;
+mod requested;
 mod synchronous;
 pub(crate) mod transition;
 mod violations;
@@ -21,6 +22,7 @@ pub(crate) fn check(transition: &Transition<'_>) -> Vec<Violation> {
     document::check(transition, &mut violations);
     proxy_section::check(transition, &mut violations);
     election::check(transition, &mut violations);
+    requested::check(transition, &mut violations);
     synchronous::check(transition, &mut violations);
     dbs::check(transition, &mut violations);
     keepers::check(transition, &mut violations);

@@ -12,4 +12,20 @@ pub enum Condition {
         /// The revision of its last put; none: the key must not exist.
         revision: Option<i64>,
     },
+    /// The operator's request for a failover is as it was read (synchronous SY-20).
+    FailoverRequest {
+        /// The revision of its put.
+        revision: i64,
+        /// What the write does with it.
+        fate: RequestFate,
+    },
+}
+
+/// What a write does with the failover request that it depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RequestFate {
+    /// It stays: there is more to do.
+    Kept,
+    /// It is deleted: it has been done.
+    Deleted,
 }

@@ -1,13 +1,15 @@
 //! Elects another master if the current one is not usable (sentinel 7.2 to 7.4, extensions;
-//! synchronous SY-1, SY-2, SY-9, SY-10, SY-12). What happens to the other dbs is left to `standbys`.
+//! synchronous SY-1, SY-2, SY-9, SY-10, SY-12, SY-20). What happens to the other dbs is left to `standbys`.
 
 mod choose;
 mod eligible;
 mod install;
+mod requested;
 mod usable;
 
 use std::time::Duration;
 
+use crate::condition::{Condition, RequestFate};
 use crate::draft::Draft;
 use crate::elect::choose::choose;
 use crate::elect::eligible::{Candidate, ReplacedMaster};
@@ -61,14 +63,49 @@ pub(crate) fn elect(draft: &mut Draft, view: &PlanView<'_>, master: &DbUid, db: 
     }
     let Some(best) = choose(candidates) else {
         // After an orderly shutdown this is no error: failInterval decides (sentinel N-8, extensions ).
-        if state.has_failed() {
-            note_none_in_sync(draft, view, replaced);
-            draft.note(Note::NoEligibleMasters {});
-        }
-        return false;
+        return state.has_failed() && elect_as_requested(draft, view, replaced);
     };
     install(draft, view, replaced, &best);
     true
+}
+
+/// Elects the db that an operator asked for, if there is a request that can be carried out (synchronous SY-20). Returns
+/// whether it did.
+///
+/// The old master may come back until no proxy may forward to it any more, so the proxies are closed first, and a later
+/// round elects (fencing F-6).
+fn elect_as_requested(draft: &mut Draft, view: &PlanView<'_>, replaced: ReplacedMaster<'_>) -> bool {
+    match requested::candidate(view, replaced) {
+        Some((request, Ok(candidate))) if draft.proxy_mut().spec.master_db_uid.is_empty() => {
+            draft.note(Note::ElectingAsRequested {
+                keeper: request.to,
+                request: request.id,
+            });
+            install(draft, view, replaced, &candidate);
+            return true;
+        }
+        Some((request, Ok(candidate))) => {
+            draft.note(Note::ClosingAsRequested {
+                db: candidate.db,
+                keeper: request.to,
+            });
+            if let Some((_, revision)) = view.failover {
+                draft.require(Condition::FailoverRequest {
+                    revision: *revision,
+                    fate: RequestFate::Kept,
+                });
+            }
+            proxies::close(draft);
+        }
+        Some((request, Err(reason))) => draft.note(Note::FailoverRefused {
+            keeper: request.to,
+            reason,
+        }),
+        None => {}
+    }
+    note_none_in_sync(draft, view, replaced);
+    draft.note(Note::NoEligibleMasters {});
+    false
 }
 
 /// Returns the candidates that have received everything, if there are any, otherwise all: an old master rejoins one of

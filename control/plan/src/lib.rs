@@ -15,6 +15,7 @@ mod draft;
 mod elect;
 mod election_backoff;
 mod entropy;
+mod failover_refusal;
 mod health;
 mod history;
 mod in_sync;
@@ -42,8 +43,9 @@ use crate::view::PlanView;
 use base::clock::Boottime;
 use model::{CheckedClusterData, ClusterData, Phase, Timestamp, Undecidable};
 
-pub use condition::Condition;
+pub use condition::{Condition, RequestFate};
 pub use entropy::Entropy;
+pub use failover_refusal::FailoverRefusal;
 pub use history::{Arrival, History, KeeperHistory, ProxyHistory};
 pub use memory::Memory;
 pub use note::{DbList, Note, ProxyList};
@@ -131,6 +133,7 @@ pub fn plan(input: &PlanInput<'_>, entropy: &mut Entropy<'_>) -> Result<Plan, Pl
         spec,
         reports,
         proxies,
+        failover: input.observations.failover.as_ref(),
         memory: &memory_for_decisions,
         first_run,
         now,
@@ -217,6 +220,7 @@ fn check_invariants(draft: &Draft, view: &PlanView<'_>) -> Result<(), PlanError>
         derived: &view.data,
         next: &draft.next,
         conditions: &draft.conditions,
+        failover: view.failover,
         spec: view.spec,
         memory: view.memory,
         first_run: view.first_run,

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::failover_refusal::FailoverRefusal;
 use model::{DbUid, KeeperUid, Lsn, ProxyUid};
 
 /// Declares the notes with their level, message and fields (sentinel 13).
@@ -98,6 +99,18 @@ notes! {
     /// The proxies are closed so that a former master can be elected (sentinel C-12, extensions ).
     info ClosingForOldMaster "closing proxies before going back to the old master" {
         "db" = db: DbUid, "keeper" = keeper: KeeperUid,
+    }
+    /// The request of an operator cannot be carried out (synchronous SY-20).
+    warn FailoverRefused "ignoring an operator's request for a failover" {
+        "keeper" = keeper: KeeperUid, "reason" = reason: FailoverRefusal,
+    }
+    /// The proxies are closed so that the db that an operator asked for can be elected (synchronous SY-20).
+    info ClosingAsRequested "closing proxies before electing the db that an operator asked for" {
+        "db" = db: DbUid, "keeper" = keeper: KeeperUid,
+    }
+    /// A db is elected although it may lack what was acknowledged (synchronous SY-20).
+    warn ElectingAsRequested "electing the db that an operator asked for: what it lacks is lost" {
+        "keeper" = keeper: KeeperUid, "request" = request: String,
     }
     /// A db is elected as master (sentinel N-5).
     info Electing "electing db as the new master" {

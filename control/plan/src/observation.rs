@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use base::clock::Boottime;
-use model::{BootUuid, KeeperInfo, KeeperUid, ProxyInfo, ProxyUid};
+use model::{BootUuid, FailoverRequest, KeeperInfo, KeeperUid, ProxyInfo, ProxyUid};
 
 /// One info as read.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,6 +34,9 @@ pub struct Observations {
     pub liveness_keys: BTreeMap<KeeperUid, BootUuid>,
     /// When the watch reported that a liveness key is gone. Its last renewal was at least a TTL before that.
     pub liveness_gone: BTreeMap<KeeperUid, Boottime>,
+    /// An operator's request for a failover, with the revision of its put; none if there is none, or none that can be
+    /// decoded (synchronous SY-20).
+    pub failover: Option<(FailoverRequest, i64)>,
     /// Duration of the read, from request to response.
     pub latency: Duration,
     /// Duration of the sentinel's own requests since the previous read: its write and its lease queries.

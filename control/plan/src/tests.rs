@@ -15,6 +15,7 @@ mod old_masters;
 mod properties;
 mod proxies;
 mod random_clusters;
+mod requested;
 mod rows;
 mod simulation;
 mod standbys;

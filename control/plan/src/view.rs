@@ -9,7 +9,7 @@ use crate::memory::{FirstPosition, Memory};
 use crate::proxy_view::ProxyView;
 use crate::report::{KeeperReport, KeeperReports};
 use base::clock::Boottime;
-use model::{ClusterData, Db, DbUid, Keeper, Role, Spec, Timestamp};
+use model::{ClusterData, Db, DbUid, FailoverRequest, Keeper, Role, Spec, Timestamp};
 
 /// The input of all decisions of a round.
 #[derive(Debug, Clone)]
@@ -24,6 +24,8 @@ pub(crate) struct PlanView<'a> {
     pub(crate) reports: KeeperReports,
     /// The state of the proxies.
     pub(crate) proxies: ProxyView,
+    /// An operator's request for a failover, and its revision.
+    pub(crate) failover: Option<&'a (FailoverRequest, i64)>,
     /// The memory, with this round's health derivation.
     pub(crate) memory: &'a Memory,
     /// This is the first run of a leadership: statuses are used as persisted (sentinel H-2).

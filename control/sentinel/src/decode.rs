@@ -19,6 +19,8 @@ pub(super) struct DecodedSnapshot {
     pub(super) leases: BTreeMap<KeeperUid, LeaseId>,
     /// Undecodable info keys, with the error (store S-12).
     pub(super) undecodable: BTreeMap<String, JsonError>,
+    /// Why an operator's request for a failover cannot be decoded; it counts for nothing.
+    pub(super) undecodable_failover: Option<JsonError>,
 }
 
 /// Returns the keys that a sentinel reads and watches.
@@ -28,6 +30,7 @@ pub(super) fn key_ranges(keys: &Keys) -> Vec<KeyRange> {
         KeyRange::Prefix(keys.keeper_infos()),
         KeyRange::Prefix(keys.proxy_infos()),
         KeyRange::Prefix(keys.liveness_keys()),
+        KeyRange::Key(keys.failover_request()),
     ]
 }
 
@@ -42,6 +45,7 @@ pub(super) fn decode(mut snapshot: Snapshot, keys: &Keys) -> DecodedSnapshot {
         observations: Observations::default(),
         leases: BTreeMap::new(),
         undecodable: BTreeMap::new(),
+        undecodable_failover: None,
     };
     for entry in snapshot.take(1) {
         let name = entry.name(&keys.keeper_infos());
@@ -60,6 +64,12 @@ pub(super) fn decode(mut snapshot: Snapshot, keys: &Keys) -> DecodedSnapshot {
             .observations
             .liveness_keys
             .insert(KeeperUid::from(entry.name(&keys.liveness_keys())), boot);
+    }
+    if let Some(entry) = snapshot.take_one(4) {
+        match from_slice(&entry.value) {
+            Ok(request) => decoded.observations.failover = Some((request, entry.mod_revision.0)),
+            Err(error) => decoded.undecodable_failover = Some(error),
+        }
     }
     decoded
 }

@@ -27,6 +27,7 @@ pub(super) struct LogState {
     logged_at: Option<Boottime>,
     undecodable: BTreeSet<String>,
     clamped: Vec<Clamped>,
+    undecodable_failover: Option<String>,
 }
 
 impl LogState {
@@ -176,6 +177,18 @@ impl LogState {
             warn!(key = %key, error = %Chain(why), "cannot read an info, treating its writer as silent");
         }
         self.undecodable = decoded.undecodable.keys().cloned().collect();
+    }
+
+    /// Warns once about an operator's request for a failover that cannot be decoded (synchronous SY-20).
+    pub(super) fn warn_of_undecodable_failover(&mut self, decoded: &DecodedSnapshot, key: &str) {
+        let why = decoded
+            .undecodable_failover
+            .as_ref()
+            .map(|error| Chain(error).to_string());
+        if let Some(error) = why.as_ref().filter(|_| self.undecodable_failover != why) {
+            warn!(%key, %error, "cannot read the request for a failover, ignoring it");
+        }
+        self.undecodable_failover = why;
     }
 }
 

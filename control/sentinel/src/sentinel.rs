@@ -264,6 +264,8 @@ impl Sentinel {
         snapshot.observations.own_requests = std::mem::take(&mut self.own_requests);
         self.arrivals.apply_to(&mut snapshot.observations, now);
         self.log_state.warn_of_undecodable_infos(&snapshot);
+        let request = self.store.keys().failover_request();
+        self.log_state.warn_of_undecodable_failover(&snapshot, &request);
         Some(RoundInput { snapshot, began, now })
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use base::clock::Boottime;
 use base::{Chain, Clock};
 use model::{CheckedClusterData, ClusterData, ClusterSpec, ClusterUid, CreationRecord, Timestamp, to_compact};
-use plan::{Condition, Plan, Urgency};
+use plan::{Condition, Plan, RequestFate, Urgency};
 use store::election::Leader;
 use store::{Revision, Store, StoreError, Txn, TxnOutcome};
 use tracing::{debug, error, info, warn};
@@ -92,6 +92,14 @@ impl DataWriter {
                 Condition::KeeperInfo { key, revision } => {
                     let revision = revision.map_or(Revision::ABSENT, Revision);
                     txn.if_unchanged(&keys.keeper_info(key), revision)
+                }
+                Condition::FailoverRequest { revision, fate } => {
+                    let key = keys.failover_request();
+                    let txn = txn.if_unchanged(&key, Revision(*revision));
+                    match fate {
+                        RequestFate::Kept => txn,
+                        RequestFate::Deleted => txn.delete(&key),
+                    }
                 }
             };
         }

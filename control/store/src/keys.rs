@@ -149,6 +149,11 @@ impl Keys {
         self.under(&format!("orders/{keeper_uid}"))
     }
 
+    /// Returns the key of an operator's failover request (synchronous SY-20).
+    pub fn failover_request(&self) -> String {
+        self.under("failover")
+    }
+
     fn under(&self, name: &str) -> String {
         format!("{}/{name}", self.base)
     }

@@ -1,6 +1,7 @@
 //! An election: it is needed and in time, the elected db is eligible and the best, and nothing else changes (INV-7 to
 //! INV-12, INV-31, INV-32, F-10, X-1.5).
 
+use crate::check::requested::is_requested;
 use crate::check::transition::{Transition, announced, known_set, master, phase, state_of, wanted_set};
 use crate::check::violations::Violations;
 use crate::condition::Condition;
@@ -79,28 +80,34 @@ fn check_need(transition: &Transition<'_>, change: Change<'_>, violations: &mut 
 
 /// Checks that the new master may be elected (INV-8, INV-9), and that no better db was passed over (INV-11).
 fn check_eligibility(transition: &Transition<'_>, change: Change<'_>, violations: &mut Violations) {
-    let Change { old, new_uid, new, .. } = change;
+    let Change {
+        old_uid,
+        old,
+        new_uid,
+        new,
+    } = change;
+    let requested = is_requested(transition, old_uid, old, new_uid, new);
     let same_timeline = new.status.timeline_id == old.status.timeline_id;
     let may_be_master = transition.may_be_master(new) || new.heads_cluster();
     let regular = transition.is_good(new, old) && same_timeline && may_be_master;
     let fallback = is_fallback(transition, new);
-    violations.require(regular || fallback, "INV-8", || {
+    violations.require(regular || fallback || requested, "INV-8", || {
         format!("{new_uid} is elected and not eligible")
     });
     let lag = new.status.xlog_pos.bytes_behind(old.status.xlog_pos);
     let near = lag <= i128::from(transition.spec.max_standby_lag);
     let sync = old.spec.synchronous_replication;
-    violations.require(near || fallback || sync, "INV-9", || {
+    violations.require(near || fallback || sync || requested, "INV-9", || {
         format!("{new_uid} is elected and {lag} bytes behind")
     });
     let unannounced = announced(transition.before) != *change.old_uid;
     let complete =
         was_in_sync(change, new_uid) || has_received_all(transition, change, new) || (fallback && unannounced);
-    violations.require(complete || !sync, "INV-10", || {
+    violations.require(complete || !sync || requested, "INV-10", || {
         format!("{new_uid} is elected and not known to have every commit that was acknowledged")
     });
     if !fallback {
-        check_no_better(transition, change, violations);
+        check_no_better(transition, change, requested, violations);
     }
 }
 
@@ -117,8 +124,8 @@ fn is_fallback(transition: &Transition<'_>, new: &Db) -> bool {
     new.heads_cluster() && on_condition && transition.forwarding_proxies().is_empty()
 }
 
-/// Checks that no better candidate was passed over (INV-11).
-fn check_no_better(transition: &Transition<'_>, change: Change<'_>, violations: &mut Violations) {
+/// Checks that no better candidate was passed over, and by an operator's request none at all (INV-11).
+fn check_no_better(transition: &Transition<'_>, change: Change<'_>, requested: bool, violations: &mut Violations) {
     let Change {
         old_uid,
         old,
@@ -153,7 +160,8 @@ fn check_no_better(transition: &Transition<'_>, change: Change<'_>, violations: 
         let eligible = if sync { was_in_sync(change, uid) } else { near };
         let complete = eligible && (!left || at >= of_elected);
         let better = complete && (own > other || (own == other && at > of_elected));
-        violations.require(!(is_candidate && better), "INV-11", || {
+        let passed_over = if requested { eligible && uid != new_uid } else { better };
+        violations.require(!(is_candidate && passed_over), "INV-11", || {
             format!("{uid} is more advanced or better reported than the one elected")
         });
     }
@@ -172,6 +180,7 @@ fn check_condition(transition: &Transition<'_>, change: Change<'_>, violations: 
             let read = transition.memory.history.keeper_keys.get(key);
             own_key == key && *revision == read.copied()
         }
+        Condition::FailoverRequest { .. } => false,
     });
     violations.require(has_condition, "X-1.5", || {
         format!("{new_uid} is elected without a condition on the info of {old_uid}'s keeper")

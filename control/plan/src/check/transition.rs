@@ -8,7 +8,9 @@ use crate::condition::Condition;
 use crate::history::{Arrival, KeeperHistory, ProxyHistory};
 use crate::memory::Memory;
 use base::clock::Boottime;
-use model::{ClusterData, Db, DbStatus, DbUid, Lsn, Phase, PostgresState, ProxyUid, Role, Spec, Timestamp};
+use model::{
+    ClusterData, Db, DbStatus, DbUid, FailoverRequest, Lsn, Phase, PostgresState, ProxyUid, Role, Spec, Timestamp,
+};
 
 /// Consecutive reports without progress after which a standby may be removed (sentinel 1.4).
 const STALLED_REPORTS: u32 = 10;
@@ -23,6 +25,8 @@ pub(crate) struct Transition<'a> {
     pub(crate) next: &'a ClusterData,
     /// The conditions of the write.
     pub(crate) conditions: &'a [Condition],
+    /// The operator's request for a failover that was read with the data, and its revision.
+    pub(crate) failover: Option<&'a (FailoverRequest, i64)>,
     /// The effective spec.
     pub(crate) spec: &'a Spec,
     /// The memory that the decisions used.

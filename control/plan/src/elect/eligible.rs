@@ -49,6 +49,13 @@ pub(crate) enum CandidateKind {
     /// A former master that is kept. The proxies have to be closed first, and its info must not change (sentinel C-12,
     /// extensions ).
     Fallback(Condition),
+    /// A db that an operator asked for, on these conditions (synchronous SY-20).
+    Requested {
+        /// Its keeper's info is unchanged.
+        info: Condition,
+        /// So is the request, which is then deleted.
+        request: Condition,
+    },
 }
 
 /// How far the last report of a candidate can be relied upon, best first.

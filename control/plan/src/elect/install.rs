@@ -16,8 +16,13 @@ use model::{DbUid, Role};
 
 /// Makes `best` the master, on the conditions under which it was chosen, and records the election.
 pub(crate) fn install(draft: &mut Draft, view: &PlanView<'_>, replaced: ReplacedMaster<'_>, best: &Candidate) {
-    if let CandidateKind::Fallback(condition) = &best.kind {
-        draft.require(condition.clone());
+    match &best.kind {
+        CandidateKind::Regular => {}
+        CandidateKind::Fallback(info) => draft.require(info.clone()),
+        CandidateKind::Requested { info, request } => {
+            draft.require(info.clone());
+            draft.require(request.clone());
+        }
     }
     // If the replaced master's keeper has published anything since, the plan is made again (extensions ).
     draft.require(view.info_unchanged(replaced.db));

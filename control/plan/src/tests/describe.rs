@@ -37,9 +37,16 @@ pub(super) fn describe(before: &ClusterData, plan: &Plan) -> (Vec<String>, Vec<S
 /// Describes what else a plan holds; the words by which a text names it come first.
 pub(super) fn details(plan: &Plan, now: Boottime) -> Vec<(&'static str, String)> {
     let conditions = plan.conditions.iter().map(|condition| {
-        let Condition::KeeperInfo { key, revision } = condition;
-        let revision = revision.map_or("absent".to_owned(), |revision| format!("at {revision}"));
-        ("only while", format!("only while {key} is {revision}"))
+        let text = match condition {
+            Condition::KeeperInfo { key, revision } => {
+                let revision = revision.map_or("absent".to_owned(), |revision| format!("at {revision}"));
+                format!("only while {key} is {revision}")
+            }
+            Condition::FailoverRequest { revision, fate } => {
+                format!("only while the request is at {revision}, {fate:?}")
+            }
+        };
+        ("only while", text)
     });
     let wake = plan
         .wake_at
@@ -59,6 +66,9 @@ fn reason(note: &Note) -> Option<String> {
         Note::NoStandbyInSync { common, .. } => format!("only {common} was in sync"),
         Note::SyncSetPending { wanted, .. } => format!("until {wanted} are in sync"),
         Note::SyncStandbysMissing { missing, .. } => format!("{missing} missing"),
+        Note::FailoverRefused { reason, .. } => format!("request refused: {reason}"),
+        Note::ClosingAsRequested { db, .. } => format!("to elect {db} as requested"),
+        Note::ElectingAsRequested { keeper, .. } => format!("as requested for {keeper}"),
         Note::ClosingForOldMaster { db, .. } => format!("to go back to {db}"),
         Note::MasterSlow { db, .. } => format!("{db} is slow"),
         Note::KeepingOldMaster { db, .. } => format!("{db} is kept for now"),

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::cluster::{NOW, Setup, WALL, base, db_uid, keeper_of, synchronous, uids};
 use crate::check::check;
 use crate::check::transition::Transition;
-use crate::{Condition, Observations};
-use model::{ClusterData, Db, FollowConfig, Phase, ProxyUid, Role, Stopped};
+use crate::{Condition, Observations, RequestFate};
+use model::{ClusterData, Db, FailoverRequest, FollowConfig, Phase, ProxyUid, Role, Stopped};
 
 /// Returns the rules that the setup's cluster data break once `fault` has changed them, each once.
 fn broken_on(setup: &mut Setup, conditions: &[Condition], fault: impl FnOnce(&mut ClusterData)) -> String {
@@ -28,6 +28,7 @@ fn broken_on(setup: &mut Setup, conditions: &[Condition], fault: impl FnOnce(&mu
         derived: &before,
         next: &next,
         conditions,
+        failover: setup.seen.failover.as_ref(),
         spec: &checked.spec,
         memory: &memory,
         first_run: false,
@@ -215,6 +216,7 @@ fn a_report_is_current_until_sleep_interval_has_passed() {
             derived: data,
             next: data,
             conditions: &[],
+            failover: None,
             spec: &spec.spec,
             memory: &memory,
             first_run: false,
@@ -499,4 +501,101 @@ fn no_member_of_the_set_is_removed_for_the_number_of_standbys() {
     };
     breaks(enough.clone(), "", remove("db3", "db2"));
     breaks(enough, "INV-20", remove("db2", "db3"));
+}
+
+/// What an election of db2 at an operator's request breaks, once `change` has taken something away from it.
+fn broken_by_request(change: impl FnOnce(&mut Setup, &mut Vec<Condition>)) -> String {
+    let mut setup = synchronous(3, &["db3"], &["db3"]);
+    setup.silent("keeper1").unhealthy("db1");
+    setup.silent("keeper3").unhealthy("db3");
+    setup.at("db1", 1, 9).at("db3", 1, 9).at("db2", 1, 5);
+    setup.proxy().spec.master_db_uid = db_uid("");
+    let request = FailoverRequest {
+        id: "r".to_owned(),
+        to: keeper_of("db2"),
+        master: db_uid("db1"),
+        accept_data_loss: true,
+        requested_at: WALL,
+    };
+    setup.seen.failover = Some((request, 50));
+    let absent = Condition::KeeperInfo {
+        key: "keeper1".to_owned(),
+        revision: None,
+    };
+    let mut conditions = vec![absent, unchanged("keeper2", 7), requested(50)];
+    change(&mut setup, &mut conditions);
+    broken_on(&mut setup, &conditions, |next| {
+        elect_db2(next);
+        db(next, "db2").spec.synchronous_replication = true;
+        set(next, "db2", &["db3"], &[]);
+    })
+}
+
+/// The condition that the operator's request is as it was read, and is deleted.
+fn requested(revision: i64) -> Condition {
+    Condition::FailoverRequest {
+        revision,
+        fate: RequestFate::Deleted,
+    }
+}
+
+#[test]
+fn an_election_outside_the_set_is_one_that_an_operator_asked_for() {
+    assert_eq!(broken_by_request(|_, _| {}), "");
+    let request = |change: fn(&mut FailoverRequest)| {
+        broken_by_request(|setup, _| change(&mut setup.seen.failover.as_mut().unwrap().0))
+    };
+    assert_eq!(broken_by_request(|setup, _| setup.seen.failover = None), "INV-10 SY-20");
+    assert_eq!(request(|request| request.to = keeper_of("db3")), "INV-10 SY-20");
+    assert_eq!(request(|request| request.master = db_uid("db3")), "INV-10 SY-20");
+    assert_eq!(request(|request| request.accept_data_loss = false), "INV-10");
+    // on condition of the request and of the elected keeper's info
+    assert_eq!(broken_by_request(|_, conditions| conditions.truncate(2)), "INV-10");
+    assert_eq!(broken_by_request(|_, conditions| drop(conditions.remove(1))), "INV-10");
+    assert_eq!(
+        broken_by_request(|_, conditions| conditions[2] = requested(49)),
+        "INV-10"
+    );
+}
+
+#[test]
+fn an_election_that_an_operator_asked_for_gives_up_nothing_else() {
+    let with = |change: fn(&mut Setup)| broken_by_request(|setup, _| change(setup));
+    // the proxies are open, or a proxy may still forward
+    assert_eq!(with(|setup| setup.proxy().spec.master_db_uid = db_uid("db1")), "INV-10");
+    assert_eq!(
+        with(|setup| {
+            setup.proxy_seen("p1", 0);
+        }),
+        "INV-10 F-10"
+    );
+    assert_eq!(
+        with(|setup| setup.db("db2").status.system_id = "other".to_owned()),
+        "INV-8 INV-10"
+    );
+    assert_eq!(
+        with(|setup| setup.db("db2").status.current_generation = 0),
+        "INV-8 INV-10"
+    );
+    assert_eq!(
+        with(|setup| setup.keeper_status("keeper2").can_be_master = Some(false)),
+        "INV-8 INV-10"
+    );
+    assert_eq!(with(|setup| setup.info("keeper2").leaving = true), "INV-10");
+    assert_eq!(with(|setup| setup.state("keeper2").healthy = false), "INV-10");
+    assert_eq!(
+        with(|setup| {
+            setup.at("db3", 2, 9);
+        }),
+        "INV-10"
+    );
+    // a standby that was in sync is there
+    assert_eq!(
+        with(|setup| {
+            setup.keeper_status("keeper3").healthy = true;
+            setup.db("db3").status.healthy = true;
+            setup.memory.db_errors.remove("db3");
+        }),
+        "INV-11"
+    );
 }

@@ -36,6 +36,7 @@ fn event(keepers: usize) -> impl Strategy<Value = Event> {
         1 => Just(Event::Asynchronous),
         2 => Just(Event::KillMaster),
         1 => Just(Event::KillInSync),
+        2 => (0..keepers).prop_map(Event::Failover),
         2 => (0..keepers).prop_map(Event::Lag),
         2 => (0..keepers).prop_map(Event::CatchUp),
     ]
@@ -203,6 +204,35 @@ fn no_standby_that_lacks_an_acknowledged_commit_is_elected_when_both_hosts_that_
     simulation.apply(&Event::StartKeeper(in_sync[0]));
     fails_over(&mut simulation);
     assert_eq!(simulation.master(), Some(in_sync[0]));
+}
+
+#[test]
+fn an_operator_may_elect_an_older_copy_once_both_hosts_that_have_everything_are_lost() {
+    // synchronous SY-20
+    let mut simulation = synchronous_cluster();
+    let old = simulation.master().unwrap();
+    let in_sync = simulation.in_sync();
+    let older = (0..3).find(|index| !in_sync.contains(index) && *index != old).unwrap();
+    simulation.apply(&Event::Lag(older));
+    simulation.apply(&Event::Write(1_000));
+    simulation.apply(&Event::Wait(10));
+    simulation.apply(&Event::KillInSync);
+    simulation.apply(&Event::KillMaster);
+    simulation.apply(&Event::Wait(100));
+    assert_eq!(simulation.master(), Some(old));
+    simulation.apply(&Event::PauseProxy(0));
+    simulation.apply(&Event::Failover(older));
+    let elected = simulation.until(MINUTE, |simulation| simulation.master() == Some(older));
+    assert!(elected.is_some(), "{:#?}", simulation.last());
+    let served = simulation.until(MINUTE, Simulation::serves);
+    assert!(served.is_some(), "{:#?}", simulation.last());
+    // those that have more come back as its standbys
+    simulation.apply(&Event::StartKeeper(old));
+    simulation.apply(&Event::StartKeeper(in_sync[0]));
+    let whole = simulation.until(MINUTE, |simulation| simulation.good_dbs() == 3);
+    assert!(whole.is_some(), "{:#?}", simulation.last());
+    assert_eq!(simulation.master(), Some(older));
+    assert!(simulation.broken().is_empty(), "{:?}", simulation.broken());
 }
 
 #[test]

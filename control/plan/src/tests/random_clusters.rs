@@ -9,19 +9,23 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::cluster::{NOW, Setup, base, db_uid, keeper_of, state_of, uids};
-use crate::{Plan, PlanError, Urgency};
+use crate::{Condition, Plan, PlanError, RequestFate, Urgency};
 use model::{
-    ClusterData, Db, DbInitMode, DbUid, FollowConfig, Lsn, PostgresBinaryVersion, Role, Stopped, TimelineHistory,
+    ClusterData, Db, DbInitMode, DbUid, FailoverRequest, FollowConfig, Lsn, PostgresBinaryVersion, Role, Stopped,
+    TimelineHistory, Timestamp,
 };
 
 const CASES: u64 = 3_000;
 const ROUNDS: usize = 4;
 
 /// Decisions that are among the cases, by their notes.
-const REACHED: [&str; 18] = [
+const REACHED: [&str; 21] = [
     "a standby becomes electable",
     "electing db as the new master",
     "no eligible masters",
+    "ignoring an operator's request for a failover",
+    "closing proxies before electing the db that an operator asked for",
+    "electing the db that an operator asked for: what it lacks is lost",
     "master db stopped cleanly and its keeper left",
     "master db stopped and its keeper left",
     "cannot choose synchronous standby since there's not match between the possible masters and the usable synchronousStandbys",
@@ -256,6 +260,25 @@ fn reports(random: &mut Random, setup: &mut Setup, round: usize) {
     }
 }
 
+/// An operator asks for a failover to some keeper, mostly in place of the present master; or the request expires.
+fn request(random: &mut Random, setup: &mut Setup, round: usize) {
+    if random.once_in(4) {
+        setup.seen.failover = None;
+    }
+    if setup.seen.failover.is_some() || !random.once_in(3) {
+        return;
+    }
+    let master = setup.data.master_uid().cloned().unwrap_or_default();
+    let request = FailoverRequest {
+        id: round.to_string(),
+        to: keeper_of(&format!("db{}", 1 + random.below(5))),
+        master: if random.once_in(8) { db_uid("db1") } else { master },
+        accept_data_loss: !random.once_in(12),
+        requested_at: Timestamp::default(),
+    };
+    setup.seen.failover = Some((request, 100 + round as i64));
+}
+
 /// The standbys that are electable in place of the master, and the master.
 fn electable(data: &ClusterData) -> (DbUid, BTreeSet<DbUid>) {
     let master = data.master_uid().cloned().unwrap_or_default();
@@ -294,7 +317,8 @@ impl Historian {
                 .notes
                 .iter()
                 .any(|note| matches!(note, crate::Note::MasterLeft { .. }));
-            let is_safe = was_electable.contains(&new) || by_stop || back_to || is_former(before, &new);
+            let by_request = plan.conditions.iter().any(deletes_request);
+            let is_safe = was_electable.contains(&new) || by_stop || back_to || is_former(before, &new) || by_request;
             assert!(
                 is_safe || !replaced.spec.synchronous_replication,
                 "{new} replaces {old} and was not in sync"
@@ -302,6 +326,17 @@ impl Historian {
             self.replaced_since_announced.insert(old);
         }
     }
+}
+
+/// Whether a condition is about a request that the write completes.
+fn deletes_request(condition: &Condition) -> bool {
+    matches!(
+        condition,
+        Condition::FailoverRequest {
+            fate: RequestFate::Deleted,
+            ..
+        }
+    )
 }
 
 fn is_former(data: &ClusterData, uid: &DbUid) -> bool {
@@ -317,6 +352,7 @@ fn run(seed: u64) -> BTreeSet<&'static str> {
     let mut historian = Historian::default();
     for round in 0..ROUNDS {
         reports(random, &mut setup, round);
+        request(random, &mut setup, round);
         // a removed db and a new one never have the same uid
         setup.last_uid = 100 * (round + 1);
         setup.now = setup.now + Duration::from_millis(random.below(30_000));
@@ -336,6 +372,9 @@ fn run(seed: u64) -> BTreeSet<&'static str> {
             continue;
         }
         historian.watch(&setup.data, &plan);
+        if plan.conditions.iter().any(deletes_request) {
+            setup.seen.failover = None;
+        }
         setup.data = plan.next.clone();
         setup.memory = plan.memory;
     }
@@ -350,6 +389,9 @@ fn settles(setup: &mut Setup) {
         let Ok(plan) = setup.plan() else { return };
         if plan.urgency == Urgency::Periodic && plan.notes == setup.plan().unwrap().notes {
             return;
+        }
+        if plan.conditions.iter().any(deletes_request) {
+            setup.seen.failover = None;
         }
         setup.data = plan.next.clone();
         setup.memory = plan.memory;

@@ -78,6 +78,8 @@ pub(super) enum Event {
     Synchronous(u16, u16),
     /// The operator turns it off.
     Asynchronous,
+    /// `stolonctl failover` to this keeper.
+    Failover(usize),
     /// A standby goes on streaming and receives nothing.
     Lag(usize),
     /// It receives again.
@@ -176,6 +178,7 @@ impl Simulation {
             Event::Asynchronous => self.spec_mut().synchronous_replication = Some(false),
             Event::Lag(index) => world.keepers[index % count].lags = true,
             Event::CatchUp(index) => world.keepers[index % count].lags = false,
+            Event::Failover(index) => world.request_failover(keeper_uid(index % count)),
             Event::Standbys(wanted) => self.spec_mut().max_standbys_per_sender = Some(wanted.clamp(1, 4)),
         }
     }

@@ -8,7 +8,7 @@ use model::{CheckedClusterData, ClusterData, KeeperUid, Timestamp};
 use super::checks::broken_by;
 use super::world::World;
 use super::{SLEEP, TICK};
-use crate::{Condition, Entropy, Memory, Observations, Plan, PlanError, PlanInput, Urgency};
+use crate::{Condition, Entropy, Memory, Observations, Plan, PlanError, PlanInput, RequestFate, Urgency};
 use crate::{memory_after_failed_round, plan};
 
 /// The leading sentinel.
@@ -147,15 +147,27 @@ impl SimSentinel {
             self.conflicts -= 1;
             return false;
         }
-        let holds = |condition: &Condition| {
-            let Condition::KeeperInfo { key, revision } = condition;
-            world.info_revision(&KeeperUid::from(key.as_str())) == *revision
+        let holds = |condition: &Condition| match condition {
+            Condition::KeeperInfo { key, revision } => world.info_revision(&KeeperUid::from(key.as_str())) == *revision,
+            Condition::FailoverRequest { revision, .. } => {
+                world.failover_request().is_some_and(|(_, at)| at == *revision)
+            }
         };
         if world.data != writing.read || !writing.plan.conditions.iter().all(holds) {
             return false;
         }
         self.broken.extend(broken_by(&writing.plan, world));
         world.write(writing.plan.next.clone());
+        let deletes = |condition: &Condition| {
+            let fate = match condition {
+                Condition::FailoverRequest { fate, .. } => *fate,
+                Condition::KeeperInfo { .. } => RequestFate::Kept,
+            };
+            fate == RequestFate::Deleted
+        };
+        if writing.plan.conditions.iter().any(deletes) {
+            world.complete_failover();
+        }
         true
     }
 

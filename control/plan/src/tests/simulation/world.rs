@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use base::clock::Boottime;
-use model::{ClusterData, DbUid, KeeperUid};
+use model::{ClusterData, DbUid, FailoverRequest, KeeperUid, Timestamp};
 
 use super::keeper::{SimKeeper, keeper_uid};
 use super::proxy::SimProxy;
 use super::{MasterChange, TICK};
 use crate::{Observations, Observed};
+
+/// The lease of an operator's request.
+const FAILOVER_LEASE: Duration = Duration::from_secs(30);
 
 /// The store, the keepers and the proxies.
 #[derive(Debug, Clone)]
@@ -24,6 +27,8 @@ pub(super) struct World {
     pub(super) elections: Vec<MasterChange>,
     /// Whether the present master has served clients.
     pub(super) served: bool,
+    /// An operator's request for a failover, its revision, and when it expires.
+    failover: Option<(FailoverRequest, i64, Boottime)>,
     /// For each keeper and timeline, what clients of a synchronous master had acknowledged through a proxy.
     acknowledged: BTreeMap<(usize, u64), u64>,
     revision: i64,
@@ -40,6 +45,7 @@ impl World {
             keepers_reachable_at: now,
             elections: Vec::new(),
             served: false,
+            failover: None,
             acknowledged: BTreeMap::new(),
             revision: 1,
         }
@@ -191,6 +197,41 @@ impl World {
         }
     }
 
+    /// An operator asks for a failover to a keeper, unless there is no master, or a request already.
+    pub(super) fn request_failover(&mut self, to: KeeperUid) {
+        let Some(master) = self.data.master_uid().cloned() else {
+            return;
+        };
+        if self.failover_request().is_none() {
+            self.revision += 1;
+            let request = FailoverRequest {
+                id: self.revision.to_string(),
+                to,
+                master,
+                accept_data_loss: true,
+                requested_at: Timestamp::default(),
+            };
+            self.failover = Some((request, self.revision, self.now + FAILOVER_LEASE));
+        }
+    }
+
+    /// Returns the operator's request that is in the store now, and its revision.
+    pub(super) fn failover_request(&self) -> Option<(FailoverRequest, i64)> {
+        let (request, revision, _) = self.failover.as_ref().filter(|(_, _, end)| self.now < *end)?;
+        Some((request.clone(), *revision))
+    }
+
+    /// Deletes the operator's request, which has been carried out. What the new master lacks is given up (synchronous
+    /// SY-20).
+    pub(super) fn complete_failover(&mut self) {
+        self.failover = None;
+        let elected = self.master_keeper().map(|index| self.keepers[index].clone());
+        if let Some(elected) = elected {
+            self.acknowledged
+                .retain(|(_, timeline), at| elected.contains(*timeline, *at));
+        }
+    }
+
     /// Replaces the cluster data.
     pub(super) fn write(&mut self, next: ClusterData) {
         let former = self.data.master_uid().cloned();
@@ -203,7 +244,10 @@ impl World {
 
     /// Returns what a read of the store finds now.
     pub(super) fn observations(&self) -> Observations {
-        let mut seen = Observations::default();
+        let mut seen = Observations {
+            failover: self.failover_request(),
+            ..Observations::default()
+        };
         for keeper in &self.keepers {
             let uid = keeper.uid();
             if let Some(published) = keeper.published(self.now) {

@@ -1,0 +1,131 @@
+//! Whether the db that an operator asked for may replace the master although it may lack what was acknowledged
+//! (synchronous SY-20). Only asked when nobody may be elected by the other rules; the order of the steps is left to
+//! `elect`.
+
+use crate::condition::{Condition, RequestFate};
+use crate::elect::eligible::{Candidate, CandidateKind, ReplacedMaster, ReportQuality};
+use crate::failover_refusal::FailoverRefusal;
+use crate::report::KeeperReport;
+use crate::view::PlanView;
+use model::{Db, DbUid, FailoverRequest, KeeperUid};
+
+/// Returns the candidate that an operator asked for, or why it is none; none without a request.
+pub(crate) fn candidate(
+    view: &PlanView<'_>,
+    replaced: ReplacedMaster<'_>,
+) -> Option<(FailoverRequest, Result<Candidate, FailoverRefusal>)> {
+    let (request, revision) = view.failover?;
+    let answer = check(view, request, replaced).map(|(uid, db, report)| Candidate {
+        db: uid.clone(),
+        at: db.status.xlog_pos,
+        quality: ReportQuality::Fresh,
+        is_complete: false,
+        kind: CandidateKind::Requested {
+            info: Condition::KeeperInfo {
+                key: report.key.clone(),
+                revision: Some(report.revision),
+            },
+            request: Condition::FailoverRequest {
+                revision: *revision,
+                fate: RequestFate::Deleted,
+            },
+        },
+    });
+    Some((request.clone(), answer))
+}
+
+/// Returns the db that is asked for, if it may be elected.
+fn check<'v>(
+    view: &'v PlanView<'_>,
+    request: &FailoverRequest,
+    replaced: ReplacedMaster<'_>,
+) -> Result<(&'v DbUid, &'v Db, &'v KeeperReport), FailoverRefusal> {
+    if !request.accept_data_loss {
+        return Err(FailoverRefusal::LossNotAccepted);
+    }
+    if request.master != *replaced.uid {
+        return Err(FailoverRefusal::OtherMaster);
+    }
+    let (uid, db) = view.data.db_of_keeper(&request.to).ok_or(FailoverRefusal::NoDb)?;
+    if uid == replaced.uid {
+        return Err(FailoverRefusal::IsMaster);
+    }
+    let report = check_keeper(view, uid, db)?;
+    check_data(view, uid, db, replaced)?;
+    Ok((uid, db, report))
+}
+
+/// Returns the report of a db's keeper if it is there and reports that db well. A former master may also be stopped:
+/// its keeper keeps it so until it is the master again (extensions ).
+fn check_keeper<'v>(view: &'v PlanView<'_>, uid: &DbUid, db: &Db) -> Result<&'v KeeperReport, FailoverRefusal> {
+    let keeper = view.keeper_of(db).ok_or(FailoverRefusal::NoDb)?;
+    // A keeper that an operator has marked as failed is not healthy in this round (sentinel H-10).
+    if !keeper.status.healthy || keeper.status.force_fail {
+        return Err(FailoverRefusal::Failed);
+    }
+    let report = view.report_of(db).ok_or(FailoverRefusal::NotReported)?;
+    let stopped = report.info.stopped.as_ref();
+    let is_stopped_master = db.heads_cluster() && stopped.is_some();
+    if report.info.leaving || (report.info.is_leaving_or_stopped() && !is_stopped_master) {
+        return Err(FailoverRefusal::Leaving);
+    }
+    if !report.is_keeper_running {
+        return Err(FailoverRefusal::NotReported);
+    }
+    if is_stopped_master {
+        // The recorded position is about its own timeline (extensions ).
+        let same_timeline = stopped.is_some_and(|stopped| stopped.timeline_id == db.status.timeline_id);
+        return same_timeline.then_some(report).ok_or(FailoverRefusal::NotReported);
+    }
+    if !db.status.healthy {
+        return Err(FailoverRefusal::Failed);
+    }
+    let is_healthy = report.reports_healthy(uid);
+    is_healthy.then_some(report).ok_or(FailoverRefusal::NotReported)
+}
+
+/// Checks that the data of a db can be those of a master. How old they are does not matter: that is what the operator
+/// gives up.
+fn check_data(view: &PlanView<'_>, uid: &DbUid, db: &Db, replaced: ReplacedMaster<'_>) -> Result<(), FailoverRefusal> {
+    if db.status.current_generation <= 0 || !(db.follows_inside() || db.heads_cluster()) {
+        return Err(FailoverRefusal::Incomplete);
+    }
+    if db.status.system_id != replaced.db.status.system_id {
+        return Err(FailoverRefusal::OtherSystem);
+    }
+    // A former master goes on as one, on its own timeline.
+    if db.follows_inside() {
+        let keeper = view.keeper_of(db);
+        if keeper.is_some_and(|keeper| keeper.status.can_be_master == Some(false)) {
+            return Err(FailoverRefusal::MayNotBeMaster);
+        }
+        let same_system = view
+            .data
+            .dbs()
+            .values()
+            .filter(|other| other.status.system_id == db.status.system_id);
+        let highest = same_system
+            .map(|other| other.status.timeline_id)
+            .max()
+            .unwrap_or_default();
+        let own = db.status.timeline_id;
+        if own < highest {
+            return Err(FailoverRefusal::LowerTimeline { own, highest });
+        }
+    }
+    match other_fallback(view, uid, replaced) {
+        Some(keeper) => Err(FailoverRefusal::FormerMasterKept { keeper }),
+        None => Ok(()),
+    }
+}
+
+/// Returns the keeper of another former master that closed proxies would turn into a candidate, although clients have
+/// written to the failed master since.
+fn other_fallback(view: &PlanView<'_>, requested: &DbUid, replaced: ReplacedMaster<'_>) -> Option<KeeperUid> {
+    let timeline = replaced.db.status.timeline_id;
+    let mut others = view.former_masters(replaced.uid).filter(|(uid, _)| *uid != requested);
+    let other = others.find(|(_, db)| replaced.is_synchronous() || db.status.timeline_id == timeline);
+    other
+        .filter(|_| view.is_announced(replaced.uid))
+        .map(|(_, db)| db.spec.keeper_uid.clone())
+}
