@@ -14,6 +14,7 @@ use store::{Store, StoreError, UNREACHABLE_HINT};
 mod clusterdata;
 mod confirm;
 mod failkeeper;
+mod failover;
 mod former_cluster;
 mod init;
 mod input;
@@ -57,6 +58,8 @@ enum Command {
     Update(update::Args),
     /// Mark a keeper as failed
     Failkeeper(failkeeper::Args),
+    /// Make an older copy the master when nobody else can be elected, and lose what it lacks
+    Failover(failover::Args),
     /// Remove a keeper from the cluster data
     Removekeeper(removekeeper::Args),
     /// Turn a standby cluster into a master cluster
@@ -136,6 +139,7 @@ pub async fn run(args: Args, clock: Clock, random: RandomBytes) -> ExitCode {
         Command::Spec(args) => spec::run(&store, args).await,
         Command::Update(args) => update::run(&store, &clock, args).await,
         Command::Failkeeper(args) => failkeeper::run(&store, &clock, args).await,
+        Command::Failover(args) => Box::pin(failover::run(&store, &clock, &random, args)).await,
         Command::Removekeeper(args) => removekeeper::run(&store, &clock, args).await,
         Command::Promote(args) => promote::run(&store, &clock, args).await,
         Command::Clusterdata(args) => clusterdata::run(&store, args).await,

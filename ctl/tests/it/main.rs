@@ -3,6 +3,7 @@
 
 mod arguments;
 mod clusterdata;
+mod failover;
 mod golden;
 mod harness;
 mod init;
