@@ -5,6 +5,7 @@
     reason = "clippy takes only functions with #[test] for tests, not their helpers"
 )]
 
+mod failover;
 mod sentinel;
 
 use stolon_tests::store_client;

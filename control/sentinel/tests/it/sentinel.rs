@@ -26,15 +26,15 @@ const SPEC: &str = r#"{"initMode":"new","sleepInterval":"500ms","failInterval":"
 const UNSUPPORTED: &str = r#""pitr","pitrConfig":{"dataRestoreCommand":"x"},"role":"standby","standbyConfig":{}"#;
 
 /// An etcd, a store handle, and a directory for logs and files.
-struct Scene {
+pub(crate) struct Scene {
     etcd: Etcd,
-    store: Store,
+    pub(crate) store: Store,
     dir: TempDir,
     sentinels: usize,
 }
 
 impl Scene {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let etcd = Etcd::start().await;
         let store = store(&etcd.endpoint());
         let dir = TempDir::with_prefix("stolon-sentinel.").unwrap();
@@ -46,7 +46,7 @@ impl Scene {
         }
     }
 
-    fn sentinel(&mut self, options: &[&str]) -> Process {
+    pub(crate) fn sentinel(&mut self, options: &[&str]) -> Process {
         let endpoint = self.etcd.endpoint();
         self.sentinel_at(&endpoint, options)
     }
@@ -65,7 +65,7 @@ impl Scene {
         path.to_str().unwrap().to_owned()
     }
 
-    async fn data(&self) -> Result<(ClusterData, Revision), String> {
+    pub(crate) async fn data(&self) -> Result<(ClusterData, Revision), String> {
         let entry = self
             .store
             .get(&self.store.keys().cluster_data())
@@ -76,7 +76,7 @@ impl Scene {
         Ok((data.ok_or("null")?, entry.mod_revision))
     }
 
-    async fn put_data(&self, value: &str) -> Revision {
+    pub(crate) async fn put_data(&self, value: &str) -> Revision {
         self.store.put(&self.store.keys().cluster_data(), value).await.unwrap()
     }
 
@@ -93,7 +93,7 @@ impl Scene {
     }
 
     /// Publishes the info of a keeper without data.
-    async fn publish(&self, keeper: &str, change: impl FnOnce(&mut KeeperInfo)) {
+    pub(crate) async fn publish(&self, keeper: &str, change: impl FnOnce(&mut KeeperInfo)) {
         let (data, _) = self.data().await.unwrap();
         let mut info = KeeperInfo {
             info_uid: model::short_uid(base::RandomBytes::system().bytes()).as_str().into(),
@@ -110,7 +110,7 @@ impl Scene {
     }
 }
 
-fn a_cluster(spec: &str) -> String {
+pub(crate) fn a_cluster(spec: &str) -> String {
     let spec = model::from_slice(spec.as_bytes()).unwrap();
     to_compact(&ClusterData::initial(
         "c1".into(),
