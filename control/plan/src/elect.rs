@@ -95,6 +95,7 @@ fn elect_as_requested(draft: &mut Draft, view: &PlanView<'_>, replaced: Replaced
                     fate: RequestFate::Kept,
                 });
             }
+            draft.require(view.info_unchanged(replaced.db));
             proxies::close(draft);
         }
         Some((request, Err(reason))) => draft.note(Note::FailoverRefused {
