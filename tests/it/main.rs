@@ -12,6 +12,7 @@ mod duplicate_uids;
 mod existing_data;
 mod failover;
 mod fencing;
+mod giving_up_data;
 mod hung_data_directory;
 mod hung_shutdown;
 mod keeper_services;

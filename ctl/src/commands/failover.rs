@@ -18,9 +18,9 @@ use store::{KeyRange, Revision, Store};
 use super::confirm::{Confirmation, ask_to_confirm};
 use super::former_cluster::FormerCluster;
 use super::{CommandOutcome, print, stored_document};
-use assess::Assessment;
+use assess::FailoverReport;
 use follow::follow;
-use request::Attempt;
+use request::RequestOutcome;
 
 /// The limit of each of the two waits, unless proxies may need longer to close.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
@@ -87,7 +87,7 @@ pub(super) async fn run(
             accept_data_loss: true,
             requested_at: command.wall(),
         };
-        if let Attempt::Written(written) = request::write(store, clock, &request, revision, timeout).await? {
+        if let RequestOutcome::Written(written) = request::write(store, clock, &request, revision, timeout).await? {
             print(&format!("requested, for {timeout:?} at most\n"))?;
             return Box::pin(follow(&command, &first, written)).await;
         }
@@ -124,7 +124,7 @@ impl FailoverCommand<'_> {
     }
 
     /// Reads and assesses the cluster. Also returns the revision of the cluster data.
-    async fn read(&self) -> anyhow::Result<(Assessment, Revision)> {
+    async fn read(&self) -> anyhow::Result<(FailoverReport, Revision)> {
         let keys = self.store.keys();
         let targets = [
             KeyRange::Key(keys.cluster_data()),
@@ -153,9 +153,9 @@ impl FailoverCommand<'_> {
         }
         support::cluster_data(&checked).context("the cluster data ask for more than this version does")?;
         let infos: Vec<_> = infos.iter().filter_map(|entry| from_slice(&entry.value).ok()).collect();
-        let assessment = assess::assess(&checked, &infos, &self.to).map_err(|why| anyhow!(why))?;
+        let report = assess::assess(&checked, &infos, &self.to).map_err(|why| anyhow!(why))?;
         let revision = entry.map_or(Revision::ABSENT, |entry| entry.mod_revision);
-        Ok((assessment, revision))
+        Ok((report, revision))
     }
 }
 

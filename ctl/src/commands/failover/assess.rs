@@ -7,7 +7,7 @@ use model::{CheckedClusterData, Db, DbStatus, DbUid, KeeperInfo, KeeperUid, Lsn,
 
 /// A failover that can be requested.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Assessment {
+pub(super) struct FailoverReport {
     pub(super) master: RecordedDb,
     pub(super) target: RecordedDb,
     pub(super) missing: Missing,
@@ -74,7 +74,11 @@ pub(super) struct Member {
 ///
 /// # Errors
 /// Why it cannot be requested, with what to do.
-pub(super) fn assess(checked: &CheckedClusterData, infos: &[KeeperInfo], to: &KeeperUid) -> Result<Assessment, String> {
+pub(super) fn assess(
+    checked: &CheckedClusterData,
+    infos: &[KeeperInfo],
+    to: &KeeperUid,
+) -> Result<FailoverReport, String> {
     let data = &checked.data;
     if checked.cluster().status.phase != Phase::Normal {
         return Err("the cluster is not initialised yet: there is no master that could have failed".to_owned());
@@ -105,7 +109,7 @@ pub(super) fn assess(checked: &CheckedClusterData, infos: &[KeeperInfo], to: &Ke
         .filter(is_ahead)
         .collect();
     let proxy = data.proxy.as_ref();
-    Ok(Assessment {
+    Ok(FailoverReport {
         missing: missing(&master.status, &db.status),
         master: of_master,
         target,

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use super::super::{CommandOutcome, print};
 use super::FailoverCommand;
-use super::assess::{Assessment, RecordedDb};
+use super::assess::{FailoverReport, RecordedDb};
 use super::request::{WrittenRequest, withdraw};
 
 /// Delay after a reading that failed.
@@ -19,7 +19,7 @@ const RETRY_DELAY: Duration = Duration::from_millis(500);
 
 /// A step that was reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum FailoverStep {
     ProxiesClosed,
     Elected,
     Announced,
@@ -48,17 +48,21 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    pub(super) fn of(assessment: &Assessment) -> Self {
+    pub(super) fn of(report: &FailoverReport) -> Self {
         Self {
-            master: assessment.master.clone(),
-            target: assessment.target.clone(),
-            proxies_open: assessment.proxies_open,
+            master: report.master.clone(),
+            target: report.target.clone(),
+            proxies_open: report.proxies_open,
             is_elected: false,
         }
     }
 
     /// Returns the steps that the cluster data show to be new.
-    pub(super) fn observe(&mut self, data: Option<&ClusterData>, has_request: bool) -> Result<Vec<Step>, Abort> {
+    pub(super) fn observe(
+        &mut self,
+        data: Option<&ClusterData>,
+        has_request: bool,
+    ) -> Result<Vec<FailoverStep>, Abort> {
         let data = data.ok_or(Abort::NoClusterData)?;
         let master = data.master_uid().cloned().unwrap_or_default();
         let announced = data.proxy.as_ref().map(|proxy| proxy.spec.master_db_uid.clone());
@@ -68,14 +72,14 @@ impl Progress {
         // An election closes the proxies too; what is announced after it is another master.
         if self.proxies_open && (announced.is_empty() || is_elected) {
             self.proxies_open = false;
-            steps.push(Step::ProxiesClosed);
+            steps.push(FailoverStep::ProxiesClosed);
         }
         if is_elected {
             if !std::mem::replace(&mut self.is_elected, true) {
-                steps.push(Step::Elected);
+                steps.push(FailoverStep::Elected);
             }
             if announced == self.target.db {
-                steps.push(Step::Announced);
+                steps.push(FailoverStep::Announced);
             }
             return Ok(steps);
         }
@@ -93,11 +97,11 @@ impl Progress {
     }
 
     /// Returns the line that is printed for a step.
-    fn line(&self, step: Step, after: Duration) -> String {
+    fn line(&self, step: FailoverStep, after: Duration) -> String {
         let what = match step {
-            Step::ProxiesClosed => "proxies closed".to_owned(),
-            Step::Elected => format!("elected: keeper {}", self.target.keeper),
-            Step::Announced => format!("promoted and announced: keeper {} has the master", self.target.keeper),
+            FailoverStep::ProxiesClosed => "proxies closed".to_owned(),
+            FailoverStep::Elected => format!("elected: keeper {}", self.target.keeper),
+            FailoverStep::Announced => format!("promoted and announced: keeper {} has the master", self.target.keeper),
         };
         format!("{:7.1} s  {what}", after.as_secs_f64())
     }
@@ -135,7 +139,7 @@ fn is_healthy(data: &ClusterData, uid: &DbUid) -> bool {
 /// It was not announced: the reason, and the state that is left. A request that is still there is withdrawn.
 pub(super) async fn follow(
     command: &FailoverCommand<'_>,
-    assessment: &Assessment,
+    report: &FailoverReport,
     written: WrittenRequest,
 ) -> anyhow::Result<CommandOutcome> {
     let (store, clock) = (command.store, command.clock);
@@ -145,7 +149,7 @@ pub(super) async fn follow(
         KeyRange::Key(keys.failover_request()),
     ];
     let watch = store.watch(ranges.to_vec(), Some(written.revision));
-    let mut progress = Progress::of(assessment);
+    let mut progress = Progress::of(report);
     let mut deadline = written.at + written.timeout;
     let mut unread: Option<StoreError> = None;
     loop {
@@ -220,7 +224,7 @@ async fn read_and_print(
         let line = progress.line(*step, command.clock.now().since(written.at));
         print(&line).map_err(Ended::Unprinted)?;
     }
-    Ok(steps.contains(&Step::Announced))
+    Ok(steps.contains(&FailoverStep::Announced))
 }
 
 fn decode(mut snapshot: Snapshot, written: WrittenRequest) -> (Option<ClusterData>, bool) {

@@ -21,7 +21,7 @@ pub(super) struct WrittenRequest {
 
 /// The outcome of an attempt to write a request.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Attempt {
+pub(super) enum RequestOutcome {
     Written(WrittenRequest),
     /// The cluster data have changed since they were read, or another request is there.
     Conflict,
@@ -34,7 +34,7 @@ pub(super) async fn write(
     request: &FailoverRequest,
     revision: Revision,
     timeout: Duration,
-) -> anyhow::Result<Attempt> {
+) -> anyhow::Result<RequestOutcome> {
     let at = clock.now();
     // etcd counts whole seconds.
     let ttl = Duration::from_secs(timeout.as_secs() + u64::from(timeout.subsec_nanos() > 0));
@@ -47,7 +47,7 @@ pub(super) async fn write(
         .put_leased(&key, to_compact(request), granted.lease);
     let written = store.commit(txn).await;
     if let Ok(TxnOutcome::Committed(committed)) = written {
-        return Ok(Attempt::Written(WrittenRequest {
+        return Ok(RequestOutcome::Written(WrittenRequest {
             revision: committed.revision,
             at,
             timeout,
@@ -56,7 +56,7 @@ pub(super) async fn write(
     // Also ends a request whose write got no response.
     let revoked = store.revoke(granted.lease).await;
     match written {
-        Ok(_) => Ok(Attempt::Conflict),
+        Ok(_) => Ok(RequestOutcome::Conflict),
         Err(error) => Err(failed_write(&error, revoked.is_ok(), ttl)),
     }
 }

@@ -5,8 +5,8 @@ use model::{
     CheckedClusterData, ClusterData, FollowConfig, KeeperInfo, Lsn, Role, Stopped, TimelineHistory, Timestamp,
 };
 
-use super::assess::{Assessment, assess};
-use super::follow::{Abort, Progress, Step};
+use super::assess::{FailoverReport, assess};
+use super::follow::{Abort, FailoverStep, Progress};
 use super::*;
 
 /// A minute and a half after the master's keeper was last healthy.
@@ -34,7 +34,7 @@ fn lost() -> CheckedClusterData {
     data.check().unwrap()
 }
 
-fn assessed(checked: &CheckedClusterData) -> Assessment {
+fn assessed(checked: &CheckedClusterData) -> FailoverReport {
     assess(checked, &[], &"k3".into()).unwrap()
 }
 
@@ -250,16 +250,23 @@ fn each_step_is_seen_once() {
     let mut progress = Progress::of(&assessed(&lost()));
     assert_eq!(progress.observe(Some(&data), true), Ok(vec![]));
     data.proxy.as_mut().unwrap().spec.master_db_uid = "".into();
-    assert_eq!(progress.observe(Some(&data), true), Ok(vec![Step::ProxiesClosed]));
+    assert_eq!(
+        progress.observe(Some(&data), true),
+        Ok(vec![FailoverStep::ProxiesClosed])
+    );
     assert_eq!(progress.observe(Some(&data), true), Ok(vec![]));
     elect(&mut data);
-    assert_eq!(progress.observe(Some(&data), false), Ok(vec![Step::Elected]));
+    assert_eq!(progress.observe(Some(&data), false), Ok(vec![FailoverStep::Elected]));
     assert_eq!(progress.observe(Some(&data), false), Ok(vec![]));
     data.proxy.as_mut().unwrap().spec.master_db_uid = "d3".into();
-    assert_eq!(progress.observe(Some(&data), false), Ok(vec![Step::Announced]));
+    assert_eq!(progress.observe(Some(&data), false), Ok(vec![FailoverStep::Announced]));
     // all at once, when nothing was read in between
     let mut progress = Progress::of(&assessed(&lost()));
-    let all = vec![Step::ProxiesClosed, Step::Elected, Step::Announced];
+    let all = vec![
+        FailoverStep::ProxiesClosed,
+        FailoverStep::Elected,
+        FailoverStep::Announced,
+    ];
     assert_eq!(progress.observe(Some(&data), false), Ok(all));
 }
 

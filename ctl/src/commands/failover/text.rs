@@ -5,14 +5,14 @@ use std::fmt::Write as _;
 use base::printable;
 use model::Timestamp;
 
-use super::assess::{Assessment, DbCondition, Member, Missing, RecordedDb, SyncSets};
+use super::assess::{DbCondition, FailoverReport, Member, Missing, RecordedDb, SyncSets};
 
 /// Most members of a set, and other keepers, that are printed.
 const LISTED_MAX: usize = 20;
 
 /// Returns what may be missing after a failover.
-pub(super) fn report(of: &Assessment, wall: Timestamp) -> String {
-    let Assessment { master, target, .. } = of;
+pub(super) fn report(of: &FailoverReport, wall: Timestamp) -> String {
+    let FailoverReport { master, target, .. } = of;
     let mut out = format!(
         "The master is replaced: keeper {}, db {}\n",
         name(&master.keeper),
@@ -99,7 +99,7 @@ fn ago(seconds: u64) -> String {
     }
 }
 
-fn missing(of: &Assessment) -> String {
+fn missing(of: &FailoverReport) -> String {
     match of.missing {
         Missing::Bytes(bytes) if bytes > 0 => format!("{bytes} bytes behind the last known position of the master"),
         Missing::Bytes(_) => "not behind the last known position of the master".to_owned(),

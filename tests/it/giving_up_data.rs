@@ -1,0 +1,92 @@
+//! An operator elects an older copy when those that have everything are lost: `stolonctl failover` (synchronous SY-20).
+
+use model::{Role, from_slice};
+use serde_json::json;
+use stolon_tests::cluster::{Cluster, Profile, check};
+use stolon_tests::deadlines::LONG_TIMEOUT;
+use stolon_tests::process::Signal;
+use stolon_tests::spec::update;
+use stolon_tests::wait::eventually;
+
+/// Returns the keeper of the standby that is in sync with the master `keeper0`, and the one of the other standby.
+async fn standbys(cluster: &Cluster) -> (String, String) {
+    let in_sync = eventually("one standby in sync", LONG_TIMEOUT, async || {
+        let data = cluster.data().await.map_err(|error| error.to_string())?;
+        let master = data
+            .master_uid()
+            .and_then(|uid| data.dbs().get(uid))
+            .ok_or("no master")?;
+        let (wanted, known) = (&master.spec.synchronous_standbys, &master.status.synchronous_standbys);
+        match known.as_deref() {
+            Some([one]) if wanted == known => Ok(data.dbs()[one].spec.keeper_uid.to_string()),
+            other => Err(format!("{other:?} of {wanted:?}")),
+        }
+    })
+    .await;
+    let other = if in_sync == "keeper1" { "keeper2" } else { "keeper1" };
+    (in_sync, other.to_owned())
+}
+
+#[tokio::test]
+async fn an_older_copy_is_elected_by_an_operator_when_master_and_synchronous_standby_are_lost() {
+    let cluster = Cluster::builder(Profile::Fast).keepers(3).proxies(1);
+    let mut cluster = cluster.synchronous(Some((1, 1))).start().await;
+    cluster.wait_proxy_serves("proxy0").await;
+    let (in_sync, older) = standbys(&cluster).await;
+    let sql = cluster.connect("proxy0").await;
+    sql.run("create table test (what text); insert into test values ('kept')")
+        .await
+        .unwrap();
+    cluster.wait_caught_up(&older, "keeper0").await;
+    assert_eq!(cluster.stop(&older, Signal::INT).await, 0);
+    sql.run("insert into test values ('given up')").await.unwrap();
+    cluster.kill_keeper_and_postgres("keeper0");
+    cluster.kill_keeper_and_postgres(&in_sync);
+    cluster.start(&older);
+    cluster.wait_healthy(&older, &Role::Standby).await;
+    cluster
+        .process("sentinel0")
+        .wait_for_log("no eligible masters", LONG_TIMEOUT)
+        .await;
+    assert_eq!(cluster.master().await.unwrap(), "keeper0");
+
+    let arguments = ["failover", "--to", &older, "--accept-data-loss", "--yes"];
+    let (status, output) = cluster.stolonctl(&arguments).await;
+    assert_eq!(status, 0, "{output}");
+    for words in [
+        "The master is replaced: keeper keeper0",
+        "bytes behind the last known position of the master",
+        "known to be in sync: keeper",
+        "promoted and announced: keeper",
+    ] {
+        assert!(output.contains(words), "no {words:?} in {output}");
+    }
+    assert_eq!(cluster.master().await.unwrap(), older);
+    let key = cluster.store.keys().failover_request();
+    let left = cluster.store.get(&key).await.unwrap();
+    assert!(
+        left.is_none(),
+        "{:?}",
+        left.map(|entry| from_slice::<model::FailoverRequest>(&entry.value))
+    );
+
+    // Clients read at once, and write once the minimum that cannot be reached is lowered.
+    cluster.wait_proxy_serves("proxy0").await;
+    let rows = "select string_agg(what, ' ' order by what) from test";
+    assert_eq!(cluster.query("proxy0", rows).await.unwrap(), "kept");
+    update(&cluster, json!({"minSynchronousStandbys": 0})).await;
+    let sql = cluster.connect("proxy0").await;
+    sql.run("insert into test values ('new')").await.unwrap();
+
+    // What comes back has the new master's rows, not those that were given up.
+    for keeper in ["keeper0", in_sync.as_str()] {
+        cluster.start(keeper);
+        cluster.wait_healthy(keeper, &Role::Standby).await;
+        cluster.wait_caught_up(keeper, &older).await;
+        eventually(format!("the rows on {keeper}"), LONG_TIMEOUT, async || {
+            let found = cluster.query(keeper, rows).await?;
+            check(found == "kept new", || found)
+        })
+        .await;
+    }
+}
