@@ -74,7 +74,7 @@ async fn an_older_copy_is_elected_by_an_operator_when_master_and_synchronous_sta
     cluster.wait_proxy_serves("proxy0").await;
     let rows = "select string_agg(what, ' ' order by what) from test";
     assert_eq!(cluster.query("proxy0", rows).await.unwrap(), "kept");
-    update(&cluster, json!({"minSynchronousStandbys": 0})).await;
+    update(&cluster, &json!({"minSynchronousStandbys": 0})).await;
     let sql = cluster.connect("proxy0").await;
     sql.run("insert into test values ('new')").await.unwrap();
 
