@@ -55,7 +55,7 @@ async fn an_older_copy_is_elected_by_an_operator_when_master_and_synchronous_sta
     assert_eq!(status, 0, "{output}");
     for words in [
         "The master is replaced: keeper keeper0",
-        "bytes behind the last known position of the master",
+        "all that the new one lacks is lost",
         "known to be in sync: keeper",
         "promoted and announced: keeper",
     ] {
