@@ -14,6 +14,7 @@ use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use tokio::time::timeout;
 
 use crate::postgres::programs::parent_death;
+use crate::postgres::transfer::TransferProgress;
 
 /// Number of output lines kept to explain a failure.
 pub const TAIL_LINES: usize = 8;
@@ -96,7 +97,8 @@ pub async fn output(command: Command, limit: Duration) -> Result<String, Command
 }
 
 /// Runs `command` to its end and passes each line of its output, on either stream, to `line`. Without a time limit:
-/// dropping the future kills the program and its process group.
+/// dropping the future kills the program and its process group. Lines of progress do not explain a failure:
+/// pg_basebackup of 13 ends only with the data when it cannot receive the WAL, long after the line with the reason.
 pub async fn run(command: Command, mut line: impl FnMut(&str)) -> Result<(), CommandError> {
     let program = program_of(&command);
     let (mut running, stdout, stderr) = RunningCommand::spawn(command, &program)?;
@@ -106,7 +108,9 @@ pub async fn run(command: Command, mut line: impl FnMut(&str)) -> Result<(), Com
         move |text: &str, begins: PieceStart| {
             let text = redactor.line(text, begins);
             let (tail, line) = &mut *tail.borrow_mut();
-            tail.push(&text);
+            if TransferProgress::parse(&text).is_none() {
+                tail.push(&text);
+            }
             line(&text);
         }
     };
@@ -260,6 +264,15 @@ mod tests {
     async fn a_failure_includes_the_last_lines() {
         let failed = output(shell("echo out; echo why >&2; exit 3"), LONG).await.unwrap_err();
         assert!(failed.to_string().contains("exit status: 3"), "{failed}");
+        assert!(failed.to_string().ends_with(": why"), "{failed}");
+    }
+
+    #[tokio::test]
+    async fn a_failure_includes_the_reason_from_before_lines_of_progress() {
+        let progress = "for n in 1 2 3 4 5 6 7 8 9; do printf ' 1/9 kB (11%%), 0/1 tablespace\\r'; done";
+        let failed = run(shell(&format!("echo why; {progress}; exit 3")), |_| {})
+            .await
+            .unwrap_err();
         assert!(failed.to_string().ends_with(": why"), "{failed}");
     }
 
