@@ -274,11 +274,9 @@ async fn a_master_that_does_not_start_with_a_change_reverts_it() {
     let cluster = Cluster::builder(Profile::Fast).proxies(0).start().await;
     let directory = cluster.pgdata("keeper1").join("modules");
     std::fs::create_dir(&directory).unwrap();
-    std::fs::copy(
-        "/usr/lib/postgresql/15/lib/auto_explain.so",
-        directory.join("only_here.so"),
-    )
-    .expect("PostgreSQL's modules are installed");
+    let modules = pg_programs::directory("postgres").unwrap().join("../lib");
+    std::fs::copy(modules.join("auto_explain.so"), directory.join("only_here.so"))
+        .expect("PostgreSQL's modules are installed");
     let master = cluster.postmaster("keeper0");
     let parameters = json!({ "shared_preload_libraries": "./modules/only_here.so", "work_mem": "5MB" });
     update(

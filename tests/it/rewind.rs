@@ -221,7 +221,18 @@ async fn without_the_program_or_when_it_refuses_the_old_data_are_kept_until_a_co
 /// `usePgrewind` was switched on, and the server has not been restarted with `wal_log_hints` since.
 #[tokio::test]
 async fn data_written_without_wal_log_hints_are_copied() {
-    let mut cluster = Cluster::builder(Profile::Fast).start().await;
+    let mut cluster = Cluster::builder(Profile::Fast).keepers(0).proxies(0).start().await;
+    let uid = cluster.prepare_keeper();
+    if pg_programs::major() >= 18 {
+        pg_programs::wrap(&mut cluster, &uid, "no-checksums", |program, real| match program {
+            "initdb" => format!("#!/bin/sh\nexec \"{}\" \"$@\" --no-data-checksums\n", real.display()),
+            _ => pg_programs::passthrough_script(real),
+        });
+    }
+    cluster.start(&uid);
+    cluster.wait_healthy(&uid, &Role::Master).await;
+    let standby = cluster.add_keeper();
+    cluster.wait_healthy(&standby, &Role::Standby).await;
     update(&cluster, &json!({ "usePgrewind": true })).await;
     killed_and_diverged(&mut cluster).await;
     let log_length = cluster.process("keeper0").log().len();

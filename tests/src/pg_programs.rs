@@ -3,26 +3,52 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::cluster::Cluster;
 
-/// Returns the newest of Debian's directories of PostgreSQL's programs that has this one, or the one on `PATH`.
+/// Returns the directory of PostgreSQL's programs that has this one: as the keeper chooses it, the directory behind the
+/// first `postgres` on `PATH`, else the newest of Debian's; else the first on `PATH` that has the program.
 pub fn directory(program: &str) -> Option<PathBuf> {
-    let mut found: Vec<(u32, PathBuf)> = fs::read_dir("/usr/lib/postgresql")
-        .into_iter()
-        .flatten()
-        .filter_map(|version| {
-            let version = version.ok()?.path();
-            let number = version.file_name()?.to_str()?.parse().ok()?;
-            Some((number, version.join("bin")))
-        })
-        .filter(|(_, dir)| dir.join(program).exists())
-        .collect();
-    found.sort();
-    found.pop().map(|(_, dir)| dir).or_else(|| {
+    let has_program = |dir: &PathBuf| dir.join(program).exists();
+    let in_path = |name: &str| {
         let path = std::env::var_os("PATH")?;
-        std::env::split_paths(&path).find(|dir| dir.join(program).exists())
-    })
+        std::env::split_paths(&path).find(|dir| dir.join(name).exists())
+    };
+    let behind_postgres = || {
+        let resolved = fs::canonicalize(in_path("postgres")?.join("postgres")).ok()?;
+        Some(resolved.parent()?.to_owned())
+    };
+    let newest = || {
+        let versions = fs::read_dir("/usr/lib/postgresql").ok()?.filter_map(|version| {
+            let version = version.ok()?.path();
+            let number: u32 = version.file_name()?.to_str()?.parse().ok()?;
+            Some((number, version.join("bin")))
+        });
+        let complete = versions.filter(|(_, dir)| has_program(dir));
+        complete.max().map(|(_, dir)| dir)
+    };
+    behind_postgres()
+        .filter(has_program)
+        .or_else(newest)
+        .or_else(|| in_path(program))
+}
+
+/// Returns the major of PostgreSQL that the tests run with.
+///
+/// # Panics
+///
+/// It is not installed, or does not print its version.
+pub fn major() -> u32 {
+    let postgres = directory("postgres").expect("PostgreSQL is installed").join("postgres");
+    let printed = Command::new(&postgres).arg("-V").output().expect("postgres runs");
+    // postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)
+    let printed = String::from_utf8_lossy(&printed.stdout);
+    let digits = printed
+        .split_once("(PostgreSQL) ")
+        .map(|(_, rest)| rest.chars().take_while(char::is_ascii_digit));
+    let major = digits.and_then(|digits| digits.collect::<String>().parse().ok());
+    major.unwrap_or_else(|| panic!("postgres -V printed {printed:?}"))
 }
 
 /// Makes a directory of this name with a script for each of PostgreSQL's programs, and lets a stopped keeper use it.

@@ -6,6 +6,7 @@ use std::path::Path;
 use model::Role;
 use stolon_tests::cluster::{Cluster, Profile, check};
 use stolon_tests::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
+use stolon_tests::pg_programs;
 use stolon_tests::sql::SqlClient;
 use stolon_tests::wait::{eventually, throughout};
 
@@ -142,10 +143,11 @@ async fn a_tablespace_directory_of_unknown_origin_stops_the_copy() {
     let (space, below) = (make_dir(&cluster, "ts"), make_dir(&cluster, "ts1"));
     let sql = cluster.connect("keeper0").await;
     create_tablespace(&sql, &space).await;
-    let version = sql
-        .value("select 'PG_15_' || catalog_version_no from pg_control_system()")
-        .await
-        .unwrap();
+    let version = format!(
+        "select 'PG_{}_' || catalog_version_no from pg_control_system()",
+        pg_programs::major()
+    );
+    let version = sql.value(&version).await.unwrap();
     let foreign = below.join(version);
     fs::create_dir(&foreign).unwrap();
     fs::write(foreign.join("content"), "foreign file").unwrap();
