@@ -4,6 +4,7 @@
 # make test          the same, then documentation, dependencies, models and end-to-end tests; CI runs this
 # make models-sync   explores the model of synchronous replication in all bounds, in hours; ROWS=1,30 selects rows
 # make test-plan     random clusters for the sentinel's decisions, a million of them, in minutes; CASES=100000 asks for fewer
+# make test-majors   tests with PostgreSQL on 13, 15, 17 and 18, fetched from Debian; MAJORS="13 18" and ARGS='failover' select
 # make deb           Debian package of the programs, with units, man pages and completions, in the target directory
 # make test-systemd  installs the package in a container with a real systemd, and tests the units there; as root
 # make bench         compares stolon-proxy with HAProxy, nginx and PgBouncer, and writes benches/RESULTS.*
@@ -23,7 +24,7 @@ CARGO_DEB_VERSION = 3.8.0
 CARGO_DEB = $(TARGET)/tools/cargo-deb-$(CARGO_DEB_VERSION)/bin/cargo-deb
 DENY = $(TARGET)/tools/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 
-.PHONY: build deps demo check lint test dependencies advisories deb models-sync test-plan test-systemd bench bench-quick bench-failover bench-idle clean
+.PHONY: build deps demo check lint test dependencies advisories deb models-sync test-plan test-majors test-systemd bench bench-quick bench-failover bench-idle clean
 
 build:
 	@scripts/install-deps build
@@ -44,7 +45,7 @@ lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	shellcheck scripts/install-deps scripts/check-units .ci/run dist/debian/postinst dist/debian/prerm dist/debian/postrm \
-		tests/systemd/run tests/systemd/checks
+		tests/systemd/run tests/systemd/checks tests/majors/fetch tests/majors/install tests/majors/run
 	scripts/check-units
 
 # --all-targets: programs and tests are built with the same features of dependencies, so nothing is compiled twice; the
@@ -74,6 +75,13 @@ CASES ?= 1000000
 test-plan:
 	PLAN_CASES=$(CASES) $(CARGO) test --release --locked --package plan --lib -- --exact --nocapture \
 		tests::random_clusters::no_plan_for_any_cluster_breaks_an_invariant
+
+# The programs of PostgreSQL are unpacked below the target directory; none is installed.
+MAJORS ?= 13 15 17 18
+test-majors: deps
+	@scripts/install-deps majors
+	$(CARGO) build --workspace --all-targets --locked
+	MAJORS="$(MAJORS)" CARGO="$(CARGO)" tests/majors/run "$(TARGET)/majors" $(ARGS)
 
 # The programs are built together with the generator, so with the same features of dependencies.
 PACKAGE = $(TARGET)/release/package
