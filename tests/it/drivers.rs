@@ -6,6 +6,7 @@ mod clients;
 use stolon_tests::certificates::Certificates;
 use stolon_tests::cluster::{Cluster, ClusterBuilder, Profile, check, db_of, error_text};
 use stolon_tests::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
+use stolon_tests::pg_programs;
 use stolon_tests::process::Signal;
 use stolon_tests::test_dir;
 use stolon_tests::wait::eventually;
@@ -46,15 +47,18 @@ async fn tls_is_end_to_end_between_psql_and_the_server() {
     let is_tls = "select ssl, version from pg_stat_ssl where pid = pg_backend_pid()";
 
     let ca = tls.path("ca.pem");
-    let modes = [
+    let mut modes = vec![
         "sslmode=require".to_owned(),
         "sslmode=require channel_binding=require".to_owned(),
-        format!("sslmode=verify-full sslrootcert={}", ca.display()),
         format!(
             "sslmode=verify-full sslrootcert={} host=localhost hostaddr=127.0.0.1",
             ca.display()
         ),
     ];
+    // libpq compares addresses in certificates from 15 on.
+    if pg_programs::major() >= 15 {
+        modes.push(format!("sslmode=verify-full sslrootcert={}", ca.display()));
+    }
     for mode in modes {
         let run = run(psql(&cluster, &mode, &["-c", is_tls]), "").await;
         assert_eq!((run.status, run.out.trim_end()), (0, "t|TLSv1.3"), "{mode}: {run:?}");
