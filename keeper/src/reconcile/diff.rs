@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use model::{DbSpec, Json};
 
-use crate::reconcile::{Desired, Goal, ParameterChange};
+use crate::reconcile::{Desired, Goal, HoldReason, ParameterChange};
 
 /// Returns the parameters that differ, sorted by name (keeper T4).
 pub fn changed_parameters(old: &BTreeMap<String, String>, new: &BTreeMap<String, String>) -> Vec<ParameterChange> {
@@ -75,6 +75,12 @@ pub fn is_superseded(before: &Desired, after: &Desired) -> bool {
         Goal::Stop(why) => Err(Some(why.clone())),
         Goal::Hold(_) => Err(None),
     };
+    // An operator has initialised the cluster again, and its sentinel waits for this keeper, which reports the former one
+    // until the round has ended.
+    let is_other_cluster = matches!((&before.cluster, &after.cluster), (Some(old), Some(new)) if old != new);
+    if is_other_cluster && after.goal == Goal::Hold(HoldReason::NotListed) {
+        return true;
+    }
     match (result(before), result(after)) {
         // Unusable cluster data change nothing and interrupt nothing (keeper I7).
         (_, Err(None)) => false,
@@ -87,7 +93,7 @@ pub fn is_superseded(before: &Desired, after: &Desired) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reconcile::{HoldReason, StopReason};
+    use crate::reconcile::StopReason;
 
     #[test]
     fn a_round_is_aborted_only_if_its_result_is_not_wanted_any_more() {
@@ -106,5 +112,16 @@ mod tests {
             &down(StopReason::BootNotAcknowledged)
         ));
         assert!(is_superseded(&unread, &down(StopReason::NoDb)));
+    }
+
+    /// Otherwise a restore that hangs, or a copy, would keep the keeper out of the new cluster.
+    #[test]
+    fn a_round_for_a_cluster_that_is_initialised_again_is_aborted() {
+        let unlisted = |cluster: &str| Desired {
+            cluster: Some(cluster.into()),
+            goal: Goal::Hold(HoldReason::NotListed),
+        };
+        assert!(is_superseded(&unlisted("c1"), &unlisted("c2")));
+        assert!(!is_superseded(&unlisted("c1"), &unlisted("c1")));
     }
 }
