@@ -4,7 +4,7 @@ use base::redact::may_hold_password;
 use model::UNUSABLE_DATA_REMEDY;
 use tracing::{error, info, warn};
 
-use crate::reconcile::{HoldReason, LogMessage, ParameterChange, StopReason};
+use crate::reconcile::{HoldReason, LogMessage, ParameterChange, StopReason, Upstream};
 
 /// Messages of one round. They are written from the first effective step on, or immediately in a verbose round (keeper
 /// 15.0 rules 4 and 5); each once.
@@ -121,7 +121,10 @@ impl CopyHold {
         let waits = |why: &&HoldReason| {
             matches!(
                 why,
-                HoldReason::WrongSource(..) | HoldReason::Obstacle(..) | HoldReason::CopyFailed(_)
+                HoldReason::WrongSource(..)
+                    | HoldReason::Obstacle(..)
+                    | HoldReason::CopyFailed(_)
+                    | HoldReason::RestoreFailed(_)
             )
         };
         let now = held.filter(waits).cloned();
@@ -145,6 +148,7 @@ fn is_repeated(why: &HoldReason) -> bool {
         | HoldReason::WrongSource(..)
         | HoldReason::Obstacle(..)
         | HoldReason::CopyFailed(_)
+        | HoldReason::RestoreFailed(_)
         | HoldReason::CannotAdopt(_)
         | HoldReason::ForeignServer { .. }
         | HoldReason::DataLost
@@ -174,6 +178,8 @@ fn write(message: &LogMessage) {
         }
         LogMessage::Initializing => info!("initializing the database cluster"),
         LogMessage::Adopting => info!("taking over the existing database cluster"),
+        LogMessage::Restoring => info!("restoring the database cluster from a backup"),
+        LogMessage::Recovering => info!("recovering the restored database cluster"),
         LogMessage::Resyncing => info!("resyncing the database cluster"),
         LogMessage::NotInitialized => info!("database cluster not initialized"),
         LogMessage::Rejoining { end } => {
@@ -193,11 +199,12 @@ fn write(message: &LogMessage) {
         LogMessage::Synced => info!("sync succeeded"),
         LogMessage::RoleMaster => info!("our db requested role is master"),
         LogMessage::AlreadyMaster => info!("already master"),
-        LogMessage::RoleStandby { followed } => info!(followedDB = %followed, "our db requested role is standby"),
-        LogMessage::AlreadyStandby => info!("already standby"),
-        LogMessage::UpstreamChanged { to } => {
-            info!(followedDB = %to.db, host = %to.host, port = %to.port, "followed db changed");
+        LogMessage::RoleStandby { followed } => {
+            let followed = followed.as_ref().map(tracing::field::display);
+            info!(followedDB = followed, "our db requested role is standby");
         }
+        LogMessage::AlreadyStandby => info!("already standby"),
+        LogMessage::UpstreamChanged { to } => write_upstream(to),
         LogMessage::ParameterChanged(change) => write_parameter_change(change),
         LogMessage::ParametersChanged => info!("postgres parameters changed, reloading postgres instance"),
         LogMessage::ParametersUnchanged => info!("postgres parameters not changed"),
@@ -218,6 +225,16 @@ fn write(message: &LogMessage) {
             info!(%keeper, "parameters wait for a restart, another instance restarts first")
         }
         LogMessage::RestartDue => info!("parameters wait for a restart, restarting postgres instance"),
+    }
+}
+
+fn write_upstream(to: &Upstream) {
+    match to {
+        Upstream::Member(to) => {
+            info!(followedDB = %to.db, host = %to.host, port = %to.port, "followed db changed");
+        }
+        // The settings may hold a password.
+        Upstream::External(_) => info!("followed primary of another cluster changed"),
     }
 }
 
@@ -261,6 +278,7 @@ fn write_hold(why: &HoldReason) {
         | HoldReason::ForeignServer { .. }
         | HoldReason::WrongSource(..)
         | HoldReason::Obstacle(..)
+        | HoldReason::RestoreFailed(_)
         | HoldReason::CopyFailed(_) => {}
     }
 }

@@ -55,9 +55,12 @@ impl StepState {
 impl fmt::Display for StepState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const MIB: u64 = 1 << 20;
-        if let (Some(transferred), Some(percent)) = (self.transferred, self.percent()) {
+        if let Some(transferred) = self.transferred {
             let (done, total) = (transferred.done / MIB, transferred.total / MIB);
-            write!(f, "{done} of about {total} MiB ({percent} %), ")?;
+            match self.percent() {
+                Some(percent) => write!(f, "{done} of about {total} MiB ({percent} %), ")?,
+                None => write!(f, "{done} MiB, ")?,
+            }
         }
         write!(f, "for {} s", self.elapsed.as_secs())?;
         match self.seconds_left() {
@@ -116,7 +119,7 @@ impl ShownStep<'_> {
             self.logged = Some(now);
             let (bytes, total) = (
                 transferred.map(|known| known.done),
-                transferred.map(|known| known.total),
+                transferred.map(|known| known.total).filter(|total| *total > 0),
             );
             let (percent, left) = (state.percent(), state.seconds_left());
             let seconds = state.elapsed.as_secs();
@@ -176,7 +179,7 @@ mod tests {
             text(Some((2000 * MIB, 1000 * MIB)), 9),
             "2000 of about 1000 MiB (100 %), for 9 s"
         );
-        assert_eq!(text(Some((5, 0)), 9), "for 9 s");
+        assert_eq!(text(Some((5 * MIB, 0)), 9), "5 MiB, for 9 s");
         assert_eq!(state(Some((1, u64::MAX)), u64::MAX).seconds_left(), None);
     }
 }

@@ -127,11 +127,6 @@ mod tests {
             (r#"{"phase":"normal"}"#, one, "master db \"\" not available"),
             (r#"{"phase":"initializing","master":"d1"}"#, none, "master db \"d1\""),
             ("{}", one, "unknown cluster phase \"\""),
-            (
-                r#"{"phase":"normal","master":"d1"}"#,
-                r#"{"d1":{"spec":{"initMode":"pitr"}}}"#,
-                "a db with initMode pitr is not supported yet",
-            ),
         ] {
             let why = checked(status, dbs).unwrap_err();
             assert!(why.contains(words), "{status}: {why}");

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ArchiveRecoverySettings, DbUid, GoDuration, KeeperUid, Lsn, NewConfig, PitrConfig, Role, StandbySettings,
-    Timestamp, is_zero, string_enum,
+    ArchiveRecoverySettings, DbUid, GoDuration, KeeperUid, Lsn, NewConfig, PitrConfig, Role, StandbyConfig,
+    StandbySettings, Timestamp, is_zero, string_enum,
 };
 
 /// One incarnation of an instance on a keeper; a new copy is always a new db (data-model 7.2).
@@ -163,6 +163,16 @@ pub struct FollowConfig {
 }
 
 impl FollowConfig {
+    /// Returns the configuration to follow another cluster; without settings an empty one (sentinel N-31).
+    pub fn external(upstream: Option<&StandbyConfig>) -> Self {
+        Self {
+            kind: FollowType::External,
+            standby_settings: upstream.and_then(|upstream| upstream.standby_settings.clone()),
+            archive_recovery_settings: upstream.and_then(|upstream| upstream.archive_recovery_settings.clone()),
+            ..Self::default()
+        }
+    }
+
     /// Returns the configuration to follow a db of this cluster.
     pub fn internal(db_uid: DbUid) -> Self {
         Self {

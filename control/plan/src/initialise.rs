@@ -10,7 +10,10 @@ use crate::note::Note;
 use crate::plan_error::PlanError;
 use crate::proxies;
 use crate::view::PlanView;
-use model::{Db, DbInitMode, DbSpec, DbStatus, DbUid, InitMode, KeeperUid, Phase, Role, Undecidable, check_parameter};
+use model::{
+    Db, DbInitMode, DbSpec, DbStatus, DbUid, FollowConfig, InitMode, KeeperUid, Phase, Role, Undecidable,
+    check_parameter,
+};
 
 /// Makes the decisions of phase initializing. The proxy section changes only with the last of them (sentinel I-9).
 pub(crate) fn initialise(draft: &mut Draft, view: &PlanView, entropy: &mut Entropy<'_>) -> Result<(), PlanError> {
@@ -21,8 +24,8 @@ pub(crate) fn initialise(draft: &mut Draft, view: &PlanView, entropy: &mut Entro
         return Err(Undecidable::MissingMaster { db: master }.into());
     };
     let keeper = db.spec.keeper_uid.clone();
-    // Only an empty database cluster is given up and created elsewhere: existing data are on one keeper (sentinel I-5,
-    // I-6).
+    // Only an empty database cluster is given up and created elsewhere: existing data are on one keeper, and a restore
+    // may take days (sentinel I-5, I-6).
     let limit = match view.spec.init_mode {
         InitMode::New => view.spec.init_timeout,
         InitMode::Existing | InitMode::Pitr | InitMode::Other(_) => Duration::ZERO,
@@ -125,7 +128,15 @@ fn initial_spec(view: &PlanView, keeper_uid: KeeperUid) -> DbSpec {
     };
     match view.spec.init_mode {
         InitMode::Existing => spec.init_mode = DbInitMode::Existing,
-        InitMode::New | InitMode::Pitr | InitMode::Other(_) => {
+        InitMode::Pitr => {
+            spec.init_mode = DbInitMode::Pitr;
+            spec.pitr_config.clone_from(&view.spec.pitr_config);
+            if view.spec.role == Role::Standby {
+                spec.role = Role::Standby;
+                spec.follow_config = Some(FollowConfig::external(view.spec.standby_config.as_ref()));
+            }
+        }
+        InitMode::New | InitMode::Other(_) => {
             spec.init_mode = DbInitMode::New;
             spec.new_config.clone_from(&view.spec.new_config);
         }

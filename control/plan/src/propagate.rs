@@ -1,7 +1,7 @@
 //! Copies the cluster spec to every db, and sets generations and change times (sentinel 10).
 
 use crate::draft::Draft;
-use model::{ClusterData, Db, GoDuration, Spec, Timestamp};
+use model::{ClusterData, Db, FollowConfig, FollowType, GoDuration, Spec, Timestamp};
 
 /// Copies the fields of the cluster spec that dbs hold; keepers read the others themselves (sentinel G-1, G-2).
 pub(crate) fn propagate(draft: &mut Draft, spec: &Spec) {
@@ -12,6 +12,11 @@ pub(crate) fn propagate(draft: &mut Draft, spec: &Spec) {
             None
         };
         let db_spec = &mut db.spec;
+        if let Some(follow) = &mut db_spec.follow_config
+            && follow.kind == FollowType::External
+        {
+            *follow = FollowConfig::external(spec.standby_config.as_ref()); // sentinel N-27
+        }
         db_spec.request_timeout = GoDuration::from(spec.request_timeout);
         db_spec.max_standbys = spec.max_standbys;
         db_spec.use_pgrewind = spec.use_pgrewind;

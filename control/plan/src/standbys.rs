@@ -32,8 +32,12 @@ pub(crate) fn remove_dead_keepers(draft: &mut Draft, view: &PlanView) {
     }
 }
 
-/// Sets the role of the master, which also promotes a standby cluster (sentinel N-13).
-pub(crate) fn keep_master_role(draft: &mut Draft, master: &DbUid) {
+/// Sets the role of the master, which also promotes a standby cluster (sentinel N-13). The first db of a standby cluster
+/// keeps the role that it has.
+pub(crate) fn keep_master_role(draft: &mut Draft, view: &PlanView, master: &DbUid) {
+    if view.spec.role == Role::Standby {
+        return;
+    }
     if let Some(db) = draft.db_mut(master) {
         db.spec.role = Role::Master;
         db.spec.follow_config = None;

@@ -18,6 +18,7 @@ mod random_clusters;
 mod requested;
 mod rows;
 mod simulation;
+mod standby_clusters;
 mod standbys;
 mod synchronous;
 mod synchronous_rows;

@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn unsupported_specs_are_refused() {
         for text in [
-            r#"{"initMode":"pitr","pitrConfig":{"dataRestoreCommand":"x"}}"#,
+            r#"{"initMode":"existing","role":"standby","existingConfig":{"keeperUID":"k1"},"standbyConfig":{}}"#,
             r#"{"initMode":"pitr","role":"standby","pitrConfig":{"dataRestoreCommand":"x"},"standbyConfig":{}}"#,
         ] {
             assert!(refused(text).contains("not supported yet"), "{}", refused(text));
@@ -138,6 +138,7 @@ mod tests {
         for text in [
             r#"{"initMode":"new","usePgrewind":true,"synchronousReplication":true}"#,
             r#"{"initMode":"existing","existingConfig":{"keeperUID":"k1"}}"#,
+            r#"{"initMode":"pitr","pitrConfig":{"dataRestoreCommand":"x"}}"#,
         ] {
             assert!(checked_spec(Some(text.as_bytes())).is_ok(), "{text}");
         }

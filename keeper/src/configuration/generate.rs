@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use base::Chain;
-use model::{AccessMode, DbUid, stolon_name};
+use model::{AccessMode, DbInitMode, DbUid, stolon_name};
 use tracing::warn;
 
 use crate::args::Config;
@@ -19,7 +19,8 @@ use crate::postgres::data::cluster_files as data_files;
 use crate::postgres::instance::Instance;
 use crate::postgres::programs::pg_control;
 use crate::reconcile::{
-    DataState, MemberUpstream, NAMES_PARAMETER, RESTART_PARAMETER, ServerConfig, TargetDb, TargetRole, is_foreign_slot,
+    DataState, MemberUpstream, NAMES_PARAMETER, RESTART_PARAMETER, ServerConfig, TargetDb, TargetRole, Upstream,
+    is_foreign_slot,
 };
 use crate::settings::Settings;
 
@@ -69,7 +70,7 @@ impl ConfigGenerator {
 
     /// Raises parameters to the minimums of a standby (keeper 8.7).
     pub(super) fn raise_to_minimums(&self, target: &TargetDb, parameters: &mut Parameters) {
-        if matches!(target.role, TargetRole::Standby(_)) {
+        if recovers(target) {
             conf::raise_to_minimums(parameters, &self.minimums);
         }
     }
@@ -77,7 +78,9 @@ impl ConfigGenerator {
     /// Returns all desired hba lines.
     pub(super) fn hba(&self, target: &TargetDb, users: &OtherUsers) -> Vec<String> {
         let remote = match (&target.access, &target.role) {
-            (AccessMode::Strict, TargetRole::Master) => AllowedHosts::Only(target.peer_addresses.clone()),
+            (AccessMode::Strict, TargetRole::Master | TargetRole::Standby(Upstream::External(_))) => {
+                AllowedHosts::Only(target.peer_addresses.clone())
+            }
             (AccessMode::Strict, _) => AllowedHosts::Only(Vec::new()),
             _ => AllowedHosts::All,
         };
@@ -92,18 +95,13 @@ impl ConfigGenerator {
 
     /// Returns the generated files for the server of `db`.
     pub(super) fn files(&self, db: &DbUid, config: &ServerConfig) -> ConfigFiles {
-        let recovery = config.upstream.as_ref().map(|from| {
-            let name = stolon_name(db.as_str());
-            Recovery::follow(
-                primary_conninfo(
-                    &name,
-                    &address(from),
-                    &self.config.replication,
-                    None,
-                    &self.instance.config().passfile(),
-                ),
-                &name,
-            )
+        let recovery = config.upstream.as_ref().map(|upstream| match upstream {
+            Upstream::Member(from) => {
+                let name = stolon_name(db.as_str());
+                let (login, passfile) = (&self.config.replication, self.instance.config().passfile());
+                Recovery::follow(primary_conninfo(&name, &address(from), login, None, &passfile), &name)
+            }
+            Upstream::External(from) => Recovery::external(&from.standby, from.archive.as_ref()),
         });
         ConfigFiles {
             parameters: config.parameters.clone(),
@@ -146,7 +144,7 @@ impl ConfigGenerator {
 
     /// Reads the minimum parameters of a standby from its control file: those of its master (keeper 8.7).
     async fn read_minimums(&mut self, target: &TargetDb, data: DataState) {
-        if data == DataState::Absent || !matches!(target.role, TargetRole::Standby(_)) {
+        if data == DataState::Absent || !recovers(target) {
             self.minimums = StandbyMinimums::default();
             return;
         }
@@ -175,6 +173,12 @@ impl ConfigGenerator {
             Err(error) => warn!(error = %Chain(&error), "could not look for replication slots"),
         }
     }
+}
+
+/// Whether the server of the db replays another server's WAL, which requires parameters at least as high: a standby, or
+/// a restored backup.
+fn recovers(target: &TargetDb) -> bool {
+    matches!(target.role, TargetRole::Standby(_)) || target.spec.init_mode == DbInitMode::Pitr
 }
 
 /// Returns the address of a followed db.

@@ -18,15 +18,16 @@ use crate::monitor::Monitor;
 use crate::postgres::basebackup;
 use crate::postgres::config::conf::Parameters;
 use crate::postgres::data::changes::DataChanges;
-use crate::postgres::data::cluster_files;
+use crate::postgres::data::cluster_files::{self, RecoverySignal};
 use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::owned_dirs::OwnedDirs;
 use crate::postgres::data::previous_data::ClearOutcome;
 use crate::postgres::data::staging::StagedData;
 use crate::postgres::initdb;
 use crate::postgres::instance::Instance;
+use crate::postgres::restore::{self, BackupRestore};
 use crate::postgres::server::error::InstanceError;
-use crate::reconcile::{CopyDelay, Desired, Goal, LocalDb, MemberUpstream, ProcessState};
+use crate::reconcile::{CopyDelay, Desired, Goal, LocalDb, MemberUpstream, ProcessState, TargetRole};
 use crate::step_progress::StepProgress;
 
 /// Changes the data of one instance.
@@ -120,6 +121,7 @@ impl DataSteps {
     pub(super) async fn save_applied(&mut self, db: &LocalDb, process: &mut ProcessState) -> Result<(), StepError> {
         self.write_db(db).await?;
         process.completed = None;
+        process.restored = None;
         process.rejoin_failed = None;
         process.rewind_failed = None;
         process.rewound = None;
@@ -163,6 +165,57 @@ impl DataSteps {
         let staged = self.prepare(&[]).await?;
         initdb::run(&self.instance, &new, &staged, &self.owned, &self.changes).await?;
         Ok(())
+    }
+
+    /// Restores the backup of the assigned db.
+    pub(super) async fn restore(&mut self, desired: &Desired, process: &mut ProcessState) -> Result<(), StepError> {
+        process.restored = None;
+        let restored = self.restore_target(desired).await;
+        if restored.is_ok() {
+            process.restored = target_of(desired).cloned();
+        }
+        self.record_recovery(restored, desired)
+    }
+
+    /// Waits for the recovery of a restored backup, and shows that it is under way.
+    pub(super) async fn watch_recovery(
+        &mut self,
+        recovery: impl Future<Output = Result<(), StepError>>,
+        desired: &Desired,
+    ) -> Result<(), StepError> {
+        let shown = self.progress.show("recovering the restored backup", || None, recovery);
+        let recovered = shown.await;
+        self.record_recovery(recovered, desired)
+    }
+
+    /// Records a failed attempt to restore or recover a backup: the next one is delayed.
+    pub(super) fn record_recovery(&mut self, done: Result<(), StepError>, desired: &Desired) -> Result<(), StepError> {
+        if done.as_ref().is_err_and(|failed| !failed.is_unanswered()) {
+            self.record_failed_copy(desired);
+        }
+        done
+    }
+
+    async fn restore_target(&self, desired: &Desired) -> Result<(), StepError> {
+        let Goal::Run(target) = &desired.goal else {
+            return Ok(()); // only plans for a db to run have this step
+        };
+        let config = target.spec.pitr_config.clone().unwrap_or_default();
+        let restore = BackupRestore {
+            command: config.data_restore_command,
+            signal: match target.role {
+                TargetRole::Master => RecoverySignal::Recovery,
+                _ => RecoverySignal::Standby,
+            },
+            limit: Some(target.sync_timeout).filter(|limit| !limit.is_zero()),
+        };
+        let staged = self.prepare(&[]).await?;
+        let restored = Cell::new(None);
+        let run = restore::run(&self.instance, &restore, staged, &self.owned, &self.changes, |now| {
+            restored.set(Some(now));
+        });
+        let shown = self.progress.show("restoring the backup", || restored.get(), run);
+        Ok(shown.await?)
     }
 
     /// Copies the data of this instance with pg_basebackup.

@@ -115,10 +115,22 @@ impl Executor {
             Step::SaveDb(db) => self.data.save_db(db).await?,
             Step::Stop => self.server.stop(process).await?,
             Step::PublishStopped(db) => self.publish.publish_stopped(db, process).await?,
-            Step::ClearData(clear) => self.data.clear(clear, desired).await?,
+            Step::ClearData(clear) => {
+                process.restored = None;
+                self.data.clear(clear, desired).await?;
+            }
             Step::KeepOriginalFiles => self.data.keep_original_files().await?,
             Step::Initdb(config) => self.data.initdb(config).await?,
             Step::StartTemporarily(config) => self.server.start_temporarily(config, target(desired)).await?,
+            Step::RestoreBackup => self.data.restore(desired, process).await?,
+            Step::StartRecovery(config) => {
+                let started = self.server.start_recovery(config, target(desired)).await;
+                self.data.record_recovery(started, desired)?;
+            }
+            Step::WaitRecovered => {
+                let recovery = self.server.wait_recovered(target(desired));
+                self.data.watch_recovery(recovery, desired).await?;
+            }
             Step::WaitReady => self.server.wait_ready(target(desired), process).await?,
             Step::ReadInitParameters => self.sql.read_init_parameters().await?,
             Step::ReadPreviousParameters => self.sql.read_previous_parameters().await?,

@@ -14,12 +14,12 @@ use crate::executor::StepError;
 use crate::executor::permit::StartDeadline;
 use crate::metrics::Metrics;
 use crate::monitor::Monitor;
-use crate::postgres::config::conf::StartMode;
+use crate::postgres::config::conf::{Recovery, StartMode};
 use crate::postgres::config::files::ConfigFiles;
 use crate::postgres::instance::Instance;
 use crate::postgres::server::error::InstanceError;
 use crate::postgres::server::supervisor::StopLimits;
-use crate::reconcile::{NAMES_PARAMETER, ProcessState, RESTART_PARAMETER, ServerConfig, TargetDb};
+use crate::reconcile::{NAMES_PARAMETER, ProcessState, RESTART_PARAMETER, ServerConfig, TargetDb, TargetRole};
 use crate::settings::StartDiagnosis;
 use crate::synchronous::{Synchronous, WrittenFor};
 
@@ -81,6 +81,27 @@ impl ServerSteps {
         files.parameters.remove(RESTART_PARAMETER);
         let started = self.instance.start(&files, StartMode::Temporary).await;
         self.check_started(target, &files, started.map(|_| ()))
+    }
+
+    /// Starts the recovery of a restored backup, unreachable for clients. A failure is not blamed on parameters: another
+    /// attempt with fewer of them would hide what the recovery lacks.
+    pub(super) async fn start_recovery(&mut self, config: &ServerConfig, target: &TargetDb) -> Result<(), StepError> {
+        let mut files = self.configuration.files(&target.db, config);
+        files.hba = self.configuration.own_hba(target);
+        files.parameters.remove(RESTART_PARAMETER);
+        if let (TargetRole::Master, Some(pitr)) = (&target.role, &target.spec.pitr_config) {
+            files.recovery = Recovery::of_backup(pitr);
+        }
+        self.instance.start(&files, StartMode::Temporary).await?;
+        Ok(())
+    }
+
+    /// Waits until the recovery of a restored backup is complete.
+    pub(super) async fn wait_recovered(&self, target: &TargetDb) -> Result<(), StepError> {
+        let limit = Some(target.sync_timeout).filter(|limit| !limit.is_zero());
+        self.instance.wait_recovered(limit).await?;
+        self.monitor.observe_now();
+        Ok(())
     }
 
     /// Waits until the instance accepts connections.

@@ -61,6 +61,9 @@ impl LocalRole {
 /// Interval of checking files and the server while waiting.
 const POLL: Duration = Duration::from_millis(20);
 
+/// Interval of checking a recovery, which may take days.
+const RECOVERY_POLL: Duration = Duration::from_millis(200);
+
 /// One instance: its files, its processes, its SQL.
 ///
 /// Calls that change something must not overlap. Dropping a call's future cancels it.
@@ -256,6 +259,25 @@ impl Instance {
             }
         };
         self.supervisor.unless_ended(ACTION, None, answers).await
+    }
+
+    /// Waits until the recovery of a restored backup is complete and the server answers: PostgreSQL removes
+    /// `recovery.signal` at its end. A standby's recovery has no end; it is enough that it answers. Fails when the server
+    /// ends, when its replay is paused, or at the limit (`None`: waits forever).
+    pub async fn wait_recovered(&self, limit: Option<Duration>) -> Result<(), InstanceError> {
+        const ACTION: &str = "recover the restored data";
+        let recovered = async {
+            while self.access.read(cluster_files::signals).await?.recovery {
+                let is_paused = self.reports_ready().await?
+                    && matches!(self.round_sql.standby().await, Ok(Some(standby)) if standby.is_paused);
+                if is_paused {
+                    return Err(InstanceError::RecoveryPaused);
+                }
+                sleep(RECOVERY_POLL).await;
+            }
+            self.wait_ready(None).await
+        };
+        Box::pin(self.supervisor.unless_ended(ACTION, limit, recovered)).await
     }
 
     /// Stops the server, including one left by an earlier keeper: fast, then escalating at the limits. All its

@@ -17,6 +17,8 @@ pub mod initdb;
 pub mod instance;
 pub mod observe;
 pub mod programs;
+pub mod restore;
+pub mod restore_error;
 pub mod rewind;
 pub mod server;
 pub mod transfer;

@@ -1,10 +1,10 @@
 //! The progress of a program that transfers data, from the lines that it prints.
 
-/// Bytes that pg_basebackup or pg_rewind has transferred.
+/// Bytes that pg_basebackup, pg_rewind or a restore command has transferred.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TransferProgress {
     pub done: u64,
-    /// Estimated at the start; may be exceeded.
+    /// Estimated at the start; may be exceeded. 0 if it is not known.
     pub total: u64,
 }
 

@@ -4,8 +4,8 @@
 use crate::reconcile::slots::slot_changes;
 use crate::reconcile::synchronous::closed;
 use crate::reconcile::{
-    ClientGate, LocalDb, LogMessage, MemberUpstream, ObservedState, RestartNeed, RestartTurn, ServerConfig,
-    ServerFacts, StartAs, Step, TargetDb, changed_parameters, gate,
+    ClientGate, LocalDb, LogMessage, ObservedState, RestartNeed, RestartTurn, ServerConfig, ServerFacts, StartAs, Step,
+    TargetDb, Upstream, changed_parameters, gate,
 };
 
 /// Creates and drops slots as desired (keeper M5, S5).
@@ -18,7 +18,7 @@ pub(crate) fn refresh_slots(target: &TargetDb, facts: &ServerFacts, steps: &mut 
 pub(crate) fn configure(
     observed: &ObservedState<'_>,
     target: &TargetDb,
-    upstream: Option<&MemberUpstream>,
+    upstream: Option<&Upstream>,
     facts: Option<&ServerFacts>,
     steps: &mut Vec<Step>,
 ) {
@@ -136,12 +136,7 @@ fn log_changes(current: Option<&ServerConfig>, wanted: &ServerConfig, steps: &mu
 /// Returns whether to restart for parameters, and adds the log message about it. The cluster spec must allow it, and it
 /// must be this instance's turn; a standby whose replay is paused until a restart is restarted in any case (keeper R24,
 /// 8.7).
-fn decide_restart(
-    target: &TargetDb,
-    facts: &ServerFacts,
-    upstream: Option<&MemberUpstream>,
-    steps: &mut Vec<Step>,
-) -> bool {
+fn decide_restart(target: &TargetDb, facts: &ServerFacts, upstream: Option<&Upstream>, steps: &mut Vec<Step>) -> bool {
     if !facts.restart_pending || facts.restart_can_wait {
         return false;
     }
@@ -162,7 +157,7 @@ fn decide_restart(
     facts.turn == RestartTurn::Now
 }
 
-fn start_as(upstream: Option<&MemberUpstream>) -> StartAs {
+fn start_as(upstream: Option<&Upstream>) -> StartAs {
     match upstream {
         Some(_) => StartAs::Standby,
         None => StartAs::Master,

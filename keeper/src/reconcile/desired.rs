@@ -8,9 +8,8 @@ use std::time::Duration;
 use crate::external_dirs::Obstacle;
 use crate::reconcile::{AdoptionRefusal, CopyDelay, RecordedIdentity, WrongSource};
 use model::{
-    AccessMode, BootUuid, CheckedClusterData, ClusterData, ClusterUid, Db, DbSpec, DbUid, FollowConfig, FollowType,
-    KeeperUid, NotSupported, Role, Spec, StandbySettings,
-    support::{self, UnsupportedDb},
+    AccessMode, ArchiveRecoverySettings, BootUuid, CheckedClusterData, ClusterData, ClusterUid, Db, DbSpec, DbUid,
+    FollowConfig, FollowType, KeeperUid, NotSupported, Role, Spec, StandbySettings, support,
 };
 
 /// Result of reading the cluster data.
@@ -94,13 +93,8 @@ pub enum HoldReason {
     Obstacle(PathBuf, Obstacle),
     /// Copies have failed, and the next attempt is not due yet.
     CopyFailed(CopyDelay),
-}
-
-impl HoldReason {
-    /// Returns that the upstream is outside of this cluster, which this version does not support.
-    pub fn follows_another_cluster() -> Self {
-        Self::NotSupported(UnsupportedDb::FollowsOtherCluster.feature())
-    }
+    /// Restoring or recovering a backup has failed, and the next attempt is not due yet.
+    RestoreFailed(CopyDelay),
 }
 
 /// Why the instance must not run.
@@ -149,6 +143,8 @@ pub struct TargetDb {
     pub automatic_restart: bool,
     /// Time limit until the instance accepts connections; zero: no limit.
     pub ready_timeout: Duration,
+    /// Time limit for restoring a backup, and for recovering it; zero: no limit.
+    pub sync_timeout: Duration,
     /// A permit to start as master is valid for half of this (extensions ).
     pub fail_interval: Duration,
     /// Commits on the cluster's master wait for standbys, or are to.
@@ -173,8 +169,23 @@ pub enum TargetRole {
 pub enum Upstream {
     /// That of another db of this cluster.
     Member(MemberUpstream),
-    /// One outside of this cluster. Not supported yet.
-    External(StandbySettings),
+    /// One outside of this cluster.
+    External(ExternalUpstream),
+}
+
+/// The upstream of a standby cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExternalUpstream {
+    /// The primary to stream from.
+    pub standby: StandbySettings,
+    /// The archive to read from.
+    pub archive: Option<ArchiveRecoverySettings>,
+}
+
+impl From<&MemberUpstream> for Upstream {
+    fn from(upstream: &MemberUpstream) -> Self {
+        Self::Member(upstream.clone())
+    }
 }
 
 /// A followed db, as recorded in the cluster data.
@@ -221,9 +232,6 @@ fn goal(checked: &CheckedClusterData, me: &KeeperUid, boot: &BootUuid) -> Goal {
     if let Err(NotSupported(what)) = support::spec(spec) {
         return Goal::Hold(HoldReason::NotSupported(what));
     }
-    if let Err(found) = support::db(&db.spec) {
-        return Goal::Hold(HoldReason::NotSupported(found.feature()));
-    }
     // Until the sentinel has acknowledged this process, the cluster data describe its predecessor, and the sentinel may
     // be electing another master.
     if keeper.status.boot_uuid != *boot {
@@ -248,6 +256,7 @@ fn goal(checked: &CheckedClusterData, me: &KeeperUid, boot: &BootUuid) -> Goal {
         additional_slots: additional_slots(spec),
         automatic_restart: spec.automatic_pg_restart,
         ready_timeout: spec.db_wait_ready_timeout,
+        sync_timeout: spec.sync_timeout,
         fail_interval: spec.fail_interval,
         synchronous_cluster: spec.synchronous_replication || is_synchronous(data, master),
     }))
@@ -286,7 +295,10 @@ fn upstream(data: &ClusterData, follow: &FollowConfig) -> Option<Upstream> {
                 port: db.status.port.clone(),
             }))
         }
-        FollowType::External => follow.standby_settings.clone().map(Upstream::External),
+        FollowType::External => Some(Upstream::External(ExternalUpstream {
+            standby: follow.standby_settings.clone().unwrap_or_default(),
+            archive: follow.archive_recovery_settings.clone(),
+        })),
         _ => None,
     }
 }

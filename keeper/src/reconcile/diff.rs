@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use model::{DbSpec, Json};
 
-use crate::reconcile::{Desired, Goal, HoldReason, ParameterChange};
+use crate::reconcile::{Desired, Goal, HoldReason, ParameterChange, TargetRole, Upstream};
 
 /// Returns the parameters that differ, sorted by name (keeper T4).
 pub fn changed_parameters(old: &BTreeMap<String, String>, new: &BTreeMap<String, String>) -> Vec<ParameterChange> {
@@ -85,9 +85,17 @@ pub fn is_superseded(before: &Desired, after: &Desired) -> bool {
         // Unusable cluster data change nothing and interrupt nothing (keeper I7).
         (_, Err(None)) => false,
         // The init mode is ignored: it changes for the same db when its initialisation ends.
-        (Ok((db, role, _)), Ok((after_db, after_role, _))) => db != after_db || role != after_role,
+        (Ok((db, role, _)), Ok((after_db, after_role, _))) => {
+            db != after_db || (role != after_role && !(follows_outside(&role) && follows_outside(&after_role)))
+        }
         (before, after) => before != after,
     }
+}
+
+/// Whether it is the first standby of a standby cluster. Other settings of its upstream interrupt nothing: a backup that
+/// is being restored is needed all the same.
+fn follows_outside(role: &TargetRole) -> bool {
+    matches!(role, TargetRole::Standby(Upstream::External(_)))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use model::{DbUid, KeeperUid, Lsn};
 
-use crate::reconcile::{CopyReason, HoldReason, MemberUpstream, NoRewind, StopReason};
+use crate::reconcile::{CopyReason, HoldReason, MemberUpstream, NoRewind, StopReason, Upstream};
 
 /// A log message of a round.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +29,10 @@ pub enum LogMessage {
     Initializing,
     /// Init mode `existing` begins.
     Adopting,
+    /// Init mode `pitr` begins, or begins anew.
+    Restoring,
+    /// The restored data are recovered.
+    Recovering,
     /// Init mode `resync` begins.
     Resyncing,
     /// PGDATA holds no database cluster.
@@ -63,15 +67,15 @@ pub enum LogMessage {
     AlreadyMaster,
     /// The requested role is standby (keeper S1).
     RoleStandby {
-        /// The db that it follows.
-        followed: DbUid,
+        /// The db that it follows; `None` for one outside of this cluster.
+        followed: Option<DbUid>,
     },
     /// The instance is already a standby.
     AlreadyStandby,
     /// The followed instance has another address.
     UpstreamChanged {
-        /// Its new address.
-        to: MemberUpstream,
+        /// Its new address and settings.
+        to: Upstream,
     },
     /// A parameter changed.
     ParameterChanged(ParameterChange),

@@ -20,8 +20,8 @@ mod synchronous;
 
 pub use adoption::{AdoptionRefusal, ExistingControl, ExistingData, check_adoption};
 pub use desired::{
-    ClusterDataState, Desired, Goal, HoldReason, MemberUpstream, OtherKeeper, StopReason, TargetDb, TargetRole,
-    Upstream, desired_state,
+    ClusterDataState, Desired, ExternalUpstream, Goal, HoldReason, MemberUpstream, OtherKeeper, StopReason, TargetDb,
+    TargetRole, Upstream, desired_state,
 };
 pub use diff::{changed_fields, changed_parameters, is_only_configuration, is_superseded};
 pub use foreign_cluster::{endangered_cluster, hold_unless_given_up};
@@ -120,7 +120,8 @@ fn is_incomplete(observed: &ObservedState<'_>) -> bool {
 /// a complete old master whose new master failed a moment after the rejoin.
 fn discard_incomplete(observed: &ObservedState<'_>, target: &TargetDb) -> Option<ReconcilePlan> {
     // Existing data are never removed: those that are incomplete are refused (keeper 5.2).
-    let is_kept = matches!(target.spec.init_mode, DbInitMode::Resync | DbInitMode::Existing);
+    let is_kept = matches!(target.spec.init_mode, DbInitMode::Resync | DbInitMode::Existing)
+        || initialise::is_restored(observed, target);
     if !is_incomplete(observed) || is_kept {
         return None;
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use model::{ClusterUid, DbUid};
 
 use crate::external_dirs::{ExternalDir, Obstacle};
-use crate::reconcile::{DataEnd, Desired, ExistingData, MemberUpstream, RestartTurn, RewindFacts, SourceFacts};
+use crate::reconcile::{DataEnd, Desired, ExistingData, RestartTurn, RewindFacts, SourceFacts, Upstream};
 
 /// Snapshot of everything that a plan depends on.
 #[derive(Debug, Clone, Copy)]
@@ -121,7 +121,7 @@ pub struct ServerConfig {
     /// Lines of `pg_hba.conf` (keeper 9).
     pub hba: Vec<String>,
     /// The instance that a standby follows (keeper 7).
-    pub upstream: Option<MemberUpstream>,
+    pub upstream: Option<Upstream>,
     /// The hba lines admit the keepers' users only (synchronous SY-11).
     pub keeps_clients_out: bool,
 }
@@ -137,6 +137,8 @@ pub struct ProcessState {
     pub gate_closed: bool,
     /// The db whose data this process has completed; its round may not have completed yet.
     pub completed: Option<DbUid>,
+    /// The db whose backup this process has restored; its recovery may not be complete.
+    pub restored: Option<DbUid>,
     /// The db whose old data were tried without a copy and did not stream (keeper 6.7).
     pub rejoin_failed: Option<DbUid>,
     /// The db that the published info reports as stopped.

@@ -1,18 +1,19 @@
 //! Role reconciliation (keeper 4.2): the data belong to the db; the instance now has to run in its role.
 
+use model::DbUid;
+
 use crate::reconcile::configure::{configure, master_config, master_start_config, refresh_slots};
 use crate::reconcile::initialise::{first_start_config, standby_config};
 use crate::reconcile::{
-    DataRole, DataState, HoldReason, LogMessage, MemberUpstream, NAMES_PARAMETER, NextAction, ObservedState,
-    ReconcilePlan, ServerConfig, ServerFacts, ServerProbe, ServerState, StartAs, Step, TargetDb, TargetRole, Upstream,
+    DataRole, DataState, HoldReason, LogMessage, NAMES_PARAMETER, NextAction, ObservedState, ReconcilePlan,
+    ServerConfig, ServerFacts, ServerProbe, ServerState, StartAs, Step, TargetDb, TargetRole, Upstream,
 };
 
 /// Returns the steps that make the instance run in the role of its db.
 pub(crate) fn reconcile_role(observed: &ObservedState<'_>, target: &TargetDb) -> ReconcilePlan {
     match &target.role {
         TargetRole::Master => reconcile_master(observed, target),
-        TargetRole::Standby(Upstream::Member(upstream)) => reconcile_standby(observed, target, upstream),
-        TargetRole::Standby(Upstream::External(_)) => ReconcilePlan::hold(HoldReason::follows_another_cluster()),
+        TargetRole::Standby(upstream) => reconcile_standby(observed, target, upstream),
         TargetRole::NoUpstream => ReconcilePlan::hold(HoldReason::FollowedDbMissing),
         TargetRole::Other(role) => ReconcilePlan::hold(HoldReason::UnknownRole(role.clone())),
     }
@@ -79,7 +80,7 @@ fn confirm_names(observed: &ObservedState<'_>, config: &ServerConfig, steps: &mu
 }
 
 /// Returns the steps of a standby (keeper S1 to S5).
-fn reconcile_standby(observed: &ObservedState<'_>, target: &TargetDb, upstream: &MemberUpstream) -> ReconcilePlan {
+fn reconcile_standby(observed: &ObservedState<'_>, target: &TargetDb, upstream: &Upstream) -> ReconcilePlan {
     match observed.local.data {
         DataState::Absent => return ReconcilePlan::hold(HoldReason::NoUsableData),
         // A running master is never turned into a standby in place (keeper R18, I3).
@@ -87,13 +88,13 @@ fn reconcile_standby(observed: &ObservedState<'_>, target: &TargetDb, upstream: 
         DataState::Present(DataRole::Standby) => {}
     }
     let mut steps = vec![Step::Log(LogMessage::RoleStandby {
-        followed: upstream.db.clone(),
+        followed: followed_db(upstream),
     })];
     let next = match observed.server {
         ServerState::Down => {
             steps.push(Step::Start(
                 StartAs::Standby,
-                start_config(observed, target, standby_config(observed, upstream)),
+                start_config(observed, target, standby_config(observed, upstream.clone())),
             ));
             NextAction::PlanAgain
         }
@@ -111,6 +112,14 @@ fn reconcile_standby(observed: &ObservedState<'_>, target: &TargetDb, upstream: 
         }
     };
     ReconcilePlan { steps, next }
+}
+
+/// Returns the db that is followed; none outside of this cluster.
+fn followed_db(upstream: &Upstream) -> Option<DbUid> {
+    match upstream {
+        Upstream::Member(upstream) => Some(upstream.db.clone()),
+        Upstream::External(_) => None,
+    }
 }
 
 fn start_config(observed: &ObservedState<'_>, target: &TargetDb, config: ServerConfig) -> ServerConfig {

@@ -50,6 +50,12 @@ pub enum Step {
     Initdb(NewConfig),
     /// Start for the initialisation only, unreachable for clients.
     StartTemporarily(ServerConfig),
+    /// Restore the backup with the command of the db's spec.
+    RestoreBackup,
+    /// Start the recovery of the restored data, unreachable for clients.
+    StartRecovery(ServerConfig),
+    /// Wait until the recovery is complete.
+    WaitRecovered,
     /// Wait until the instance accepts connections.
     WaitReady,
     /// Read the configured parameters and save them as those of the initialisation.
@@ -140,6 +146,8 @@ impl Step {
             self,
             Self::ClearData(_)
                 | Self::Initdb(_)
+                | Self::RestoreBackup
+                | Self::WaitRecovered
                 | Self::WaitReady
                 | Self::BaseBackup(..)
                 | Self::Recover
@@ -160,7 +168,9 @@ impl Step {
             Self::PublishStopped(_) => "publish_stopped",
             Self::ClearData(_) => "clear_data",
             Self::Initdb(_) => "initdb",
-            Self::StartTemporarily(_) | Self::Start(..) => "start",
+            Self::RestoreBackup => "restore_backup",
+            Self::WaitRecovered => "wait_recovered",
+            Self::StartTemporarily(_) | Self::StartRecovery(_) | Self::Start(..) => "start",
             Self::WaitReady => "wait_ready",
             Self::KeepOriginalFiles => "keep_original_files",
             Self::ReadInitParameters | Self::ReadPreviousParameters => "read_init_parameters",

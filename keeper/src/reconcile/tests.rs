@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use model::{
     BootUuid, CheckedClusterData, Cluster, ClusterData, ClusterSpec, ClusterStatus, ClusterUid, Db, DbInitMode, DbSpec,
-    DbStatus, DbUid, FollowConfig, FollowType, InitMode, Keeper, KeeperStatus, KeeperUid, Lsn, Phase, Role,
+    DbStatus, DbUid, FollowConfig, InitMode, Keeper, KeeperStatus, KeeperUid, Lsn, Phase, PitrConfig, Role,
+    StandbyConfig, StandbySettings,
 };
 
 use super::*;
@@ -229,7 +230,7 @@ impl FakeKeeper {
         fake.local.data = DataState::Present(DataRole::Standby);
         fake.facts.slots.clear();
         fake.known.current = fake.known.current.map(|config| ServerConfig {
-            upstream: Some(upstream("5432")),
+            upstream: Some(Upstream::Member(upstream("5432"))),
             ..config
         });
         fake
@@ -446,6 +447,7 @@ impl FakeKeeper {
                     "W3: it may have to wait, and never starts under another desired state"
                 );
                 self.local.data = DataState::Absent;
+                self.known.restored = None;
                 "clear".into()
             }
             Step::KeepOriginalFiles => "keep files".into(),
@@ -455,6 +457,18 @@ impl FakeKeeper {
                 self.local.db = db.clone();
                 format!("adopt '{}'", db.uid)
             }
+            Step::RestoreBackup => {
+                let is_master = matches!(self.desired().goal, Goal::Run(target) if target.role == TargetRole::Master);
+                self.local.data = DataState::Present(if is_master { DataRole::Master } else { DataRole::Standby });
+                self.known.restored = Some(self.local.db.uid.clone());
+                "restore".into()
+            }
+            Step::StartRecovery(_) => {
+                assert!(self.known.restored.is_some(), "half-restored data are never started");
+                self.running = true;
+                "start recovery".into()
+            }
+            Step::WaitRecovered => "recover".into(),
             Step::Initdb(_) => {
                 self.local.data = DataState::Present(DataRole::Master);
                 "initdb".into()
@@ -575,7 +589,10 @@ fn following(config: &ServerConfig) -> String {
     config
         .upstream
         .as_ref()
-        .map(|from| format!(" following {}:{}", from.host, from.port))
+        .map(|from| match from {
+            Upstream::Member(from) => format!(" following {}:{}", from.host, from.port),
+            Upstream::External(from) => format!(" following {:?} outside", from.standby.primary_conninfo),
+        })
         .unwrap_or_default()
 }
 
@@ -671,7 +688,7 @@ fn a_running_standby_is_promoted() {
     let mut fake = fake();
     fake.local.data = DataState::Present(DataRole::Standby);
     fake.known.current = fake.known.current.map(|config| ServerConfig {
-        upstream: Some(upstream("5432")),
+        upstream: Some(Upstream::Member(upstream("5432"))),
         ..config
     });
     check(fake, "permit; promote; done");
@@ -1296,20 +1313,21 @@ fn a_permit_refused_after_initialisation_does_not_discard_the_data() {
 
 #[test]
 fn an_unsupported_spec_leaves_the_instance_as_it_is() {
-    let unsupported: [FakeKeeper; 2] = [
-        fake().replaced_by_a2(DbInitMode::Pitr),
-        fake().standby().own_db(|db| {
-            db.spec.follow_config = Some(FollowConfig {
-                kind: FollowType::External,
-                ..FollowConfig::default()
-            });
-        }),
-    ];
-    for fake in unsupported {
-        for mut fake in [fake.clone(), fake.stopped()] {
-            let result = fake.round();
-            assert!(result.starts_with("hold NotSupported"), "{result}");
-        }
+    let fake = fake().cluster_spec(|spec| {
+        spec.init_mode = Some(InitMode::Pitr);
+        spec.pitr_config = Some(PitrConfig {
+            data_restore_command: "restore".into(),
+            ..PitrConfig::default()
+        });
+        spec.role = Some(Role::Standby);
+        spec.standby_config = Some(StandbyConfig::default());
+    });
+    for mut fake in [fake.clone(), fake.stopped()] {
+        let result = fake.round();
+        assert!(
+            result.starts_with("hold NotSupported(\"role standby without"),
+            "{result}"
+        );
     }
 }
 
@@ -1340,6 +1358,7 @@ fn invariants_hold_in_every_situation() {
         DbInitMode::None,
         DbInitMode::New,
         DbInitMode::Existing,
+        DbInitMode::Pitr,
         DbInitMode::Resync,
     ];
     let uids = ["", "A", "other"];
@@ -1381,7 +1400,7 @@ fn invariants_hold_in_every_situation() {
             }
         }
     }
-    assert_eq!(observed, 3 * 4 * 3 * 16);
+    assert_eq!(observed, 3 * 5 * 3 * 16);
 }
 
 #[test]
@@ -1505,7 +1524,7 @@ fn a_standby_waits_for_its_new_names_before_it_is_promoted_and_follows_until_the
         config
             .parameters
             .insert(NAMES_PARAMETER.to_owned(), "stolonfakestandby".to_owned());
-        config.upstream = Some(upstream("5432"));
+        config.upstream = Some(Upstream::Member(upstream("5432")));
         config
     });
     let whole = "reload following host-k2:5432; confirm 'stolon_B'; permit; promote; done";

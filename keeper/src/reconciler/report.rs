@@ -183,6 +183,11 @@ fn hold_problem(why: &HoldReason, data: &Path, own: &ClusterUid) -> Option<Probl
             ),
             why.remedy(),
         ),
+        HoldReason::RestoreFailed(CopyDelay { failures, delay }) => (
+            format!("restoring the backup failed, attempt {failures}; waiting {delay:?} before the next one"),
+            "see the problem beside this one and the keeper's log for the cause; another backup or target needs \
+             `stolonctl init`",
+        ),
         HoldReason::CannotAdopt(why) => (
             format!(
                 "the data in {} are not taken over, and are left as they are: {why}",
@@ -226,7 +231,7 @@ fn failed_step(step: &Step, failed: &StepError, owned: &OwnedDirs) -> Option<(Ke
         ));
     }
     match step {
-        Step::ClearData(_) | Step::BaseBackup(..) | Step::Initdb(_) | Step::KeepOriginalFiles => {
+        Step::ClearData(_) | Step::BaseBackup(..) | Step::Initdb(_) | Step::KeepOriginalFiles | Step::RestoreBackup => {
             Some((KeeperProblemKind::Data, failed_data(step, failed, owned)))
         }
         // Any other failure of theirs ends in a copy.
@@ -234,6 +239,8 @@ fn failed_step(step: &Step, failed: &StepError, owned: &OwnedDirs) -> Option<(Ke
             Some((KeeperProblemKind::Data, failed_data(step, failed, owned)))
         }
         Step::StartTemporarily(_)
+        | Step::StartRecovery(_)
+        | Step::WaitRecovered
         | Step::Start(..)
         | Step::WaitReady
         | Step::Stop

@@ -12,7 +12,7 @@ use crate::note::Note;
 use crate::proxies;
 use crate::synchronous;
 use crate::view::PlanView;
-use model::{DbUid, Role};
+use model::{DbUid, FollowConfig, Role};
 
 /// Makes `best` the master, on the conditions under which it was chosen, and records the election.
 pub(crate) fn install(draft: &mut Draft, view: &PlanView<'_>, replaced: ReplacedMaster<'_>, best: &Candidate) {
@@ -48,8 +48,13 @@ fn make_master(draft: &mut Draft, view: &PlanView<'_>, replaced: ReplacedMaster<
         .get(&best.db)
         .map_or(0, |db| synchronous::minimum(view, db));
     if let Some(new) = draft.db_mut(&best.db) {
-        new.spec.role = Role::Master;
-        new.spec.follow_config = None;
+        if view.spec.role == Role::Standby {
+            new.spec.role = Role::Standby;
+            new.spec.follow_config = Some(FollowConfig::external(view.spec.standby_config.as_ref()));
+        } else {
+            new.spec.role = Role::Master;
+            new.spec.follow_config = None;
+        }
         if view.is_synchronous() {
             let wanted = inherited_set(replaced, &best.db);
             synchronous::write_sets(new, wanted, BTreeSet::new(), min);

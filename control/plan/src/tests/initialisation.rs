@@ -1,10 +1,10 @@
-//! Init mode `existing` (sentinel I-2 to I-7). Init mode `new` is in `rows` and `derived`.
+//! Init modes `existing` and `pitr` (sentinel I-2 to I-7). Init mode `new` is in `rows` and `derived`.
 
 use std::time::Duration;
 
 use super::cluster::{Setup, db_uid, initializing};
 use crate::PlanError;
-use model::{DbInitMode, ExistingConfig, GoDuration, InitMode, Phase, Role};
+use model::{DbInitMode, ExistingConfig, GoDuration, InitMode, Phase, PitrConfig, Role};
 
 /// A cluster that is initialised from the data of this keeper.
 fn existing(keeper: &str) -> Setup {
@@ -53,6 +53,31 @@ fn existing_data_are_adopted_on_the_keeper_that_the_spec_names() {
     );
     assert!(db.spec.include_previous_config);
     assert_eq!(db.generation, 1);
+}
+
+/// Row X36 (sentinel 15.5).
+#[test]
+fn a_backup_is_restored_on_any_keeper_without_a_time_limit() {
+    let mut setup = initializing();
+    let spec = setup.spec();
+    spec.init_mode = Some(InitMode::Pitr);
+    spec.init_timeout = Some(GoDuration::from_secs(1));
+    let pitr = PitrConfig {
+        data_restore_command: "restore %d".into(),
+        ..PitrConfig::default()
+    };
+    spec.pitr_config = Some(pitr.clone());
+    setup.keeper("keeper1");
+    let plan = setup.round();
+    let db = &plan.next.dbs()[&db_uid("db1")];
+    assert_eq!((&db.spec.init_mode, &db.spec.role), (&DbInitMode::Pitr, &Role::Master));
+    assert_eq!(db.spec.pitr_config, Some(pitr));
+    setup.now = setup.now + Duration::from_secs(3600);
+    assert_eq!(setup.round().next.master_uid(), Some(&db_uid("db1")));
+    applied(&mut setup);
+    let plan = setup.round();
+    assert_eq!(plan.next.cluster.unwrap().status.phase, Phase::Normal);
+    assert_eq!(plan.next.dbs.unwrap()[&db_uid("db1")].spec.init_mode, DbInitMode::None);
 }
 
 #[test]

@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use model::{UnusableParameter, check_parameter, is_never_reported};
+use model::{
+    ArchiveRecoverySettings, PitrConfig, StandbySettings, UnusableParameter, check_parameter, is_never_reported,
+};
 
 /// Parameters by name.
 pub type Parameters = BTreeMap<String, String>;
@@ -227,6 +229,8 @@ pub enum RecoveryMode {
     None,
     /// Standby, with `standby.signal`.
     Standby,
+    /// Recovery of a backup; its signal file was written when it was restored, and the server removes it.
+    Backup,
 }
 
 /// Recovery mode and settings. Equal ones need no restart (keeper S4).
@@ -252,6 +256,76 @@ impl Recovery {
             settings: settings.into(),
         }
     }
+
+    /// Returns the settings of a standby that follows a primary outside of this cluster, or only its WAL archive.
+    pub fn external(standby: &StandbySettings, archive: Option<&ArchiveRecoverySettings>) -> Self {
+        let restore_command = archive.map(|archive| archive.restore_command.clone());
+        let values = [
+            ("primary_conninfo", standby.primary_conninfo.clone()),
+            ("primary_slot_name", standby.primary_slot_name.clone()),
+            ("recovery_min_apply_delay", standby.recovery_min_apply_delay.clone()),
+            ("restore_command", restore_command.unwrap_or_default()),
+            (TIMELINE, LATEST.to_owned()),
+        ];
+        let given = values.into_iter().filter(|(_, value)| !value.is_empty());
+        Self {
+            mode: RecoveryMode::Standby,
+            settings: given.map(|(name, value)| (name.to_owned(), value)).collect(),
+        }
+    }
+
+    /// Returns the settings for recovering a restored backup, which ends with a promotion (keeper 7.1).
+    pub fn of_backup(pitr: &PitrConfig) -> Self {
+        let archive = pitr.archive_recovery_settings.as_ref();
+        let command = archive
+            .map(|archive| archive.restore_command.as_str())
+            .filter(|command| !command.is_empty());
+        // PostgreSQL insists on a command. Without one only the WAL in the backup is replayed.
+        let mut settings = BTreeMap::from([
+            ("restore_command".to_owned(), command.unwrap_or(NO_ARCHIVE).to_owned()),
+            (TIMELINE.to_owned(), LATEST.to_owned()),
+        ]);
+        if let Some(target) = &pitr.recovery_target_settings {
+            let values = [
+                ("recovery_target", &target.recovery_target),
+                ("recovery_target_lsn", &target.recovery_target_lsn),
+                ("recovery_target_name", &target.recovery_target_name),
+                ("recovery_target_time", &target.recovery_target_time),
+                ("recovery_target_xid", &target.recovery_target_xid),
+                (TIMELINE, &target.recovery_target_timeline),
+            ];
+            let given = values.into_iter().filter(|(_, value)| !value.is_empty());
+            settings.extend(given.map(|(name, value)| (name.to_owned(), value.clone())));
+            settings.insert("recovery_target_action".to_owned(), "promote".to_owned());
+        }
+        Self {
+            mode: RecoveryMode::Backup,
+            settings,
+        }
+    }
+}
+
+/// A `restore_command` that finds nothing.
+const NO_ARCHIVE: &str = "false";
+
+/// Returns the content of a backup's `postgresql.conf` with its recovery settings commented out: a recovery target of an
+/// earlier recovery, or the upstream of a former standby.
+pub fn without_recovery_settings(content: &[u8]) -> Vec<u8> {
+    let is_recovery = |line: &[u8]| {
+        let name = line.trim_ascii_start();
+        let end = name
+            .iter()
+            .position(|byte| !(byte.is_ascii_alphanumeric() || *byte == b'_'));
+        let name = name[..end.unwrap_or(name.len())].to_ascii_lowercase();
+        RECOVERY_SETTINGS.iter().any(|setting| setting.as_bytes() == name)
+    };
+    let lines = content
+        .split(|byte| *byte == b'\n')
+        .map(|line| match is_recovery(line) {
+            true => [b"#", line].concat(),
+            false => line.to_vec(),
+        });
+    lines.collect::<Vec<_>>().join(&b'\n')
 }
 
 /// Returns the contents of the generated file: one line per parameter, sorted by name, recovery settings last.
@@ -315,6 +389,8 @@ fn quote_ordinary(value: &str) -> String {
 
 /// Quotes a value of the keeper's own so that the server reads it unchanged.
 fn quote_exact(value: &str) -> String {
+    // No setting can hold NUL.
+    let value = value.replace('\0', "");
     value.replace('\\', "\\\\").replace('\'', "''").replace('\n', "\\n")
 }
 

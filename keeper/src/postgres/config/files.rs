@@ -52,12 +52,14 @@ impl ConfigFiles {
                 config.refresh_passfile()?;
                 cluster_files::signal_standby(data)?;
             }
+            RecoveryMode::Backup => {}
             RecoveryMode::None => cluster_files::remove_recovery_signal(data)?,
         }
         if let Some(aside) = cluster_files::set_aside_recovery_conf(data)? {
             warn!(to = %aside.display(), "renamed a recovery.conf, with which PostgreSQL does not start");
         }
-        // The first start of existing data reads their settings of ALTER SYSTEM, too (keeper 5.2).
+        // The first start of existing data reads their settings of ALTER SYSTEM, too (keeper 5.2). Those of a backup are
+        // left out: a base backup has recovery settings there.
         if mode == StartMode::Temporary && self.recovery.mode == RecoveryMode::None {
             return Ok(());
         }

@@ -97,6 +97,16 @@ pub(crate) fn read_if_there(path: &Path) -> Result<Option<String>, FileError> {
     }
 }
 
+/// Reads a file of any content; `None` if it does not exist.
+pub(crate) fn read_bytes_if_there(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
+    walker::progress_at(path);
+    match fs::read(path) {
+        Ok(content) => Ok(Some(content)),
+        Err(gone) if gone.kind() == ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(FileError::new("read", path)(source)),
+    }
+}
+
 /// Whether a file or directory exists.
 pub(crate) fn exists(path: &Path) -> Result<bool, FileError> {
     walker::progress_at(path);

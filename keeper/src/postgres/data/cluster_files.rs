@@ -52,12 +52,17 @@ pub(crate) const TABLESPACE_DIRECTORY: &str = "PG_15_202209061";
 
 /// Whether this directory holds a database cluster. Fails if that cannot be determined.
 pub fn is_initialised(data: &Path) -> Result<bool, FileError> {
+    Ok(missing_entry(data)?.is_none())
+}
+
+/// Returns the first entry that this directory lacks to be a database cluster.
+pub fn missing_entry(data: &Path) -> Result<Option<&'static str>, FileError> {
     for part in REQUIRED_ENTRIES {
         if !exists(&data.join(part))? {
-            return Ok(false);
+            return Ok(Some(part));
         }
     }
-    Ok(true)
+    Ok(None)
 }
 
 /// Returns the major of the data from the first line of `PG_VERSION`; `None` if there is no such file.
@@ -97,6 +102,30 @@ pub fn signals(data: &Path) -> Result<SignalFiles, FileError> {
 pub fn signal_standby(data: &Path) -> Result<(), FileError> {
     write_signal(data, STANDBY)?;
     remove_if_there(&data.join(RECOVERY))
+}
+
+/// What the recovery of a restored backup ends as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecoverySignal {
+    /// A master on a new timeline: `recovery.signal`.
+    Recovery,
+    /// A standby: `standby.signal`.
+    Standby,
+}
+
+/// Prepares a restored backup, which no server has started yet, for its recovery: its signal file is that one, and lock
+/// files of the server that was backed up are removed. Only here a `standby.signal` is removed: that of a backup of a
+/// standby, whose recovery ends on a new timeline (keeper I2).
+pub fn prepare_recovery(restored: &Path, signal: RecoverySignal) -> Result<(), FileError> {
+    let (wanted, other) = match signal {
+        RecoverySignal::Recovery => (RECOVERY, STANDBY),
+        RecoverySignal::Standby => (STANDBY, RECOVERY),
+    };
+    write_signal(restored, wanted)?;
+    for name in [other, "postmaster.pid", "postmaster.opts"] {
+        remove_if_there(&restored.join(name))?;
+    }
+    Ok(())
 }
 
 /// Removes an obsolete `recovery.signal`, which would make the next start of a master fail (keeper 7.4).

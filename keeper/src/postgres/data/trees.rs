@@ -18,7 +18,7 @@ use crate::postgres::data::layout::LOST_FOUND;
 use crate::postgres::data::mounts::{self, Mounts};
 use crate::postgres::data::walker;
 
-/// Syncs a directory.
+/// Syncs a directory or a file.
 pub fn sync(dir: &Path) -> Result<(), FileError> {
     let synced = walker::sync_at(dir, || File::open(dir).and_then(|dir| dir.sync_all()));
     synced.map_err(FileError::new("sync", dir))
@@ -70,6 +70,27 @@ pub fn move_entries(from: &Path, to: &Path, should_move: impl Fn(&OsStr) -> bool
         }
     }
     sync(from)?;
+    sync(to)
+}
+
+/// Copies a directory of files and directories into a new one, durably. Anything else in it is an error.
+pub fn copy(from: &Path, to: &Path) -> Result<(), FileError> {
+    create(to)?;
+    for entry in entries(from)? {
+        let target = to.join(entry.file_name().unwrap_or_default());
+        walker::progress_at(&entry);
+        let kind = fs::symlink_metadata(&entry).map_err(FileError::new("examine", &entry))?;
+        if kind.is_dir() {
+            copy(&entry, &target)?;
+        } else if kind.is_file() {
+            let copied = fail_point::check().and_then(|()| fs::copy(&entry, &target));
+            copied.map_err(FileError::new("copy", &entry))?;
+            sync(&target)?;
+        } else {
+            let other = io::Error::other("it is neither a file nor a directory");
+            return Err(FileError::new("copy", &entry)(other));
+        }
+    }
     sync(to)
 }
 

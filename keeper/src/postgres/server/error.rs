@@ -8,6 +8,7 @@ use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::previous_data::ClearError;
 use crate::postgres::data::walker::FileSystemHung;
 use crate::postgres::programs::command::{CommandError, explain};
+use crate::postgres::restore_error::RestoreError;
 use crate::postgres::server::port::ListenError;
 
 /// Why an operation on the instance failed.
@@ -81,6 +82,12 @@ pub enum InstanceError {
         /// Why not.
         source: std::io::Error,
     },
+    /// A restored backup cannot be used.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+    /// Recovery is paused until the server is restarted with higher parameters.
+    #[error("recovery is paused, because parameters are lower than those of the server that was backed up, or by hand")]
+    RecoveryPaused,
     /// A command failed.
     #[error(transparent)]
     Command(#[from] CommandError),

@@ -3,6 +3,7 @@
 
 mod existing;
 mod new;
+mod pitr;
 mod resync;
 
 use std::path::PathBuf;
@@ -11,16 +12,18 @@ use model::DbInitMode;
 
 use crate::external_dirs::Obstacle;
 use crate::reconcile::{
-    HoldReason, LocalDb, LogMessage, MemberUpstream, ObservedState, ReconcilePlan, ServerConfig, Step, TargetDb,
+    HoldReason, LocalDb, LogMessage, ObservedState, ReconcilePlan, ServerConfig, Step, TargetDb, Upstream,
     is_incomplete,
 };
+
+pub(crate) use pitr::is_restored;
 
 /// Returns the steps that create the data of the assigned db.
 pub(crate) fn initialise(observed: &ObservedState<'_>, target: &TargetDb) -> ReconcilePlan {
     let local = &observed.local.db.uid;
     let mut steps = Vec::new();
     let is_rewound = observed.process.rewound.as_ref() == Some(&target.db);
-    if is_incomplete(observed) && !is_rewound {
+    if is_incomplete(observed) && !is_rewound && !pitr::is_restored(observed, target) {
         steps.push(Step::Log(LogMessage::Incomplete { db: local.clone() }));
     }
     if *local != target.db {
@@ -32,6 +35,7 @@ pub(crate) fn initialise(observed: &ObservedState<'_>, target: &TargetDb) -> Rec
     let mut plan = match &target.spec.init_mode {
         DbInitMode::New => new::new(observed, target),
         DbInitMode::Existing => existing::existing(observed, target),
+        DbInitMode::Pitr => pitr::pitr(observed, target),
         DbInitMode::Resync => resync::resync(observed, target),
         DbInitMode::None => ReconcilePlan::hold(HoldReason::DataLost), // keeper I5
         mode => ReconcilePlan::hold(HoldReason::UnknownInitMode(mode.as_str().to_owned())),
@@ -41,9 +45,9 @@ pub(crate) fn initialise(observed: &ObservedState<'_>, target: &TargetDb) -> Rec
 }
 
 /// Returns the desired configuration of a standby of `upstream`.
-pub(crate) fn standby_config(observed: &ObservedState<'_>, upstream: &MemberUpstream) -> ServerConfig {
+pub(crate) fn standby_config(observed: &ObservedState<'_>, upstream: impl Into<Upstream>) -> ServerConfig {
     ServerConfig {
-        upstream: Some(upstream.clone()),
+        upstream: Some(upstream.into()),
         ..observed.config.cloned().unwrap_or_default()
     }
 }

@@ -18,7 +18,11 @@ use crate::reconcile::{
 pub(super) fn resync(observed: &ObservedState<'_>, target: &TargetDb) -> ReconcilePlan {
     let upstream = match &target.role {
         TargetRole::Standby(Upstream::Member(upstream)) => upstream,
-        TargetRole::Standby(Upstream::External(_)) => return ReconcilePlan::hold(HoldReason::follows_another_cluster()),
+        TargetRole::Standby(Upstream::External(_)) => {
+            return ReconcilePlan::hold(HoldReason::UnknownRole(
+                "first standby of a cluster with init mode resync".to_owned(),
+            ));
+        }
         TargetRole::NoUpstream => return ReconcilePlan::hold(HoldReason::FollowedDbMissing),
         TargetRole::Master => {
             return ReconcilePlan::hold(HoldReason::UnknownRole("master with init mode resync".to_owned()));
@@ -41,7 +45,7 @@ pub(super) fn resync(observed: &ObservedState<'_>, target: &TargetDb) -> Reconci
         steps.push(Step::Log(LogMessage::NotInitialized));
     }
     steps.push(Step::Log(LogMessage::RoleStandby {
-        followed: upstream.db.clone(),
+        followed: Some(upstream.db.clone()),
     }));
     let has_no_usable_data = observed.local.data == DataState::Absent || is_incomplete(observed);
     // Without usable data only a copy can follow, so the delay applies before the source is probed.

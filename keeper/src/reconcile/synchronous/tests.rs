@@ -23,6 +23,7 @@ fn master(standbys: &[&str], external: &[&str]) -> TargetDb {
         additional_slots: 0,
         automatic_restart: false,
         ready_timeout: std::time::Duration::ZERO,
+        sync_timeout: std::time::Duration::ZERO,
         fail_interval: std::time::Duration::ZERO,
         synchronous_cluster: true,
     }

@@ -1,4 +1,4 @@
-//! Init mode `existing`: what is done, in which order, and what is refused.
+//! Init modes `existing` and `pitr`: what is done, in which order, and what is refused.
 
 use super::*;
 
@@ -127,4 +127,135 @@ fn a_foreign_server_is_neither_stopped_nor_used() {
         assert_eq!(fake.round(), "hold ForeignServer { pid: 4711 }");
         assert!(fake.running);
     }
+}
+
+/// A new cluster asks this keeper to restore a backup.
+fn pitr() -> FakeKeeper {
+    let fake = fake().replaced_by_a2(DbInitMode::Pitr).local_db("", false).no_data();
+    let mut fake = fake.own_db(|db| {
+        db.spec.pitr_config = Some(PitrConfig {
+            data_restore_command: "restore %d".into(),
+            ..PitrConfig::default()
+        });
+        db.spec.include_previous_config = true;
+        db.spec.followers = Some(Vec::new());
+    });
+    fake.facts.slots.clear();
+    fake
+}
+
+const RESTORE: &str = "save 'A2' initializing; clear; restore";
+const RECOVER: &str =
+    "start recovery; recover; read parameters; stop; permit; start Master; wait; reload; record A2 1; done";
+
+#[test]
+fn a_backup_is_restored_recovered_and_started_with_a_permit() {
+    check(pitr(), &format!("{RESTORE}; {RECOVER}"));
+    let mut without_merge = pitr().own_db(|db| db.spec.include_previous_config = false);
+    assert!(!without_merge.round().contains("read parameters"));
+}
+
+#[test]
+fn a_failed_restore_is_removed_and_made_again_after_a_delay() {
+    let mut fake = pitr().failing("restore");
+    assert_eq!(fake.round(), format!("{RESTORE}; failed at restore"));
+    // The fake restores even if the step fails; what the executor removes then is absent.
+    (fake.local.data, fake.known.restored) = (DataState::Absent, None);
+    fake.failing_steps.clear();
+    let delay = CopyDelay {
+        failures: 1,
+        delay: std::time::Duration::from_secs(5),
+    };
+    fake.known.copy_delay = Some(delay);
+    assert!(fake.round().contains("hold RestoreFailed"));
+    fake.known.copy_delay = None;
+    check(fake, &format!("{RESTORE}; {RECOVER}"));
+}
+
+/// A backup may take hours to restore, and the server continues a recovery where it was.
+#[test]
+fn a_failed_recovery_is_continued_on_the_restored_data() {
+    let mut fake = pitr().failing("recover");
+    assert!(fake.round().ends_with("start recovery; recover; failed at recover"));
+    fake.failing_steps.clear();
+    assert_eq!(fake.clone().round(), format!("stop; {RECOVER}"), "its server runs");
+    check(fake.stopped(), RECOVER);
+}
+
+/// Another process does not know whether the restore was complete.
+#[test]
+fn restored_data_of_another_process_are_never_started() {
+    for data in [DataRole::Master, DataRole::Standby] {
+        let mut fake = pitr().local_db("A2", true);
+        fake.local.data = DataState::Present(data);
+        check(fake, &format!("clear; save ''; {RESTORE}; {RECOVER}"));
+    }
+}
+
+#[test]
+fn another_db_s_data_are_set_aside_before_a_backup_is_restored() {
+    let mut fake = pitr().local_db("A", false);
+    fake.local.data = DataState::Present(DataRole::Master);
+    fake.running = true;
+    assert!(fake.round().starts_with("save 'A2' initializing; stop; clear; restore"));
+    let mut unclaimed = pitr();
+    unclaimed.local.unclaimed = Some("/data/postgres/base".into());
+    assert_eq!(unclaimed.round(), "hold Obstacle(\"/data/postgres/base\", Unclaimed)");
+}
+
+fn external() -> FollowConfig {
+    let upstream = StandbyConfig {
+        standby_settings: Some(StandbySettings {
+            primary_conninfo: "host=elsewhere".into(),
+            ..StandbySettings::default()
+        }),
+        ..StandbyConfig::default()
+    };
+    FollowConfig::external(Some(&upstream))
+}
+
+const FOLLOWING: &str = " following \"host=elsewhere\" outside";
+
+#[test]
+fn the_first_db_of_a_standby_cluster_is_restored_and_never_becomes_a_master() {
+    let mut fake = pitr().own_db(|db| {
+        db.spec.role = Role::Standby;
+        db.spec.follow_config = Some(external());
+    });
+    assert_eq!(
+        fake.round(),
+        format!(
+            "{RESTORE}; start recovery; recover; read parameters; stop; start Standby{FOLLOWING}; reload{FOLLOWING}; \
+             record A2 1; done"
+        )
+    );
+    assert_eq!(fake.local.data, DataState::Present(DataRole::Standby));
+}
+
+#[test]
+fn the_first_db_of_a_standby_cluster_follows_changed_settings_and_is_promoted() {
+    let mut fake = fake().own_db(|db| {
+        db.spec.role = Role::Standby;
+        db.spec.follow_config = Some(external());
+    });
+    fake.local.data = DataState::Present(DataRole::Standby);
+    check(fake.clone(), &format!("reload{FOLLOWING}; done"));
+    check(fake.clone().stopped(), &format!("start Standby{FOLLOWING}; done"));
+    assert_eq!(fake.facts.slots, names(&["stolon_B"]), "its follower has a slot");
+    let promoted = fake.own_db(|db| {
+        db.generation = 4;
+        db.spec.role = Role::Master;
+        db.spec.follow_config = None;
+    });
+    check(promoted, "permit; promote; record A 4; done");
+}
+
+#[test]
+fn a_master_never_becomes_the_first_db_of_a_standby_cluster_in_place() {
+    let fake = fake().own_db(|db| {
+        db.spec.role = Role::Standby;
+        db.spec.follow_config = Some(external());
+    });
+    check(fake.clone(), "hold MasterCannotFollow");
+    check(fake.stopped(), "hold MasterCannotFollow");
 }

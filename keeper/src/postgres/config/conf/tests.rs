@@ -1,3 +1,4 @@
+use model::{ArchiveRecoverySettings, RecoveryTargetSettings};
 use proptest::prelude::*;
 
 use super::*;
@@ -200,6 +201,77 @@ fn read_back(body: &str) -> Option<String> {
         }
     }
     Some(value)
+}
+
+#[test]
+fn a_backup_is_recovered_to_its_target_and_promoted() {
+    let pitr = |command: &str, target: Option<RecoveryTargetSettings>| PitrConfig {
+        data_restore_command: "restore".into(),
+        archive_recovery_settings: Some(ArchiveRecoverySettings {
+            restore_command: command.into(),
+        }),
+        recovery_target_settings: target,
+    };
+    let settings = |pitr: &PitrConfig| {
+        let recovery = Recovery::of_backup(pitr);
+        assert_eq!(recovery.mode, RecoveryMode::Backup);
+        let pairs = recovery.settings.iter().map(|(name, value)| format!("{name}={value}"));
+        pairs.collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(
+        settings(&pitr("cp /a/%f %p", None)),
+        "recovery_target_timeline=latest restore_command=cp /a/%f %p"
+    );
+    // PostgreSQL refuses a recovery without a command; without an archive the WAL of the backup is replayed.
+    assert_eq!(
+        settings(&PitrConfig::default()),
+        "recovery_target_timeline=latest restore_command=false"
+    );
+    assert_eq!(settings(&pitr("", None)), settings(&PitrConfig::default()));
+    let target = RecoveryTargetSettings {
+        recovery_target_time: "2026-01-01 00:00:00+00".into(),
+        recovery_target_timeline: "2".into(),
+        ..RecoveryTargetSettings::default()
+    };
+    assert_eq!(
+        settings(&pitr("x", Some(target))),
+        "recovery_target_action=promote recovery_target_time=2026-01-01 00:00:00+00 recovery_target_timeline=2 \
+         restore_command=x"
+    );
+}
+
+#[test]
+fn a_standby_of_another_cluster_gets_the_settings_that_are_given() {
+    let standby = StandbySettings {
+        primary_conninfo: "host=a password=it's".into(),
+        recovery_min_apply_delay: "5min".into(),
+        ..StandbySettings::default()
+    };
+    let recovery = Recovery::external(&standby, None);
+    assert_eq!(
+        render(&Parameters::new(), &recovery),
+        "primary_conninfo = 'host=a password=it''s'\nrecovery_min_apply_delay = '5min'\n\
+         recovery_target_timeline = 'latest'\n"
+    );
+    let archive = ArchiveRecoverySettings {
+        restore_command: "cp /a/%f %p".into(),
+    };
+    let recovery = Recovery::external(&StandbySettings::default(), Some(&archive));
+    assert_eq!(
+        render(&Parameters::new(), &recovery),
+        "recovery_target_timeline = 'latest'\nrestore_command = 'cp /a/%f %p'\n"
+    );
+    assert_eq!(recovery.mode, RecoveryMode::Standby);
+}
+
+#[test]
+fn recovery_settings_that_a_backup_came_with_are_commented_out() {
+    let content = b"# a comment \xff\nrestore_command = 'x'\n  Recovery_Target_Time='y'\nwork_mem=4MB\n\
+                    primary_conninfo 'host=old'\nrecovery_init_sync_method = fsync\n";
+    let expected = b"# a comment \xff\n#restore_command = 'x'\n#  Recovery_Target_Time='y'\nwork_mem=4MB\n\
+                     #primary_conninfo 'host=old'\nrecovery_init_sync_method = fsync\n";
+    assert_eq!(without_recovery_settings(content), expected);
+    assert_eq!(without_recovery_settings(b""), b"");
 }
 
 proptest! {

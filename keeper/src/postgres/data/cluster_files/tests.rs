@@ -38,6 +38,21 @@ fn the_auto_conf_is_a_link_to_dev_null() {
 }
 
 #[test]
+fn a_restored_backup_has_the_signal_of_its_recovery_and_no_lock_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path();
+    for name in ["standby.signal", "recovery.signal", "postmaster.pid", "postmaster.opts"] {
+        fs::write(data.join(name), "").unwrap();
+    }
+    for (signal, standby) in [(RecoverySignal::Recovery, false), (RecoverySignal::Standby, true)] {
+        prepare_recovery(data, signal).unwrap();
+        let found = signals(data).unwrap();
+        assert_eq!((found.standby, found.recovery), (standby, !standby));
+        assert_eq!(fs::read_dir(data).unwrap().count(), 1);
+    }
+}
+
+#[test]
 fn the_configuration_that_data_came_with_is_kept_once() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path();

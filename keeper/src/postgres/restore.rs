@@ -1,0 +1,207 @@
+//! Restores a backup with the operator's command (keeper 5.3): into a directory of its own, checked, and moved to its
+//! place. Recovering the data from the WAL archive is left to the server, when to do what to `reconcile`.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::Chain;
+use tokio::time::{sleep, timeout};
+use tracing::{debug, info, warn};
+
+use crate::postgres::config::conf;
+use crate::postgres::data::atomic_files::{read_bytes_if_there, write_atomically};
+use crate::postgres::data::changes::DataChanges;
+use crate::postgres::data::cluster_files::{self, RecoverySignal};
+use crate::postgres::data::file_error::FileError;
+use crate::postgres::data::inspect;
+use crate::postgres::data::owned_dirs::OwnedDirs;
+use crate::postgres::data::staging::StagedData;
+use crate::postgres::instance::Instance;
+use crate::postgres::programs::command;
+use crate::postgres::programs::environment;
+use crate::postgres::programs::pg_control;
+use crate::postgres::restore_error::RestoreError;
+use crate::postgres::server::error::InstanceError;
+use crate::postgres::transfer::TransferProgress;
+
+/// Interval of measuring what the command has restored: a walk through all files.
+const MEASURE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// A backup to restore.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackupRestore {
+    /// The operator's command, with its placeholders.
+    pub command: String,
+    /// What the recovery of the data is to end as.
+    pub signal: RecoverySignal,
+    /// Time limit of the command; `None` for none.
+    pub limit: Option<Duration>,
+}
+
+/// Expands the placeholders of a restore command: `%d` is the directory, `%%` a percent sign; others stay as they are
+/// (keeper T3).
+pub fn expand(command: &str, directory: &str) -> String {
+    let mut expanded = String::with_capacity(command.len());
+    let mut rest = command.chars();
+    while let Some(c) = rest.next() {
+        match c {
+            '%' => match rest.next() {
+                Some('d') => expanded.push_str(directory),
+                Some('%') | None => expanded.push('%'),
+                Some(other) => expanded.extend(['%', other]),
+            },
+            _ => expanded.push(c),
+        }
+    }
+    expanded
+}
+
+/// Runs the command in the directory of `staged`, checks what it has restored, and moves that to its place. After a
+/// failure everything is removed. `progress` is called with the bytes that are there, of an unknown total.
+pub async fn run(
+    instance: &Instance,
+    restore: &BackupRestore,
+    staged: StagedData,
+    owned: &Arc<OwnedDirs>,
+    changes: &DataChanges,
+    progress: impl Fn(TransferProgress),
+) -> Result<(), InstanceError> {
+    instance.end_other_processes().await?;
+    let restored = match run_command(instance, restore, staged.directory(), progress).await {
+        Ok(()) => check(instance, restore.signal, &staged, changes).await,
+        Err(failed) => Err(failed),
+    };
+    // What the command has left running must not write into the data.
+    instance.end_other_processes().await?;
+    let owned = Arc::clone(owned);
+    match restored {
+        Ok(restored) => Ok(changes.run(move || restored.finish(&owned)).await??),
+        Err(failed) => {
+            let discarded = changes.run(move || staged.discard()).await.map_err(InstanceError::from);
+            if let Err(failed) = discarded.and_then(|discarded| Ok(discarded?)) {
+                warn!(error = %Chain(&failed), "could not remove what the restore command left behind");
+            }
+            Err(failed)
+        }
+    }
+}
+
+async fn run_command(
+    instance: &Instance,
+    restore: &BackupRestore,
+    directory: &Path,
+    progress: impl Fn(TransferProgress),
+) -> Result<(), InstanceError> {
+    let mut command = environment::command(Path::new("/bin/sh"));
+    command
+        .arg("-c")
+        .arg(expand(&restore.command, &directory.to_string_lossy()));
+    info!("running the restore command");
+    let restored = command::run(command, |line| debug!(target: "restore", "{line}"));
+    let measured = async {
+        loop {
+            sleep(MEASURE_INTERVAL).await;
+            let directory = directory.to_owned();
+            let size = instance
+                .access()
+                .read(move |_| Ok::<_, FileError>(inspect::size(&directory)));
+            let done = size.await.unwrap_or_default();
+            progress(TransferProgress { done, total: 0 });
+        }
+    };
+    let limited = async {
+        match restore.limit {
+            Some(limit) => match timeout(limit, restored).await {
+                Ok(ended) => ended.map_err(InstanceError::from),
+                Err(_) => Err(InstanceError::Timeout {
+                    action: "run the restore command",
+                    limit,
+                }),
+            },
+            None => restored.await.map_err(InstanceError::from),
+        }
+    };
+    tokio::select! {
+        ended = limited => ended,
+        () = measured => unreachable!("it is measured until the command has ended"),
+    }
+}
+
+/// Checks that a database cluster was restored which this keeper's programs can recover, and prepares it: files of the
+/// server that was backed up are removed, and the signal file is there before the data are in their place. Returns what
+/// is to be moved there.
+async fn check(
+    instance: &Instance,
+    signal: RecoverySignal,
+    staged: &StagedData,
+    changes: &DataChanges,
+) -> Result<StagedData, InstanceError> {
+    let directory = staged.directory();
+    let restored = directory.to_owned();
+    let missing = changes.run(move || cluster_files::missing_entry(&restored)).await??;
+    if let Some(missing) = missing {
+        return Err(RestoreError::Incomplete {
+            missing: directory.join(missing),
+        }
+        .into());
+    }
+    let restored = directory.to_owned();
+    let found = changes.run(move || cluster_files::data_major(&restored)).await??;
+    let programs = instance.programs().version().await.map_err(RestoreError::from)?.major;
+    let found = found.unwrap_or_default();
+    if found != programs {
+        return Err(RestoreError::OtherMajor { found, programs }.into());
+    }
+    let limit = instance.config().request_timeout;
+    let control = pg_control::read(instance.programs(), directory, limit).await;
+    control.map_err(RestoreError::Control)?;
+    let whole = staged.clone();
+    let prepared = changes.run(move || {
+        prepare(whole.directory(), signal)?;
+        whole.place_wal()
+    });
+    let prepared = prepared.await??;
+    // The command need not have synced what it wrote.
+    let mut sync = environment::command(&instance.programs().path("initdb"));
+    sync.arg("--sync-only").arg("-D").arg(directory);
+    command::run(sync, |line| debug!(target: "initdb", "{line}")).await?;
+    Ok(prepared)
+}
+
+fn prepare(restored: &Path, signal: RecoverySignal) -> Result<(), FileError> {
+    cluster_files::prepare_recovery(restored, signal)?;
+    // An earlier recovery target or a former upstream, in the file that the first start includes.
+    let file = restored.join(conf::FILE);
+    if let Some(content) = read_bytes_if_there(&file)? {
+        let kept = conf::without_recovery_settings(&content);
+        if kept != content {
+            write_atomically(&file, &kept)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rule: keeper T3.
+    #[test]
+    fn placeholders_of_a_restore_command() {
+        for (command, expanded) in [
+            ("", ""),
+            ("%a", "%a"),
+            ("%d", "/datadir"),
+            ("%%d", "%d"),
+            ("%%%d", "%/datadir"),
+            ("x %", "x %"),
+            (
+                "%%%danother/string/%%%%%%%f%dddddblabla",
+                "%/datadiranother/string/%%%%f/datadirddddblabla",
+            ),
+        ] {
+            assert_eq!(expand(command, "/datadir"), expanded, "{command}");
+        }
+    }
+}
