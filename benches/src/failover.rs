@@ -164,6 +164,9 @@ pub async fn run(event: FailureEvent, setting: Scenario) -> anyhow::Result<Failo
     Writers::create_table(&SqlClient::connect(&through).await?).await?;
     let writers = Writers::start(&through, CLIENTS);
     writers.wait_each_client_commits(100).await;
+    if setting.synchronous.is_some() {
+        wait_standby_known_in_sync(&cluster).await;
+    }
     let old_server = cluster.postmaster("keeper0").context("the master runs")?;
     slow_down(setting.store, &cluster).await;
 
@@ -246,6 +249,23 @@ fn count_lost_leaderships(cluster: &mut Cluster, sentinels: usize) -> usize {
         .map(|number| cluster.process(&format!("sentinel{number}")).log())
         .map(|log| log.matches("sentinel leadership lost").count())
         .sum()
+}
+
+/// Waits until a standby may be elected. Before that nobody is, if the master fails (synchronous SY-1).
+async fn wait_standby_known_in_sync(cluster: &Cluster) {
+    eventually("a standby known to be in sync", LONG_TIMEOUT, async || {
+        let data = cluster.data().await.map_err(|error| error.to_string())?;
+        let master = data
+            .master_uid()
+            .and_then(|uid| data.dbs().get(uid))
+            .ok_or("no master")?;
+        let known = &master.status.synchronous_standbys;
+        match known.as_deref() {
+            Some([_, ..]) if *known == master.spec.synchronous_standbys => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
 }
 
 async fn start(setting: Scenario) -> Cluster {

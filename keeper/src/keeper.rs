@@ -27,6 +27,7 @@ use crate::schedule::{COALESCE_DELAY, Schedule};
 use crate::shutdown::{Shutdown, ShutdownKind};
 use crate::status::DesiredSource;
 use crate::sync_marker::SyncMarker;
+use crate::sync_release::SyncRelease;
 
 /// A sleepInterval of zero is valid; it must not cause a busy loop.
 const SLEEP_MIN: Duration = Duration::from_millis(100);
@@ -83,7 +84,13 @@ impl KeeperLoop {
             Arc::clone(&self.context.instance),
             Arc::clone(&self.context.synchronous),
         );
-        let mut marker = spawn_local(async move { marker.run().await });
+        let release = SyncRelease::new(
+            Arc::clone(&self.context.instance),
+            Arc::clone(&self.context.synchronous),
+        );
+        let mut marker = spawn_local(async move {
+            tokio::join!(marker.run(), release.run());
+        });
         let kind = tokio::select! {
             kind = self.reconcile_loop() => kind,
             ended = &mut publisher => propagate_panic(ended),

@@ -34,4 +34,5 @@ pub mod status;
 pub mod step_progress;
 pub mod streaming;
 pub mod sync_marker;
+pub mod sync_release;
 pub mod synchronous;

@@ -33,6 +33,8 @@ pub struct Synchronous {
     target: Mutex<SyncTarget>,
     /// A round would find that ordinary clients may log in.
     round_wanted: Notify,
+    /// The names have changed, or a listed standby was missing at the last observation.
+    standbys_missing: Notify,
 }
 
 /// What the cluster data request, and the gate.
@@ -58,6 +60,7 @@ impl Synchronous {
             state: watch::Sender::default(),
             target: Mutex::default(),
             round_wanted: Notify::new(),
+            standbys_missing: Notify::new(),
         }
     }
 
@@ -126,6 +129,7 @@ impl Synchronous {
     /// Records what was found for a task of the mark.
     pub fn record(&self, task: &MarkTask, found: &NamesFound) {
         self.change(|state| state.record(task, found));
+        self.standbys_missing.notify_one();
     }
 
     /// Whether commits on this instance wait for standbys.
@@ -174,11 +178,11 @@ impl Synchronous {
     /// observation, `keeper_of` the keeper of a db.
     pub fn observed(&self, in_sync: &InSync, senders: &[WalSender], keeper_of: impl Fn(&DbUid) -> Option<String>) {
         let target = self.target().clone();
+        let missing = in_sync.missing(&target.wanted);
+        if target.is_master && !missing.is_empty() {
+            self.standbys_missing.notify_one();
+        }
         let Some(since) = target.gate_closed else { return };
-        let missing: BTreeSet<&DbUid> = match in_sync {
-            InSync::Marked(in_sync) => target.wanted.difference(in_sync).collect(),
-            InSync::AsShown | InSync::Unmarked => target.wanted.iter().collect(),
-        };
         if missing.is_empty() {
             self.round_wanted.notify_one();
             return;
@@ -187,6 +191,18 @@ impl Synchronous {
         let missing = missing.into_iter();
         let missing = missing.map(|db| report::missing_standby(db, keeper_of(db), in_sync, senders));
         self.reporter.report_gate(Some((closed_for, missing.collect())));
+    }
+
+    /// Whether all listed standbys of this cluster are in sync, from WAL senders that were queried after `mark` was
+    /// returned.
+    pub fn are_in_sync(&self, mark: Mark, senders: &[WalSender]) -> bool {
+        let wanted = self.target().wanted.clone();
+        self.in_sync(Some(mark), senders).missing(&wanted).is_empty()
+    }
+
+    /// Waits until the names have changed, or a listed standby was missing at an observation.
+    pub async fn standbys_missing(&self) {
+        self.standbys_missing.notified().await;
     }
 
     /// Waits until a round would find that ordinary clients may log in.

@@ -298,6 +298,44 @@ async fn synchronous_standby_is_promoted_with_names_for_which_its_first_commit_w
     assert!(commit.await.unwrap().is_ok());
 }
 
+/// PostgreSQL releases a commit when a standby reports its position, which one that has everything does only from time to
+/// time: here never.
+#[tokio::test]
+async fn synchronous_commit_is_released_by_a_standby_that_already_has_everything() {
+    let scripted = ScriptedCluster::start(2).await;
+    let cluster = &scripted.cluster;
+    store_data(cluster, |data| {
+        for db in data["dbs"].as_object_mut().unwrap().values_mut() {
+            db["spec"]["pgParameters"] = json!({"wal_receiver_status_interval": "0", "checkpoint_timeout": "1h"});
+            db["generation"] = json!(db["generation"].as_i64().unwrap() + 1);
+        }
+    })
+    .await;
+    wait_parameter_is(cluster, "keeper1", "wal_receiver_status_interval", "0").await;
+    scripted.store_standbys(&scripted.dbs[0], &[], &[FAKE]).await;
+    wait_parameter_is(cluster, "keeper0", NAMES, FAKE).await;
+    let sql = cluster.connect("keeper0").await;
+    let commit = tokio::spawn(async move { sql.run("insert into t values (1)").await });
+    wait_query_returns(
+        cluster,
+        "keeper0",
+        "select count(*) from pg_stat_activity where wait_event = 'SyncRep'",
+        "1",
+    )
+    .await;
+    wait_query_returns(
+        cluster,
+        "keeper0",
+        "select count(*) from pg_stat_replication where flush_lsn = pg_current_wal_flush_lsn()",
+        "1",
+    )
+    .await;
+    scripted.wait_for_standbys(&[1]).await;
+    // A background process writes WAL after 15 s, which would hide the fault.
+    let released = tokio::time::timeout(Duration::from_secs(10), commit).await;
+    released.expect("the commit is released").unwrap().unwrap();
+}
+
 fn cluster_log(cluster: &Cluster, program: &str) -> String {
     fs::read_to_string(cluster.dir().log(program)).unwrap()
 }

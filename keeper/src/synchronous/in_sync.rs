@@ -27,6 +27,14 @@ impl InSync {
         Self::Marked(senders.iter().filter(has_mark).filter_map(uid).collect())
     }
 
+    /// Returns those of the listed standbys that do not count as in sync.
+    pub fn missing<'a>(&self, wanted: &'a BTreeSet<DbUid>) -> BTreeSet<&'a DbUid> {
+        match self {
+            Self::Marked(in_sync) => wanted.iter().filter(|uid| !in_sync.contains(*uid)).collect(),
+            Self::AsShown | Self::Unmarked => wanted.iter().collect(),
+        }
+    }
+
     /// Returns why commits of before the server's start may be missing on this standby.
     pub fn why_not(&self, db: &DbUid, senders: &[WalSender]) -> &'static str {
         let name = stolon_name(db.as_str());

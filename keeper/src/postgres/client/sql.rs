@@ -309,27 +309,28 @@ impl SqlClient {
         self.query("make a checkpoint", "checkpoint").await.map(drop)
     }
 
+    /// Writes a WAL record that changes nothing, and flushes it.
+    pub async fn write_wal_record(&self) -> Result<(), SqlError> {
+        let emit = "select pg_logical_emit_message(true, 'stolon', '')";
+        self.query("write WAL", emit).await.map(drop)
+    }
+
     /// Whether a physical slot of this name exists.
     pub async fn has_slot(&self, slot: &str) -> Result<bool, SqlError> {
-        let statement = format!(
-            "select 1 from pg_replication_slots where slot_type = 'physical' and slot_name = {}",
-            escape_literal(slot)
-        );
-        Ok(!self.query("look for a replication slot", &statement).await?.is_empty())
+        let name = escape_literal(slot);
+        let statement =
+            format!("select 1 from pg_replication_slots where slot_type = 'physical' and slot_name = {name}");
+        Ok(!self.query("look for a slot", &statement).await?.is_empty())
     }
 
     /// Returns the parameters that are pending restart (keeper Q7).
     pub async fn pending_restart(&self) -> Result<Vec<String>, SqlError> {
         let statement = "select name from pg_settings where pending_restart order by 1";
-        Ok(self
-            .query("ask whether a restart is pending", statement)
-            .await?
-            .iter()
-            .map(|row| field(row, 0))
-            .collect())
+        let rows = self.query("ask whether a restart is pending", statement).await?;
+        Ok(rows.iter().map(|row| field(row, 0)).collect())
     }
 
-    /// Whether it is in recovery, that is, not (yet) a master.
+    /// Whether it is in recovery, so no master (yet).
     pub async fn is_in_recovery(&self) -> Result<bool, SqlError> {
         let action = "ask whether PostgreSQL is in recovery";
         let rows = self.query(action, "select pg_is_in_recovery()").await?;
