@@ -259,7 +259,7 @@ fn write_hold(why: &HoldReason) {
         HoldReason::NotSupported(what) => {
             error!(
                 what,
-                "the cluster asks for something that is not supported yet, leaving the instance as it is"
+                "the cluster spec cannot be carried out, leaving the instance as it is"
             );
         }
         HoldReason::DataLost => error!(

@@ -218,7 +218,7 @@ async fn sentinel_and_proxy_refuse_each_invalid_option() {
         (
             "stolon-sentinel",
             [&common[..], &[unsupported.as_str()]].concat(),
-            "not supported yet",
+            "role standby needs an upstream",
         ),
         (
             "stolon-sentinel",

@@ -1,26 +1,25 @@
-//! What this version does not support. No decision may be based on a partly supported document: the unsupported part would
-//! be lost. What a program does then is left to it.
+//! Valid specs that cannot be carried out. No decision may be based on such a document. What a program does then is left to
+//! it.
 
 use crate::{CheckedClusterData, InitMode, Role, Spec};
 
-/// A feature that this version does not support.
+/// Why a valid spec cannot be carried out, with the remedy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0} is not supported yet")]
+#[error("{0}")]
 pub struct NotSupported(pub &'static str);
 
-/// Checks that this version supports everything that cluster data request. A plan that ignored an unsupported part would
-/// undo it.
+/// Checks that everything that cluster data request can be carried out.
 ///
 /// # Errors
-/// The first unsupported feature.
+/// The first thing that cannot.
 pub fn cluster_data(checked: &CheckedClusterData) -> Result<(), NotSupported> {
     spec(&checked.spec)
 }
 
-/// Checks that this version supports everything that a cluster spec requests.
+/// Checks that everything that a cluster spec requests can be carried out.
 ///
 /// # Errors
-/// The first unsupported feature.
+/// The first thing that cannot.
 pub fn spec(spec: &Spec) -> Result<(), NotSupported> {
     if spec.role == Role::Standby {
         return standby_cluster(spec);
@@ -31,7 +30,9 @@ pub fn spec(spec: &Spec) -> Result<(), NotSupported> {
 /// Checks that a standby cluster has an upstream: without one its standbys wait for WAL that never comes.
 fn standby_cluster(spec: &Spec) -> Result<(), NotSupported> {
     if spec.init_mode == InitMode::Existing {
-        return Err(NotSupported("role standby with initMode existing"));
+        return Err(NotSupported(
+            "role standby with initMode existing is not supported: use initMode pitr, with a backup of the upstream",
+        ));
     }
     let config = spec.standby_config.as_ref();
     let streams = config.and_then(|config| config.standby_settings.as_ref());
@@ -42,8 +43,8 @@ fn standby_cluster(spec: &Spec) -> Result<(), NotSupported> {
         Ok(())
     } else {
         Err(NotSupported(
-            "role standby without standbySettings.primaryConninfo and archiveRecoverySettings.restoreCommand in \
-             standbyConfig",
+            "role standby needs an upstream: set standbySettings.primaryConninfo or \
+             archiveRecoverySettings.restoreCommand in standbyConfig",
         ))
     }
 }

@@ -147,9 +147,9 @@ async fn try_change(
     bail!("cannot update cluster data: failed after {times} retries, another program wrote it each time")
 }
 
-/// Returns an error if the spec asks for something that this version does not support.
+/// Returns an error if the spec cannot be carried out.
 pub(super) fn ensure_supported(spec: &model::Spec) -> anyhow::Result<()> {
-    support::spec(spec).context("the cluster spec asks for more than this version does")
+    support::spec(spec).context("the cluster spec cannot be carried out")
 }
 
 #[cfg(test)]

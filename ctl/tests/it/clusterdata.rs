@@ -184,7 +184,7 @@ async fn write_replaces_usable_data_by_unusable_data_only_with_force() {
             "unknown cluster phase \"\"",
         ),
         (normal, "master db \"d1\" not available"),
-        (unsupported.as_str(), "is not supported yet"),
+        (unsupported.as_str(), "role standby needs an upstream"),
     ];
     let harness = CtlHarness::with(CLUSTER).await;
     for (text, words) in cases {

@@ -139,7 +139,7 @@ async fn a_bad_spec_writes_nothing() {
         ),
         (
             r#"{"initMode":"pitr","pitrConfig":{"dataRestoreCommand":"x"},"role":"standby","standbyConfig":{}}"#,
-            "not supported yet",
+            "role standby needs an upstream",
         ),
     ] {
         let output = harness.run(&["init", "-y", text]).await;

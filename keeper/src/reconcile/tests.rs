@@ -1325,7 +1325,7 @@ fn an_unsupported_spec_leaves_the_instance_as_it_is() {
     for mut fake in [fake.clone(), fake.stopped()] {
         let result = fake.round();
         assert!(
-            result.starts_with("hold NotSupported(\"role standby without"),
+            result.starts_with("hold NotSupported(\"role standby needs an upstream"),
             "{result}"
         );
     }

@@ -169,7 +169,7 @@ fn hold_problem(why: &HoldReason, data: &Path, own: &ClusterUid) -> Option<Probl
              removing the keeper's data directory",
         ),
         HoldReason::NotSupported(what) => (
-            format!("the cluster asks for something that is not supported yet: {what}"),
+            format!("the cluster spec cannot be carried out: {what}"),
             "change the cluster spec with stolonctl update",
         ),
         HoldReason::UnsupportedFormat(version) => (

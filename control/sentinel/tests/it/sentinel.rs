@@ -232,10 +232,12 @@ async fn unsupported_features_are_reported_once_and_left_unchanged() {
     let asks = SPEC.replace(r#""new""#, UNSUPPORTED);
     let revision = scene.put_data(&a_cluster(&asks)).await;
     let sentinel = scene.sentinel(&[]);
-    sentinel.wait_for_log("is not supported yet", SHORT_TIMEOUT).await;
+    sentinel
+        .wait_for_log("role standby needs an upstream", SHORT_TIMEOUT)
+        .await;
     scene.publish("k1", |_| {}).await;
     scene.data_stays(revision).await;
-    assert_eq!(sentinel.log().matches("not supported yet").count(), 1);
+    assert_eq!(sentinel.log().matches("role standby needs an upstream").count(), 1);
 }
 
 #[tokio::test]
@@ -386,7 +388,7 @@ async fn all_bad_arguments_are_reported_and_nothing_is_written() {
         (&bad, &["cannot parse provided initial cluster config", "line 3"]),
         (&invalid, &["invalid initial cluster", "never"]),
         (&absent, &["invalid initial cluster"]),
-        (&unsupported, &["is not supported yet"]),
+        (&unsupported, &["role standby needs an upstream"]),
         ("/does/not/exist", &["cannot read provided initial cluster config file"]),
     ];
     for (file, expected) in cases {
