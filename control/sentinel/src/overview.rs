@@ -23,12 +23,12 @@ pub(crate) struct ClusterOverview {
 impl ClusterOverview {
     pub(crate) fn of(data: &ClusterData) -> Self {
         let is_healthy = |uid: &DbUid| data.dbs().get(uid).is_some_and(|db| db.status.healthy);
-        let standbys = data.dbs().iter().filter(|(uid, _)| Some(*uid) != data.master_uid());
+        let standbys = data.dbs().values().filter(|db| db.follows_inside());
         let keepers = data.keepers();
         Self {
             announced: data.proxied_master().map(|(_, db)| db.spec.keeper_uid.clone()),
             is_master_healthy: data.master_uid().is_some_and(is_healthy),
-            healthy_standbys: standbys.filter(|(_, db)| db.status.healthy).count(),
+            healthy_standbys: standbys.filter(|db| db.status.healthy).count(),
             missing_sync_standbys: missing_sync_standbys(data),
             keepers: keepers.len(),
             failed_keepers: keepers.values().filter(|keeper| !keeper.status.healthy).count(),
@@ -41,7 +41,7 @@ impl fmt::Display for ClusterOverview {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.announced {
             Some(master) => write!(f, "master {master}, ")?,
-            None => f.write_str("no master, ")?,
+            None => f.write_str("no announced master, ")?,
         }
         let standbys = counted(self.healthy_standbys, "healthy standby", "healthy standbys");
         let proxies = counted(self.proxies, "proxy", "proxies");
@@ -83,6 +83,16 @@ mod tests {
         );
         let data = ClusterData::parse(data.as_bytes()).unwrap().unwrap();
         ClusterOverview::of(&data).missing_sync_standbys
+    }
+
+    #[test]
+    fn a_former_master_is_no_healthy_standby() {
+        let data = r#"{"formatVersion":1,"cluster":{"status":{"master":"d2"}},"dbs":{
+            "d1":{"spec":{"role":"master"},"status":{"healthy":true}},
+            "d2":{"spec":{"role":"master"},"status":{"healthy":true}},
+            "d3":{"spec":{"role":"standby","followConfig":{"type":"internal","dbuid":"d2"}},"status":{"healthy":true}}}}"#;
+        let data = ClusterData::parse(data.as_bytes()).unwrap().unwrap();
+        assert_eq!(ClusterOverview::of(&data).healthy_standbys, 1);
     }
 
     #[test]

@@ -100,7 +100,7 @@ mod tests {
         );
         assert_eq!(
             line(true, &LastRound::Cluster(ClusterOverview::default())),
-            "true leader, no master, 0 healthy standbys, 0 proxies"
+            "true leader, no announced master, 0 healthy standbys, 0 proxies"
         );
     }
 }

@@ -136,7 +136,7 @@ fn unusable_reason(notes: &[Note]) -> Option<&'static str> {
     if has(|note| matches!(note, Note::MasterNotConverged { .. })) {
         return Some("not_converged");
     }
-    has(|note| matches!(note, Note::MasterLeft { .. })).then_some("left")
+    has(|note| matches!(note, Note::MasterLeft { .. } | Note::MasterLeftUnclean { .. })).then_some("left")
 }
 
 #[cfg(test)]
@@ -152,6 +152,24 @@ mod tests {
         Note::MasterFailed {
             db: "a".into(),
             keeper: "k".into(),
+        }
+    }
+
+    /// Both kinds of a stop by a leaving keeper count, also that of a synchronous master (synchronous SY-12).
+    #[test]
+    fn an_election_after_a_stop_by_a_leaving_keeper_has_a_reason() {
+        let (db, keeper) = (|| "a".into(), || "k".into());
+        let clean = Note::MasterLeft {
+            db: db(),
+            keeper: keeper(),
+            lsn: Lsn(1),
+        };
+        let unclean = Note::MasterLeftUnclean {
+            db: db(),
+            keeper: keeper(),
+        };
+        for left in [clean, unclean] {
+            assert_eq!(election_reason(&[left, electing()]), Some("left"));
         }
     }
 
