@@ -450,7 +450,7 @@ impl MonitorState {
             .unwrap_or_default();
         match failed {
             ObserveError::Parameters(_) => warn!(error = cause, "cannot get configured pg parameters"),
-            ObserveError::Data(_) => warn!(error = cause, "cannot look at PGDATA"),
+            ObserveError::Data(_) => warn!(error = cause, "cannot read PGDATA"),
             ObserveError::Sql(_) | ObserveError::Position(_) => warn!(error = cause, "error getting pg state"),
         }
         self.failing = Some(message);

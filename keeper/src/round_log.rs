@@ -172,7 +172,9 @@ fn write(message: &LogMessage) {
                 info!(%db, %master, "our db is an old master, keeping it down");
             }
         },
-        LogMessage::Incomplete { db } => error!(%db, "initialisation was not completed, its data are not kept"),
+        LogMessage::Incomplete { db } => {
+            error!(%db, "an earlier initialisation was not completed, its data are not used")
+        }
         LogMessage::DbDiffers { local, wanted } => {
             info!(db = %local, cdDB = %wanted, "current db UID different than cluster data db UID");
         }
@@ -214,10 +216,15 @@ fn write(message: &LogMessage) {
             let missing: Vec<&str> = missing.iter().map(|db| db.as_str()).collect();
             info!(
                 missing = missing.join(","),
-                "ordinary clients are kept out until the synchronous standbys have everything"
+                "client logins are blocked until the synchronous standbys have flushed all WAL written before the start"
             );
         }
-        LogMessage::GateOpens => info!("the synchronous standbys have everything, ordinary clients may log in"),
+        LogMessage::GateOpens { waits: true } => {
+            info!("the synchronous standbys have flushed all WAL written before the start, clients may log in");
+        }
+        LogMessage::GateOpens { waits: false } => {
+            info!("no synchronous standbys are required any more, clients may log in");
+        }
         LogMessage::ReplayPaused => {
             warn!("replay is paused because parameters are lower than the master's, restarting postgres instance");
         }
@@ -263,8 +270,8 @@ fn write_hold(why: &HoldReason) {
             );
         }
         HoldReason::DataLost => error!(
-            "our db is another one than the local one, and is not to be initialised: the keeper's data seem lost or \
-             not on persistent storage; doing nothing but waiting for another db"
+            "the assigned db is not the local one and has initMode none: the keeper's data seem lost or not on \
+             persistent storage; doing nothing but waiting for another db"
         ),
         HoldReason::UnknownInitMode(mode) => error!(initMode = %mode, "unknown init mode, doing nothing"),
         HoldReason::UnknownRole(role) => error!(%role, "unknown role, doing nothing"),

@@ -124,14 +124,14 @@ impl Shutdown {
     async fn wait_until_not_needed(&mut self) -> bool {
         let context = self.context.clone();
         let not_needed = timeout(REPLACE_LIMIT, async {
-            while are_commits_waiting_for_us(&context).await {
+            while is_listed_as_synchronous(&context).await {
                 sleep(REPLACE_POLL).await;
             }
         });
         tokio::select! {
             ended = not_needed => {
                 if ended.is_err() {
-                    warn!(limit = ?REPLACE_LIMIT, "commits still wait for this synchronous standby, stopping it all the same");
+                    warn!(limit = ?REPLACE_LIMIT, "the cluster data still list this synchronous standby, stopping anyway");
                 }
                 false
             }
@@ -170,7 +170,7 @@ impl Shutdown {
 
 /// Whether the cluster data list our db among those that commits on the master wait for. If they cannot be read, nothing
 /// is gained by waiting for a change of them.
-async fn are_commits_waiting_for_us(context: &KeeperContext) -> bool {
+async fn is_listed_as_synchronous(context: &KeeperContext) -> bool {
     let db = context.local.db().uid;
     if db.is_empty() {
         return false;
@@ -180,7 +180,7 @@ async fn are_commits_waiting_for_us(context: &KeeperContext) -> bool {
         Ok(ClusterDataState::Valid(checked)) => commits_wait_for(&checked, &db),
         Ok(_) => false,
         Err(error) => {
-            debug!(error = %Chain(&error), "could not read whether commits wait for this standby");
+            debug!(error = %Chain(&error), "could not read whether the cluster data list this synchronous standby");
             false
         }
     }

@@ -134,8 +134,7 @@ impl ShownStep<'_> {
             );
         }
         let text = format!("{step}: {state}");
-        let problem =
-            KeeperProblemKind::Recovery.problem(&text, "wait; the step ends when another db or role is assigned");
+        let problem = KeeperProblemKind::Recovery.problem(&text, "wait; assigning another db or role aborts the step");
         self.set(vec![problem]);
     }
 

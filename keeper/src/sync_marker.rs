@@ -60,13 +60,13 @@ impl SyncMarker {
                     if found == NamesFound::Others {
                         sleep(POLL).await;
                     } else {
-                        info!(names = %task.names, "commits wait for the synchronous standbys");
+                        info!(value = %task.names, "synchronous_standby_names is in force");
                     }
                 }
                 Ok(None) => sleep(POLL).await,
                 Err(error) => {
                     if !std::mem::replace(&mut is_failing, true) {
-                        warn!(error = %Chain(&error), "could not check that commits wait for the synchronous standbys");
+                        warn!(error = %Chain(&error), "cannot confirm that synchronous_standby_names is in force");
                     }
                     sleep(RETRY_DELAY).await;
                 }
@@ -89,7 +89,7 @@ impl SyncMarker {
             .show_names(&task.names, task.needs_checkpoint, limit);
         Ok(Some(match shown.await? {
             NamesShown::Others(names) => {
-                debug!(%names, wanted = %task.names, "the server has not read its synchronous standbys yet");
+                debug!(value = %names, wanted = %task.names, "synchronous_standby_names not reloaded yet");
                 NamesFound::Others
             }
             NamesShown::InRecovery => NamesFound::Standby,
@@ -106,7 +106,7 @@ impl SyncMarker {
                         let levels = levels.into_iter().map(|(of, value)| CommitLevel { of, value });
                         self.synchronous.report_commit_levels(levels.collect());
                     }
-                    Err(error) => debug!(error = %Chain(&error), "could not look for settings of synchronous_commit"),
+                    Err(error) => debug!(error = %Chain(&error), "could not read the settings of synchronous_commit"),
                 },
                 false => self.synchronous.report_commit_levels(Vec::new()),
             }

@@ -180,7 +180,7 @@ async fn a_rewind_that_a_killed_keeper_left_is_replaced_by_a_copy() {
     let log_length = cluster.process("keeper0").log().len();
     cluster.start("keeper0");
     let log = assert_follows(&mut cluster, log_length).await;
-    let incomplete = "initialisation was not completed, its data are not kept";
+    let incomplete = "an earlier initialisation was not completed, its data are not used";
     assert_in_order(&log, &[incomplete, COPYING, "sync succeeded", "starting database"]);
     assert!(
         !log.contains(REWINDING) && !log.contains("keeping the old data"),

@@ -234,7 +234,7 @@ async fn synchronous_master_keeps_ordinary_clients_out_after_a_crash_until_its_s
         check(text.contains(metric), || "0".to_owned())
     })
     .await;
-    let words = "keeps ordinary clients out";
+    let words = "client logins are blocked";
     wait_status_shows(&scripted.cluster, &["keeper0"], words).await;
     let still = scripted
         .ordinary_client("keeper0")
@@ -287,7 +287,7 @@ async fn synchronous_standby_is_promoted_with_names_for_which_its_first_commit_w
     wait_parameter_is(cluster, "keeper1", NAMES, &format!("stolon_{old}")).await;
     scripted.wait_marked("keeper1", &[]).await;
     let log = cluster_log(cluster, "keeper1");
-    let confirmed = log.find("commits wait for the synchronous standbys").expect("logged");
+    let confirmed = log.find("synchronous_standby_names is in force").expect("logged");
     assert!(
         confirmed < log.find("promoting database").expect("logged"),
         "names come before the promotion"
@@ -383,7 +383,7 @@ async fn synchronous_commit_below_on_is_a_problem_that_status_shows() {
     scripted.wait_for_standbys(&[1]).await;
     let sql = cluster.connect("keeper0").await;
     sql.run("alter role app set synchronous_commit = local").await.unwrap();
-    wait_status_shows(cluster, &["keeper0"], "local of role app").await;
+    wait_status_shows(cluster, &["keeper0"], "local (role app").await;
     sql.run("alter role app reset synchronous_commit").await.unwrap();
-    wait_status_lacks(cluster, &["keeper0"], "local of role app").await;
+    wait_status_lacks(cluster, &["keeper0"], "local (role app").await;
 }

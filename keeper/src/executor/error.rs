@@ -56,11 +56,12 @@ pub enum StepError {
     /// The rewound instance asks for WAL that the source has removed.
     #[error("the source no longer has the WAL that the rewound instance asks for")]
     NeededWalGone,
-    /// The names of the synchronous standbys are not in force on a standby to be promoted.
-    #[error(
-        "commits after a promotion would not wait: the names of the synchronous standbys are not in force after {0:?}"
-    )]
+    /// `synchronous_standby_names` is not in force on a standby to be promoted.
+    #[error("commits after a promotion would not wait: synchronous_standby_names is not in force after {0:?}")]
     NamesNotConfirmed(Duration),
+    /// The rewound instance has stopped replaying before it accepts connections.
+    #[error("the rewound instance has replayed nothing for {0:?}")]
+    RecoveryStalled(Duration),
     /// The instance with its old data does not stream.
     #[error("the instance does not stream from the followed db within {0:?}")]
     DoesNotStream(Duration),
@@ -122,6 +123,9 @@ pub fn failure_message(step: &Step, failed: &StepError) -> &'static str {
         Step::ReadInitParameters | Step::ReadPreviousParameters => "could not read the configured parameters",
         Step::SetUpRoles => "could not set up the roles",
         Step::BaseBackup(..) => "failed to copy the followed db",
+        // Nothing follows from a file system that does not answer: the data are not copied for it.
+        Step::Recover if failed.is_unanswered() => "crash recovery for pg_rewind failed, retrying",
+        Step::CheckRewind(..) if failed.is_unanswered() => "the check with pg_rewind failed, retrying",
         Step::Recover => "crash recovery for pg_rewind failed, copying the followed db instead",
         Step::CheckRewind(..) => "the old data cannot be rewound, copying the followed db instead",
         Step::Rewind(_) => "pg_rewind failed, copying the followed db instead",
@@ -146,6 +150,18 @@ mod tests {
 
     fn failed(kind: ErrorKind) -> FileError {
         FileError::new("write", "/data/postgresql.conf")(io::Error::from(kind))
+    }
+
+    /// Rule: keeper 12.13.5. The next round retries these steps, see `executor::rewind`.
+    #[test]
+    fn the_message_announces_a_copy_only_for_data_that_cannot_be_rewound() {
+        let hung = StepError::FileSystemHung(FileSystemHung { path: "/data".into() });
+        assert_eq!(
+            failure_message(&Step::Recover, &hung),
+            "crash recovery for pg_rewind failed, retrying"
+        );
+        let failed = StepError::NeededWalGone;
+        assert!(failure_message(&Step::Recover, &failed).ends_with("copying the followed db instead"));
     }
 
     /// Rule: keeper R24.4. The server is down or starts while its files do not answer.

@@ -79,7 +79,7 @@ impl RewindSteps {
         let check = self.check_source(from, source, desired);
         let checked = self
             .progress
-            .show("checking our data with pg_rewind", || None, check)
+            .show("checking the local data with pg_rewind", || None, check)
             .await;
         note_failure(db, process, checked)
     }
@@ -90,7 +90,7 @@ impl RewindSteps {
         source: &SourceFacts,
         desired: &Desired,
     ) -> Result<(), StepError> {
-        self.wait_checkpoint(from, source).await?;
+        self.ensure_source_checkpoint(from, source).await?;
         let redo = rewind::check(&self.instance, &rewind_source(from, desired)).await?;
         // pg_rewind brings the WAL that the source has, and removes other WAL up to 16.
         match &source.oldest_segment {
@@ -99,9 +99,9 @@ impl RewindSteps {
         }
     }
 
-    /// Waits until the source's control file has its timeline, which it gets with the first checkpoint after a promotion.
-    /// Before, pg_rewind up to 15 takes the timelines for equal, and does nothing.
-    async fn wait_checkpoint(&self, from: &MemberUpstream, source: &SourceFacts) -> Result<(), StepError> {
+    /// Makes a checkpoint on the source if its control file does not have its timeline yet, which it gets with the first
+    /// checkpoint after a promotion. Before, pg_rewind up to 15 takes the timelines for equal, and does nothing.
+    async fn ensure_source_checkpoint(&self, from: &MemberUpstream, source: &SourceFacts) -> Result<(), StepError> {
         let client = self.client(from, self.instance.config().request_timeout)?;
         if client.checkpoint_timeline().await? >= source.timeline {
             return Ok(());
@@ -132,7 +132,7 @@ impl RewindSteps {
         });
         let shown = self
             .progress
-            .show("rewinding our data with pg_rewind", || transferred.get(), run);
+            .show("rewinding the local data with pg_rewind", || transferred.get(), run);
         shown.await?;
         process.rewound = Some(db.clone());
         Ok(())
@@ -156,7 +156,7 @@ impl RewindSteps {
             if now != last {
                 (last, since) = (now, self.clock.now());
             } else if self.clock.now().since(since) >= limit {
-                return StepError::DoesNotStream(limit);
+                return StepError::RecoveryStalled(limit);
             }
         }
     }

@@ -87,7 +87,7 @@ pub async fn recover(instance: &Instance) -> Result<(), RewindError> {
 }
 
 /// Lets pg_rewind check whether it can rewind the data, and returns the position from which a rewound server replays.
-/// No data are changed.
+/// Changes nothing but postgresql.auto.conf, which is removed.
 pub async fn check(instance: &Instance, source: &RewindSource) -> Result<Lsn, RewindError> {
     instance.prepare_offline().await?;
     let unlinked = instance.access().write(rewind_scope::unlink_auto_conf).await;

@@ -57,7 +57,7 @@ impl AdoptionRefusal {
             Self::OtherMajor { .. } => {
                 "give the keeper the programs of that version with --pg-bin-path, or upgrade the data"
             }
-            Self::Unreadable(_) => "fix what is named; the data are left as they are",
+            Self::Unreadable(_) => "fix the error above; the data are left as they are",
             Self::OtherSystem { .. } => "give this keeper back the data that it has reported, or initialise again",
             Self::Standby => {
                 "name the keeper of the master in existingConfig.keeperUID, or promote these data first (stop this \

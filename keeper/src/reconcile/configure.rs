@@ -92,7 +92,9 @@ fn log_gate(observed: &ObservedState<'_>, target: &TargetDb, steps: &mut Vec<Ste
         return;
     }
     steps.push(Step::Log(match gate(target, observed.process, observed.server) {
-        ClientGate::Open => LogMessage::GateOpens,
+        ClientGate::Open => LogMessage::GateOpens {
+            waits: !target.wanted_standbys().is_empty(),
+        },
         ClientGate::Closed { missing } => LogMessage::GateClosed { missing },
     }));
 }

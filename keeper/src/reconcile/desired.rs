@@ -80,7 +80,7 @@ pub enum HoldReason {
     MasterCannotFollow,
     /// PGDATA holds nothing that can be started (keeper R18, role undefined).
     NoUsableData,
-    /// Another instance answers at the address of the followed db.
+    /// What answers at the address of the followed db is another instance, or cannot be verified yet.
     WrongSource(MemberUpstream, WrongSource),
     /// The existing data may not be adopted.
     CannotAdopt(AdoptionRefusal),
@@ -128,7 +128,8 @@ pub struct TargetDb {
     pub generation: i64,
     pub spec: DbSpec,
     pub role: TargetRole,
-    /// Recorded identity of the followed db.
+    /// Recorded identity of the followed db. Its system identifier is the cluster's, so it is also compared with data to
+    /// be adopted (keeper 5.2).
     pub recorded: RecordedIdentity,
     /// Advertised addresses of all other dbs, sorted, without duplicates and empty ones (keeper 9.2, 9.3).
     pub peer_addresses: Vec<String>,

@@ -13,7 +13,7 @@ pub enum LogMessage {
     OnHold(HoldReason),
     /// The instance is kept stopped, and why.
     KeptStopped(StopReason),
-    /// An initialisation did not complete; its data are removed or overwritten.
+    /// An initialisation did not complete; its data are not used.
     Incomplete {
         /// The db that was being created.
         db: DbUid,
@@ -89,8 +89,11 @@ pub enum LogMessage {
     HbaUnchanged,
     /// Ordinary clients are kept out until these standbys are in sync (keeper R21).
     GateClosed { missing: BTreeSet<DbUid> },
-    /// Ordinary clients may log in again (keeper R21).
-    GateOpens,
+    /// Clients may log in again (keeper R21).
+    GateOpens {
+        /// Commits wait for standbys, all of which are in sync; otherwise none is required any more.
+        waits: bool,
+    },
     /// Replay is paused until a restart (keeper 8.7).
     ReplayPaused,
     /// A restart is due and allowed (keeper R24).

@@ -29,7 +29,7 @@ pub struct ObservedState<'a> {
     pub copy: Option<&'a CopyFacts>,
 }
 
-/// Contents of PGDATA.
+/// State files of the keeper's data directory, and the state of PGDATA.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalFacts {
     /// The last known cluster; empty before the first one (keeper 2.2).

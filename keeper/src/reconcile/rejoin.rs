@@ -68,6 +68,8 @@ pub enum CopyReason {
     NotRewound,
     /// They belong to another database cluster.
     OtherSystem,
+    /// Their end cannot be determined: they were read and are damaged (keeper 6.7).
+    NoEnd,
     /// They were not shut down cleanly.
     NotShutDown,
     /// Their history is not a prefix of the source's.
@@ -92,6 +94,7 @@ impl CopyReason {
             Self::DidNotStream => "the old data could not be made to stream",
             Self::NotRewound => "the old data could not be rewound",
             Self::OtherSystem => "the old data belong to another database cluster",
+            Self::NoEnd => "the end of the old data cannot be determined",
             Self::NotShutDown => "the old data were not shut down cleanly",
             Self::OtherHistory => "the old data have another history",
             Self::PastTheFork => "the old data extend past the point where the source left their timeline",

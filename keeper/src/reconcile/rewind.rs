@@ -29,7 +29,7 @@ pub enum NoRewind {
     SameTimeline,
     /// A standby crashed. Its recovery, which pg_rewind needs, would take it as a master.
     CrashedStandby,
-    /// It was tried for this db and failed.
+    /// It, its check or the crash recovery before it failed for this db.
     Failed,
 }
 
@@ -44,7 +44,7 @@ impl NoRewind {
             }
             Self::SameTimeline => "the old data are on the source's timeline",
             Self::CrashedStandby => "the old data are a standby's that crashed",
-            Self::Failed => "pg_rewind was tried and failed",
+            Self::Failed => "pg_rewind, its check or the crash recovery before it failed",
         }
     }
 }
@@ -83,6 +83,7 @@ pub(super) fn rewind_need(
         CopyReason::NotShutDown => RewindNeed::Recovery,
         CopyReason::NoData
         | CopyReason::Incomplete
+        | CopyReason::NoEnd
         | CopyReason::DidNotStream
         | CopyReason::NotRewound
         | CopyReason::OtherSystem

@@ -70,7 +70,8 @@ pub enum Step {
     BaseBackup(MemberUpstream, Vec<ExternalDir>),
     /// Run the crash recovery of a master's data, without clients.
     Recover,
-    /// Let pg_rewind check against this source whether it can rewind the data. Nothing is changed.
+    /// Let pg_rewind check against this source whether it can rewind the data. Changes nothing but
+    /// postgresql.auto.conf, which is removed.
     CheckRewind(MemberUpstream, SourceFacts),
     /// Rewind the data with pg_rewind to the history of this source.
     Rewind(MemberUpstream),

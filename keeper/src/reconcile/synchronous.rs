@@ -1,5 +1,5 @@
 //! Synchronous replication: the names that commits wait for, and whether ordinary clients are kept out (keeper 10).
-//! Taking the mark and asking who is in sync are left to `crate::synchronous`.
+//! Taking the mark is left to `sync_marker`, querying the WAL senders to `postgres::observe`.
 
 use std::collections::BTreeSet;
 

@@ -1488,6 +1488,7 @@ fn switching_synchronous_replication_off_empties_the_names_and_admits_clients_in
     };
     let mut fake = off(fake().synchronous(&["B"]).gate_closed(&[]));
     assert_eq!(fake.round(), "reload; record A 4; done");
+    assert!(fake.messages.contains(&LogMessage::GateOpens { waits: false }));
     let current = fake.known.current.expect("it runs");
     assert_eq!(
         (current.parameters.get(NAMES_PARAMETER), current.hba),

@@ -126,7 +126,7 @@ fn not_removed(failed: &ClearError) -> Problem {
         ClearError::Obstacle { path, obstacle } => (format!("{}: {obstacle}", path.display()), obstacle.remedy()),
         ClearError::File(error) => (
             Chain(error).to_string(),
-            "fix what is named; the keeper retries automatically",
+            "fix the error above; the keeper retries automatically",
         ),
     };
     KeeperProblemKind::Data.problem(&format!("could not remove old data: {why}"), remedy)
@@ -172,7 +172,7 @@ fn problems(found: &Result<TablespaceSurvey, FileSystemHung>, shares_address: bo
     });
     let failed = survey.failed.iter().map(|SurveyFailure { path, why }| {
         let text = format!("could not record {} as this keeper's: {why}", path.display());
-        KeeperProblemKind::Data.problem(&text, "fix what is named; the keeper retries automatically")
+        KeeperProblemKind::Data.problem(&text, "fix the error above; the keeper retries automatically")
     });
     let mut problems: Vec<Problem> = shared.chain(failed).collect();
     if shares_address && survey.shared.is_empty() && !survey.locations.is_empty() {

@@ -163,7 +163,7 @@ impl Reconciler {
                 return round.outcome(result, desired);
             }
         }
-        error!(plans = PLANS_MAX, "the round does not settle");
+        error!(plans = PLANS_MAX, "the round was planned too often without completing");
         let desired = self.cluster_data.desired(&round.read.state).await;
         round.outcome(RoundResult::Failed, desired)
     }

@@ -22,7 +22,7 @@ use crate::postgres::server::error::InstanceError;
 use crate::problems::{KeeperProblemKind, Problems};
 use crate::publish::{Due, Publisher};
 use crate::reconcile::{
-    CopyDelay, DataRole, DataState, Desired, Goal, HoldReason, NextAction, ReconcilePlan, Step, TargetRole,
+    CopyDelay, DataRole, DataState, Desired, Goal, HoldReason, NextAction, ReconcilePlan, Step, TargetRole, WrongSource,
 };
 
 /// Reports what rounds find.
@@ -176,6 +176,10 @@ fn hold_problem(why: &HoldReason, data: &Path, own: &ClusterUid) -> Option<Probl
             format!("the cluster data have formatVersion {version}, which this version does not support"),
             "run the same version of all programs",
         ),
+        HoldReason::WrongSource(_, why @ WrongSource::NotRecorded) => (
+            "waiting for the system identifier of the followed db, which the cluster data do not have yet".to_owned(),
+            why.remedy(),
+        ),
         HoldReason::WrongSource(from, why) => (
             format!(
                 "another instance answers at {}:{}, the address of the followed db: {why}",
@@ -250,7 +254,7 @@ fn failed_step(step: &Step, failed: &StepError, owned: &OwnedDirs) -> Option<(Ke
         | Step::Restart(..) => {
             let text = format!("{}: {}", failure_message(step, failed), Chain(failed));
             let remedy =
-                "fix what is named, see the keeper's and PostgreSQL's log for more; the keeper retries automatically";
+                "fix the error above, see the keeper's and PostgreSQL's log for more; the keeper retries automatically";
             Some((
                 KeeperProblemKind::Server,
                 KeeperProblemKind::Server.problem(&text, remedy),
@@ -271,10 +275,10 @@ fn failed_data(step: &Step, failed: &StepError, owned: &OwnedDirs) -> Problem {
     }
     let remedy = match owned.record().old {
         Some(old) => format!(
-            "fix what is named; the old data are kept in {} until new ones are complete",
+            "fix the error above; the old data are kept in {} until new ones are complete",
             old.directory.display()
         ),
-        None => "fix what is named; the keeper retries automatically".to_owned(),
+        None => "fix the error above; the keeper retries automatically".to_owned(),
     };
     KeeperProblemKind::Data.problem(
         &format!("{}: {}", failure_message(step, failed), Chain(failed)),

@@ -42,8 +42,10 @@ impl InSync {
         match sender {
             None => "not connected",
             Some(sender) if !sender.is_streaming => "catching up",
-            Some(_) if *self == Self::Unmarked => "connected, waiting for a checkpoint of the master",
-            Some(_) => "connected, has not received everything yet",
+            Some(_) if *self == Self::Unmarked => {
+                "connected, synchronous_standby_names not confirmed on the master yet"
+            }
+            Some(_) => "connected, has not flushed everything yet",
         }
     }
 }
@@ -86,7 +88,7 @@ mod tests {
         assert_eq!(found.why_not(&"gone".into(), &senders), "not connected");
         assert_eq!(
             found.why_not(&"behind".into(), &senders),
-            "connected, has not received everything yet"
+            "connected, has not flushed everything yet"
         );
     }
 }

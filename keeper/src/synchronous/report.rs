@@ -61,15 +61,15 @@ impl SyncReporter {
     pub(super) fn report_commit_levels(&self, found: impl Iterator<Item = CommitLevel>) {
         let low: Vec<String> = found
             .filter(|level| !commits_wait(&level.value))
-            .map(|level| format!("{} of {}", level.value, level.of))
+            .map(|level| format!("{} ({})", level.value, level.of))
             .collect();
         let problem = (!low.is_empty()).then(|| {
             let text = format!(
-                "synchronous_commit is below on, so that commits are acknowledged without the standbys and a failover can \
-                 lose them: {}",
+                "synchronous_commit is weaker than on: commits are acknowledged before the standbys have flushed them, and \
+                 a failover can lose them: {}",
                 low.join(", ")
             );
-            KeeperProblemKind::Configuration.problem(&text, "set it to on, or remove it, where it is named")
+            KeeperProblemKind::Configuration.problem(&text, "set it to on, or remove it, in the places listed")
         });
         self.problems.set(
             KeeperProblemKind::Configuration,
@@ -90,7 +90,8 @@ pub(super) fn missing_standby(db: &DbUid, keeper: Option<String>, in_sync: &InSy
 
 fn gate_problem(missing: &[String]) -> Problem {
     let text = format!(
-        "after its start the master keeps ordinary clients out until each synchronous standby has everything: missing {}",
+        "client logins are blocked until each synchronous standby has flushed all WAL written before the master's start; not \
+         yet: {}",
         missing.join(", ")
     );
     KeeperProblemKind::Replication.problem(

@@ -167,7 +167,7 @@ impl SqlClient {
         with_checkpoint: bool,
         limit: Duration,
     ) -> Result<NamesShown, SqlError> {
-        let action = "check the names of the synchronous standbys";
+        let action = "confirm synchronous_standby_names";
         // The keeper's sessions do not set this parameter, so that they show the server's value.
         let show = "select 'names', current_setting('synchronous_standby_names')";
         let position = "select case when pg_is_in_recovery() then 'recovery' else 'flushed' end, \
@@ -199,7 +199,7 @@ impl SqlClient {
                         split_part(one, '=', 2) from pg_db_role_setting s cross join unnest(s.setconfig) one \
                         left join pg_database d on d.oid = s.setdatabase left join pg_roles r on r.oid = s.setrole \
                         where one ilike 'synchronous_commit=%' order by 1 limit 10";
-        let action = "look for settings of synchronous_commit";
+        let action = "read the settings of synchronous_commit";
         let limit = self.connection.limit();
         // In a connection of its own: it may wait for a lock that a user holds on these tables.
         let rows = self.connection.run_anew(action, &[statement], limit, |_| true).await?;

@@ -97,7 +97,7 @@ fn choose_rejoin(observed: &ObservedState<'_>, target: &TargetDb, copy: &CopyFac
         return Rejoin::copy(CopyReason::Incomplete);
     }
     let Some(own) = &copy.own else {
-        return Rejoin::copy(CopyReason::NotShutDown);
+        return Rejoin::copy(CopyReason::NoEnd);
     };
     let rejoin = rejoin(own, role, &copy.source, copy.rewind.as_ref());
     let has_failed = observed.process.rewind_failed.as_ref() == Some(&target.db);
@@ -110,8 +110,8 @@ fn choose_rejoin(observed: &ObservedState<'_>, target: &TargetDb, copy: &CopyFac
     }
 }
 
-/// Rewinds the data. All that pg_rewind can find wrong it finds in the check, which changes nothing; only then the data
-/// are marked, so that half-rewound ones are never started.
+/// Rewinds the data. All that pg_rewind can find wrong it finds in the check, which changes nothing but
+/// postgresql.auto.conf; only then the db is saved as initializing, so that half-rewound ones are never started.
 fn rewind_steps(target: &TargetDb, upstream: &MemberUpstream, copy: &CopyFacts) -> Vec<Step> {
     vec![
         Step::CheckRewind(upstream.clone(), copy.source.clone()),
