@@ -7,7 +7,7 @@ pub enum Condition {
     /// This keeper's info is unchanged since it was read. If it has published anything since, the plan is
     /// made again (extensions ).
     KeeperInfo {
-        /// The last part of the key.
+        /// The name of the info: its key after the prefix of all keeper infos.
         key: String,
         /// The revision of its last put; none: the key must not exist.
         revision: Option<i64>,

@@ -70,6 +70,17 @@ impl Draft {
             .expect("planning starts from checked data, which have a cluster")
     }
 
+    /// Returns the proxy section, if there is one.
+    pub(crate) fn proxy(&self) -> Option<&ProxySection> {
+        self.next.proxy.as_ref()
+    }
+
+    /// Returns whether the proxy section names no master.
+    pub(crate) fn are_proxies_closed(&self) -> bool {
+        self.proxy().is_none_or(|proxy| proxy.spec.master_db_uid.is_empty())
+    }
+
+    /// Returns the proxy section, which this creates when there is none.
     pub(crate) fn proxy_mut(&mut self) -> &mut ProxySection {
         self.next.proxy.get_or_insert_default()
     }

@@ -35,7 +35,7 @@ pub(crate) fn elect(draft: &mut Draft, view: &PlanView<'_>, master: &DbUid, db: 
     if state == MasterState::Usable {
         return false;
     }
-    let proxies_closed = draft.proxy_mut().spec.master_db_uid.is_empty();
+    let proxies_closed = draft.are_proxies_closed();
     if proxies_closed && !view.proxies.may_still_forward.is_empty() {
         note_waiting_for_proxies(draft, view);
         return false;
@@ -76,7 +76,7 @@ pub(crate) fn elect(draft: &mut Draft, view: &PlanView<'_>, master: &DbUid, db: 
 /// round elects (fencing F-6).
 fn elect_as_requested(draft: &mut Draft, view: &PlanView<'_>, replaced: ReplacedMaster<'_>) -> bool {
     match requested::candidate(view, replaced) {
-        Some((request, Ok(candidate))) if draft.proxy_mut().spec.master_db_uid.is_empty() => {
+        Some((request, Ok(candidate))) if draft.are_proxies_closed() => {
             draft.note(Note::ElectingAsRequested {
                 keeper: request.to,
                 request: request.id,
@@ -159,7 +159,7 @@ fn note_none_in_sync(draft: &mut Draft, view: &PlanView<'_>, replaced: ReplacedM
 /// A proxy whose lease dates from an earlier time as master of the same address would forward writes to a master that
 /// is not announced. Such writes do not count as acknowledged (extensions) and could be lost.
 fn note_waiting_for_proxies(draft: &mut Draft, view: &PlanView<'_>) {
-    let generation = draft.proxy_mut().generation;
+    let generation = draft.proxy().map_or(0, |proxy| proxy.generation);
     draft.note(Note::ElectionWaitsForProxies {
         proxies: ProxyList(view.proxies.may_still_forward.clone()),
         generation,

@@ -25,8 +25,8 @@ pub(crate) fn electable(db: &Db) -> BTreeSet<DbUid> {
 
 /// Returns the wanted standbys of the master that its last report proves to be in sync.
 ///
-/// The report must be about the generation in the data: an earlier one is about other names. That PostgreSQL shows a
-/// standby as `sync` does not mean that it has flushed what was acknowledged under earlier names. A keeper of ours
+/// The report must be about the generation in the data: an earlier one is about an earlier `synchronous_standby_names`. That PostgreSQL shows a
+/// standby as `sync` does not mean that it has flushed what was acknowledged under the earlier value. A keeper of ours
 /// compares it with a mark; from other reports the leader takes only a standby that has itself reported a position at
 /// or after the first one that the master reported with this generation (synchronous SY-3).
 pub(crate) fn proven(view: &PlanView<'_>, master: &DbUid, db: &Db) -> BTreeSet<DbUid> {

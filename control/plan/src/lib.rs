@@ -1,8 +1,7 @@
 //! The sentinel's decisions: what the cluster data should become, and why. A pure function of what was read, what is
 //! remembered and the time; reading, writing and logging are left to the loop.
 //!
-//! Not supported yet: standby clusters (N-26 to N-31) and the init modes `existing` and `pitr`. Cluster data that uses
-//! them is refused as a whole and left unchanged. Switchover (extensions X-2) will be another result of `elect`.
+//! Cluster data that ask for what `model::support` lists as not supported are refused as a whole and left unchanged.
 
 #![forbid(unsafe_code)]
 // These panic when the reader of the output is gone.
@@ -74,8 +73,8 @@ pub struct PlanInput<'a> {
 pub enum Urgency {
     /// It contains a decision: write it now.
     Immediate,
-    /// Only times and positions differ: write it once per sleepInterval, which also shows that a leader is running
-    /// (sentinel L-12).
+    /// Only times and positions differ: write it once per refresh interval (sentinel E-9), which also shows that a leader is
+    /// running (sentinel L-12).
     Periodic,
 }
 

@@ -37,8 +37,8 @@ pub struct Memory {
     pub(crate) first_position: Option<FirstPosition>,
 }
 
-/// The first position that a db reported as master with a generation. What it acknowledged under the names of earlier
-/// generations lies before that.
+/// The first position that a db reported as master with a generation. What it acknowledged under the
+/// `synchronous_standby_names` of earlier generations lies before that.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct FirstPosition {
     pub(crate) db: DbUid,

@@ -61,13 +61,13 @@ notes! {
     /// The master did not converge within convergenceTimeout (sentinel N-4).
     info MasterNotConverged "db not converged" { "db" = db: DbUid, "keeper" = keeper: KeeperUid }
     /// The master did not converge in time but serves, so it is not replaced (sentinel W-10).
-    info MasterSlow "master db is slow to take over its new spec" { "db" = db: DbUid, "keeper" = keeper: KeeperUid }
+    info MasterSlow "master db has not applied its new spec within convergenceTimeout" { "db" = db: DbUid, "keeper" = keeper: KeeperUid }
     /// The last election is too recent for another one.
-    info ElectionDelayed "waiting before another election, the last one was not long ago" {
+    info ElectionDelayed "delaying election after a recent one" {
         "db" = db: DbUid, "keeper" = keeper: KeeperUid, "elections" = elections: u32,
     }
     /// First run: the cluster data has the master as failed, its keeper reports it healthy.
-    info MasterSeemsWell "master db is failed, but its keeper reports it well: checking again" {
+    info MasterSeemsWell "master db is failed in the cluster data, but its keeper reports it healthy: deciding in the next round" {
         "db" = db: DbUid, "keeper" = keeper: KeeperUid,
     }
     /// An election waits for proxies that may still forward to an earlier master (fencing F-10).
@@ -129,7 +129,7 @@ notes! {
     /// A former master is removed (sentinel N-14).
     info RemovingOldMaster "removing old master db" { "db" = db: DbUid, "keeper" = keeper: KeeperUid }
     /// A former master is kept as fallback (sentinel N-14).
-    info KeepingOldMaster "keeping old master db until the new one has proven itself" {
+    info KeepingOldMaster "keeping former master db as a fallback" {
         "db" = db: DbUid, "keeper" = keeper: KeeperUid,
     }
     /// A standby does not belong to the master's cluster (sentinel N-15).

@@ -9,7 +9,7 @@ use model::{BootUuid, FailoverRequest, KeeperInfo, KeeperUid, ProxyInfo, ProxyUi
 /// One info as read.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Observed<T> {
-    /// The last part of its key, which may differ from the uid in the info (store S-11).
+    /// Its name: the key after the prefix of its kind, which may differ from the uid in the info (store S-11).
     pub key: String,
     /// The revision of its last put.
     pub revision: i64,

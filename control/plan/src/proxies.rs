@@ -18,8 +18,8 @@ pub(crate) fn close(draft: &mut Draft) {
 
 /// Announces the master or a changed set of enabled proxies (sentinel P-5 to P-7, P-9, P-10).
 ///
-/// `ready` is whether the master may be announced: healthy, converged, and its last report has neither `leaving` nor
-/// `stopped` (extensions ).
+/// `ready` is whether the master may be announced: it is converged, a fresh report shows it healthy and has neither
+/// `leaving` nor `stopped` (extensions ), and with synchronous replication its commits already wait.
 pub(crate) fn announce(draft: &mut Draft, view: &ProxyView, master: &DbUid, ready: bool) {
     let proxy = draft.proxy_mut();
     let generation = proxy.generation;

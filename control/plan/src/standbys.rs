@@ -86,7 +86,7 @@ fn remove_former_masters(draft: &mut Draft, view: &PlanView, master: &DbUid, mas
             // Once the master is announced, a former one may lack what clients write from then on, so it must never be
             // gone back to: it leaves in the write that announces the master (synchronous SY-8), at the latest in the
             // one that makes commits wait.
-            let announced = draft.proxy_mut().spec.master_db_uid == *master;
+            let announced = draft.proxy().is_some_and(|proxy| proxy.spec.master_db_uid == *master);
             (announced || !master_db.spec.synchronous_replication, None)
         } else {
             is_former_removable(view, master, db)

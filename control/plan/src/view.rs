@@ -14,9 +14,9 @@ use model::{ClusterData, Db, DbUid, FailoverRequest, Keeper, Role, Spec, Timesta
 /// The input of all decisions of a round.
 #[derive(Debug, Clone)]
 pub(crate) struct PlanView<'a> {
-    /// The cluster data as read (`o` of sentinel 17).
+    /// The cluster data as read.
     pub(crate) before: &'a ClusterData,
-    /// The cluster data with derived health (`h` of sentinel 17).
+    /// The cluster data with derived health.
     pub(crate) data: ClusterData,
     /// The effective spec.
     pub(crate) spec: &'a Spec,

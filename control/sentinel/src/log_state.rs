@@ -14,7 +14,7 @@ use model::{
     Undecidable, Unusable,
 };
 use plan::{Note, PlanError};
-use store::StoreError;
+use store::{Keys, StoreError};
 
 /// Repetition interval of errors that only an operator can resolve.
 const REPEAT_INTERVAL: Duration = Duration::from_secs(300);
@@ -168,13 +168,15 @@ impl LogState {
     }
 
     /// Warns once about each undecodable info, until it is decodable again (store S-12).
-    pub(super) fn warn_of_undecodable_infos(&mut self, decoded: &DecodedSnapshot) {
-        for (key, why) in decoded
-            .undecodable
-            .iter()
-            .filter(|(key, _)| !self.undecodable.contains(*key))
-        {
-            warn!(key = %key, error = %Chain(why), "cannot read an info, treating its writer as silent");
+    pub(super) fn warn_of_undecodable_infos(&mut self, decoded: &DecodedSnapshot, keys: &Keys) {
+        let proxies = keys.proxy_infos();
+        let undecodable = decoded.undecodable.iter();
+        for (key, why) in undecodable.filter(|(key, _)| !self.undecodable.contains(*key)) {
+            let error = Chain(why);
+            match key.starts_with(&proxies) {
+                true => warn!(%key, %error, "cannot decode a proxy info, its proxy counts as one that may forward"),
+                false => warn!(%key, %error, "cannot decode a keeper info, its keeper counts as not reporting"),
+            }
         }
         self.undecodable = decoded.undecodable.keys().cloned().collect();
     }

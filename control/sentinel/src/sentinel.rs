@@ -33,7 +33,8 @@ use crate::timing::{
 use crate::watch_arrivals::WatchArrivals;
 use crate::writer::{DataWriter, PlannedFrom};
 
-/// Requests to the store in a row in one round: the read, the ages of the infos, and the write.
+/// Requests to the store in a row in one round: the read, the ages of the infos and the write; and one more, so that a slow
+/// round is not taken for one that hangs.
 const REQUESTS_PER_ROUND_MAX: u32 = 4;
 
 /// What a sentinel is started with.
@@ -263,7 +264,7 @@ impl Sentinel {
         snapshot.observations.latency = now.since(began);
         snapshot.observations.own_requests = std::mem::take(&mut self.own_requests);
         self.arrivals.apply_to(&mut snapshot.observations, now);
-        self.log_state.warn_of_undecodable_infos(&snapshot);
+        self.log_state.warn_of_undecodable_infos(&snapshot, self.store.keys());
         let request = self.store.keys().failover_request();
         self.log_state.warn_of_undecodable_failover(&snapshot, &request);
         Some(RoundInput { snapshot, began, now })

@@ -111,8 +111,8 @@ impl DataWriter {
         if self.stale_reads.record_unsent_write(now, fail_interval) {
             warn!(
                 latency = ?self.store.latency(),
-                "no cluster data could be written for failInterval: the store's answers take longer than is left of \
-                 the election lease, so nothing fails over; check the store"
+                "no cluster data could be written for failInterval: the store's responses are too slow for the election \
+                 lease, so no failover is possible; check etcd's latency"
             );
         }
     }

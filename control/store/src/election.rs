@@ -131,7 +131,7 @@ impl Election {
     pub async fn stop(self) {
         drop(self.stop);
         if let Err(error) = self.task.await {
-            warn!(%error, "election ended badly");
+            warn!(%error, "the election task panicked");
         }
     }
 }
@@ -142,7 +142,7 @@ struct Candidate {
     publish: watch::Sender<Leadership>,
     stop: CancellationToken,
     won: u64,
-    /// Leases of a previous session that may not be revoked yet.
+    /// Leases of a previous session that are possibly not revoked yet.
     stale: Vec<LeaseId>,
 }
 
@@ -171,7 +171,7 @@ impl Candidate {
                 Ok(why) => debug!(?why, "campaign ended"),
                 // the request has waited for the store already, and `connections` logs that it is unreachable
                 Err(error @ StoreError::Unreachable { .. }) => {
-                    debug!(error = %Chain(&error), "no store to campaign in")
+                    debug!(error = %Chain(&error), "cannot campaign, the store is unreachable")
                 }
                 Err(error) => {
                     error!(error = %Chain(&error), "election loop error");

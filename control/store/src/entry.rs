@@ -28,7 +28,7 @@ impl fmt::Display for LeaseId {
 }
 
 impl LeaseId {
-    /// Makes an id from random bytes: one of 2^62, so no lease has it.
+    /// Makes an id from random bytes: 62 random bits, so that a collision with an existing lease is negligible.
     pub fn from_random(random: [u8; 8]) -> Self {
         Self(i64::from_ne_bytes(random) & (i64::MAX >> 1) | 1)
     }

@@ -61,7 +61,7 @@ impl StoreError {
     }
 }
 
-/// The message of a peer or library, with its whole chain of causes.
+/// Why a request failed: the server's message with its remedy, or the innermost cause of a client error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cause(String);
 

@@ -19,7 +19,7 @@ use crate::metrics::{Operation, StoreMetrics};
 /// Maximum size of a request that is sent (store S-13); the server's own limit is lower.
 const REQUEST_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Delay before a request is sent again that was not served, or whose outcome is unknown.
-const READ_RETRY_DELAY: Duration = Duration::from_millis(100);
+const RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// Whether a request may be sent again when the outcome of the first attempt is unknown.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -201,7 +201,7 @@ impl Requester {
                     return Err(RequestFailure::Unknown(cause));
                 }
                 ErrorClass::Refused => return Err(RequestFailure::Refused(cause)),
-                ErrorClass::NotServed | ErrorClass::Unknown => sleep(READ_RETRY_DELAY).await,
+                ErrorClass::NotServed | ErrorClass::Unknown => sleep(RETRY_DELAY).await,
             }
             *in_flight = InFlight {
                 sent: Vec::new(),

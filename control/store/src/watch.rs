@@ -206,14 +206,14 @@ async fn watch_once(
             Err(_) if !progress_requested => {
                 progress_requested = true;
                 if timeout(limit, stream.request_progress()).await.is_err() {
-                    return "stream takes no request".to_owned();
+                    return "progress request timed out".to_owned();
                 }
             }
             Err(_) => {
                 if connection.received() == received {
-                    connection.close("watch fell silent");
+                    connection.close("no response on the watch stream");
                 }
-                return "stream fell silent".to_owned();
+                return "no response on the watch stream".to_owned();
             }
         }
     }

@@ -47,7 +47,7 @@ struct WriteArgs {
     /// Overwrite existing cluster data
     #[arg(long, short)]
     yes: Option<Switch>,
-    /// Replace usable cluster data even by some that cannot be used
+    /// Write the document even if the programs can do less with it than with the stored one
     #[arg(long)]
     force: Option<Switch>,
     #[command(flatten)]

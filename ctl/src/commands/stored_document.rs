@@ -144,7 +144,7 @@ async fn try_change(
             TxnOutcome::Conflict => {}
         }
     }
-    bail!("cannot update cluster data: failed after {times} retries, another program wrote it each time")
+    bail!("cannot update cluster data: gave up after {times} attempts, another program wrote it each time")
 }
 
 /// Returns an error if the spec cannot be carried out.

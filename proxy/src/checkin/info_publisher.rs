@@ -221,7 +221,7 @@ impl InfoPublisher {
         let info = self.info(publication.generation, publication.timeout);
         let txn = Txn::new()
             .if_unchanged(&cluster_data, publication.revision)
-            .if_leased_no_later(&key, publication.lease)
+            .if_lease_id_at_most(&key, publication.lease)
             .put_leased(&key, to_compact(&info), publication.lease);
         // A response that takes longer is useless. A request that cannot be sent in time makes room for a later one.
         let store = self.store.with_timeout(publication.timeout).sent_within(limit / 10 * 9);

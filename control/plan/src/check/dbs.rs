@@ -89,7 +89,7 @@ fn may_be_removed(transition: &Transition<'_>, uid: &DbUid, db: &Db, master: &Db
 fn check_added(uid: &DbUid, db: &Db, violations: &mut Violations) {
     let blank = db.generation == 1 && db.status.current_generation == 0 && !db.status.healthy;
     violations.require(blank, "INV-21", || {
-        format!("the new db {uid} does not begin at the beginning")
+        format!("the new db {uid} has another generation than 1, or a status")
     });
 }
 
@@ -117,7 +117,7 @@ fn check_standbys(transition: &Transition<'_>, master: &DbUid, violations: &mut 
         let waits = db.spec.synchronous_replication || db.spec.synchronous_standbys.is_some();
         let plain = db.spec.followers == Some(Vec::new()) && !waits;
         violations.require(follows && plain, "INV-24", || {
-            format!("{uid} does not follow the master plainly")
+            format!("the standby {uid} has followers, synchronous fields or another upstream than the master")
         });
     }
 }

@@ -230,7 +230,7 @@ fn check_nothing_else(transition: &Transition<'_>, change: Change<'_>, violation
     };
     let expected = before.iter().filter(stays).map(|(uid, _)| uid);
     violations.require(expected.eq(transition.next.dbs().keys()), "INV-12", || {
-        "dbs come or go with an election".to_owned()
+        "an election adds or removes dbs".to_owned()
     });
     let shape = |db: &Db| {
         (
@@ -243,8 +243,6 @@ fn check_nothing_else(transition: &Transition<'_>, change: Change<'_>, violation
     let others = transition.next.dbs().iter();
     for (uid, db) in others.filter(|(uid, _)| *uid != change.old_uid && *uid != change.new_uid) {
         let same = before.get(uid).is_some_and(|was| shape(was) == shape(db));
-        violations.require(same, "INV-12", || {
-            format!("{uid} changes with an election that is not about it")
-        });
+        violations.require(same, "INV-12", || format!("an election changes another db: {uid}"));
     }
 }

@@ -13,7 +13,7 @@ pub(super) fn check(transition: &Transition<'_>, violations: &mut Violations) {
             transition.wall.since(keeper.status.last_healthy_time) > transition.spec.dead_keeper_removal_interval;
         let free = transition.next.db_of_keeper(uid).is_none();
         violations.require(dead && free, "INV-26", || {
-            format!("the keeper {uid} is removed and is not dead and free")
+            format!("the keeper {uid} is removed although it has a db or was healthy recently")
         });
     }
     for (uid, keeper) in transition
@@ -29,7 +29,7 @@ pub(super) fn check(transition: &Transition<'_>, violations: &mut Violations) {
         let acted = !after.status.force_fail && !after.status.healthy;
         let right = if transition.first_run { kept } else { acted };
         violations.require(right, "INV-27", || {
-            format!("the failing of keeper {uid} by hand is lost")
+            format!("forceFail of keeper {uid} was not acted on and cleared")
         });
     }
 }

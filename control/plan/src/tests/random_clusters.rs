@@ -31,7 +31,7 @@ const REACHED: [&str; 21] = [
     "cannot choose synchronous standby since there's not match between the possible masters and the usable synchronousStandbys",
     "waiting for proxies to close before another election",
     "removing old master db",
-    "keeping old master db until the new one has proven itself",
+    "keeping former master db as a fallback",
     "master announced to the proxies",
     "removing invalid db",
     "added new standby db",

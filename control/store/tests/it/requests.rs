@@ -215,7 +215,7 @@ async fn a_late_put_under_a_former_lease_is_refused() {
     }
     let put = async |lease| {
         let txn = Txn::new()
-            .if_leased_no_later("info", lease)
+            .if_lease_id_at_most("info", lease)
             .put_leased("info", "value", lease);
         store.commit(txn).await.unwrap().committed().is_some()
     };

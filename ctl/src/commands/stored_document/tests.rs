@@ -108,7 +108,7 @@ async fn the_last_conflict_is_an_error_and_changes_nothing() {
             outcome
                 .unwrap_err()
                 .to_string()
-                .contains(&format!("failed after {times} retries"))
+                .contains(&format!("gave up after {times} attempts"))
         );
         assert_eq!(race.stored().await, (None, format!("phase{times}").as_str().into()));
         let race = WriteRace::start().await;
