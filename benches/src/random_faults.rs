@@ -12,13 +12,13 @@ use stolon_tests::tcp_relay::TcpRelay;
 use stolon_tests::wait::now;
 use tokio::time::{sleep, timeout};
 
+use self::acknowledged::MasterTimeline;
 use self::clients::{Clients, LostRows, Record, create_table, lost_rows};
 use self::faults::{Fault, Network, Programs, Repair, Target, cause, choose, repair};
-use self::reigns::Reign;
 
+mod acknowledged;
 mod clients;
 mod faults;
-mod reigns;
 
 /// How many clients insert rows.
 const CLIENTS: usize = 8;
@@ -93,9 +93,11 @@ pub async fn measure(options: RandomOptions) -> anyhow::Result<()> {
         );
     }
     // The announcements of the last rows arrive meanwhile.
-    sleep(reigns::ANNOUNCEMENT_DELAY).await;
+    sleep(acknowledged::ANNOUNCEMENT_DELAY).await;
     run.clients.stop();
-    run.clients.record().check_rows(now() + reigns::ANNOUNCEMENT_DELAY);
+    run.clients
+        .record()
+        .check_rows(now() + acknowledged::ANNOUNCEMENT_DELAY);
     let sql = run.cluster.connect("proxy0").await;
     let logs = run.clients.record().logs.clone();
     let lost = lost_rows(&sql, &logs).await.context("look up the rows")?;
@@ -348,7 +350,7 @@ impl RandomRun {
         if !self.ends.is_empty() {
             println!("ended by themselves and were started again: {:?}", self.ends);
         }
-        for (reign, (count, until)) in lost_by_master(lost) {
+        for (master, (count, until)) in lost_by_master(lost) {
             let before = self
                 .caused
                 .iter()
@@ -360,7 +362,7 @@ impl RandomRun {
                 })
                 .collect();
             println!(
-                "lost: {count} rows acknowledged by {reign} until {:.2} s; {}",
+                "lost: {count} rows acknowledged by {master} until {:.2} s; {}",
                 until.since(self.began).as_secs_f64(),
                 named.join("; ")
             );
@@ -375,10 +377,10 @@ impl RandomRun {
 }
 
 /// Returns how many rows of each master are lost, and when it acknowledged the last one of those ranges.
-fn lost_by_master(lost: &[LostRows]) -> BTreeMap<Reign, (i64, Boottime)> {
+fn lost_by_master(lost: &[LostRows]) -> BTreeMap<MasterTimeline, (i64, Boottime)> {
     let mut by_master = BTreeMap::new();
     for rows in lost {
-        let (count, until) = by_master.entry(rows.reign).or_insert((0, rows.until));
+        let (count, until) = by_master.entry(rows.master).or_insert((0, rows.until));
         *count += rows.count;
         *until = rows.until.max(*until);
     }

@@ -15,7 +15,6 @@ mod clusterdata;
 mod confirm;
 mod failkeeper;
 mod failover;
-mod former_cluster;
 mod init;
 mod input;
 mod playground;
@@ -26,6 +25,7 @@ mod spec;
 mod spec_warnings;
 mod status;
 mod stored_document;
+mod stored_keepers;
 mod update;
 
 /// Operate a cluster: initialise it, show its status, change its specification.

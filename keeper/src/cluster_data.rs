@@ -152,7 +152,9 @@ pub fn is_slow(store: &Store) -> bool {
 pub fn cluster_data_state(entry: Option<&Entry>) -> ClusterDataState {
     match Stored::decode(entry.map(|entry| entry.value.as_slice())) {
         Stored::Absent => ClusterDataState::Absent,
-        Stored::Garbage(error) => ClusterDataState::Unusable(format!("{}: {UNREADABLE_DATA_REMEDY}", Chain(&error))),
+        Stored::Undecodable(error) => {
+            ClusterDataState::Unusable(format!("{}: {UNREADABLE_DATA_REMEDY}", Chain(&error)))
+        }
         Stored::Unusable {
             why: Unusable::FormatVersion(version),
             ..

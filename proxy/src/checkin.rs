@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use base::clock::Boottime;
 use base::{Chain, Clock, RandomBytes};
-use model::{DbUid, FormerKeepers, ProxyUid};
+use model::{DbUid, KeepersWithData, ProxyUid};
 use store::{Changes, KeyChange, KeyRange, Store, StoreError, Watch};
 use tracing::{debug, warn};
 
@@ -291,7 +291,7 @@ impl CheckInLoop {
                 CheckInStep::DiscardRequests => self.publisher.discard_requests(),
                 CheckInStep::EndMasterChange => self.forwarding.end_master_change(),
                 // At most half of the remaining time: only a hint in the log depends on it.
-                CheckInStep::ReadFormerKeepers => self.read_former_keepers(left()? / 2).await,
+                CheckInStep::ReadKeepersWithData => self.read_keepers_with_data(left()? / 2).await,
                 CheckInStep::Report(report) => self.report(report),
                 CheckInStep::Publish(content) => {
                     let outcome = self.publisher.publish(content, left()?).await;
@@ -348,8 +348,8 @@ impl CheckInLoop {
     }
 
     /// Reads whether keepers of a cluster exist, if the cluster data are missing and that was not logged yet.
-    async fn read_former_keepers(&mut self, limit: Duration) {
-        if !self.log.needs_former_keepers() {
+    async fn read_keepers_with_data(&mut self, limit: Duration) {
+        if !self.log.needs_keepers_with_data() {
             return;
         }
         let prefix = self.store.keys().keeper_infos();
@@ -357,14 +357,14 @@ impl CheckInLoop {
         let keepers = match self.store.with_timeout(limit).snapshot(&targets).await {
             Ok(mut snapshot) => {
                 let infos = snapshot.take(0);
-                FormerKeepers::from_infos(infos.iter().map(|entry| (entry.name(&prefix), entry.value.as_slice())))
+                KeepersWithData::from_infos(infos.iter().map(|entry| (entry.name(&prefix), entry.value.as_slice())))
             }
             Err(error) => {
                 debug!(error = %Chain(&error), "cannot read the keepers' infos");
-                FormerKeepers::default()
+                KeepersWithData::default()
             }
         };
-        self.log.set_former_keepers(keepers);
+        self.log.set_keepers_with_data(keepers);
     }
 
     fn report(&mut self, report: RouteReport) {

@@ -80,7 +80,7 @@ impl StoredClusterData {
     pub fn parse(value: Option<&[u8]>) -> Result<Self, JsonError> {
         match Stored::decode(value) {
             Stored::Absent => Ok(Self::Absent),
-            Stored::Garbage(error) => Err(error),
+            Stored::Undecodable(error) => Err(error),
             Stored::Unusable { why, .. } => Ok(Self::Unusable(why)),
             Stored::Usable(checked) => Ok(Self::Usable(checked)),
         }

@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 use tokio_postgres::Config;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::reigns::{ANNOUNCEMENT_DELAY, AcknowledgedLog, Announcements, Reign};
+use super::acknowledged::{ANNOUNCEMENT_DELAY, AcknowledgedLog, Announcements, MasterTimeline};
 
 /// Delay before a client connects again.
 const RECONNECT_DELAY: Duration = Duration::from_millis(20);
@@ -32,7 +32,7 @@ const LOOKUP_ROWS: i64 = 1000;
 pub(super) struct Record {
     /// By client.
     pub(super) logs: Vec<AcknowledgedLog>,
-    reigns: BTreeSet<Reign>,
+    masters: BTreeSet<MasterTimeline>,
     /// Which servers were announced to the proxies.
     pub(super) announcements: Announcements,
     /// Rows that are not yet compared with the announcements, oldest first.
@@ -48,7 +48,7 @@ pub(super) struct Record {
 struct UncheckedRow {
     client: usize,
     id: i64,
-    reign: Reign,
+    master: MasterTimeline,
     sent: Boottime,
     acknowledged: Boottime,
 }
@@ -56,12 +56,12 @@ struct UncheckedRow {
 impl Record {
     /// Returns how many masters have acknowledged rows.
     pub(super) fn masters(&self) -> usize {
-        self.reigns.len()
+        self.masters.len()
     }
 
     fn add(&mut self, row: UncheckedRow) {
-        self.reigns.insert(row.reign);
-        self.logs[row.client].add(row.id, row.reign, row.acknowledged);
+        self.masters.insert(row.master);
+        self.logs[row.client].add(row.id, row.master, row.acknowledged);
         self.unchecked.push_back(row);
         self.check_rows(row.acknowledged);
     }
@@ -75,11 +75,11 @@ impl Record {
             self.unchecked.pop_front();
             let announced = self
                 .announcements
-                .contradiction(row.reign.server, row.sent, row.acknowledged);
+                .contradiction(row.master.server, row.sent, row.acknowledged);
             if let Some(announced) = announced.filter(|_| self.two_masters.len() < CONTRADICTIONS_MAX) {
-                let UncheckedRow { client, id, reign, .. } = row;
+                let UncheckedRow { client, id, master, .. } = row;
                 self.two_masters.push(format!(
-                    "{reign} acknowledged row {id} of client {client} while the server on port {announced} was announced"
+                    "{master} acknowledged row {id} of client {client} while the server on port {announced} was announced"
                 ));
             }
         }
@@ -99,7 +99,7 @@ pub(super) struct LostRows {
     /// How many.
     pub(super) count: i64,
     /// Who acknowledged them.
-    pub(super) reign: Reign,
+    pub(super) master: MasterTimeline,
     /// When that master acknowledged its last row of this range.
     pub(super) until: Boottime,
 }
@@ -204,16 +204,16 @@ impl Client {
             );
             let answer = timeout(ROW_TIMEOUT, sql.value(&statement));
             let answer = answer.await.context("no response in time")??;
-            self.acknowledge(id, parse_reign(&answer)?, sent);
+            self.acknowledge(id, parse_master(&answer)?, sent);
             sleep(ROW_DELAY).await;
         }
     }
 
-    fn acknowledge(&self, id: i64, reign: Reign, sent: Boottime) {
+    fn acknowledge(&self, id: i64, master: MasterTimeline, sent: Boottime) {
         self.record().add(UncheckedRow {
             client: self.number,
             id,
-            reign,
+            master,
             sent,
             acknowledged: now(),
         });
@@ -225,11 +225,11 @@ impl Client {
 }
 
 /// Parses port and timeline (hexadecimal), as the statement returns them.
-fn parse_reign(answer: &str) -> anyhow::Result<Reign> {
+fn parse_master(answer: &str) -> anyhow::Result<MasterTimeline> {
     let (server, timeline) = answer
         .split_once(' ')
         .with_context(|| format!("unexpected row {answer:?}"))?;
-    Ok(Reign {
+    Ok(MasterTimeline {
         server: server.parse().with_context(|| format!("port in {answer:?}"))?,
         timeline: u32::from_str_radix(timeline, 16).with_context(|| format!("timeline in {answer:?}"))?,
     })
@@ -260,7 +260,7 @@ pub(super) async fn lost_rows(sql: &SqlClient, logs: &[AcknowledgedLog]) -> anyh
             if count > 0 {
                 lost.push(LostRows {
                     count,
-                    reign: rows.reign,
+                    master: rows.master,
                     until: rows.until,
                 });
             }
@@ -275,10 +275,10 @@ mod tests {
 
     #[test]
     fn the_master_is_parsed_from_the_row() {
-        let reign = parse_reign("5432 0000001A").unwrap();
-        assert_eq!((reign.server, reign.timeline), (5432, 26));
+        let master = parse_master("5432 0000001A").unwrap();
+        assert_eq!((master.server, master.timeline), (5432, 26));
         for wrong in ["", "5432", "x 00000001", "5432 0000000G"] {
-            assert!(parse_reign(wrong).is_err(), "{wrong:?}");
+            assert!(parse_master(wrong).is_err(), "{wrong:?}");
         }
     }
 }

@@ -59,15 +59,15 @@ pub(super) enum FaultKind {
     /// SIGTERM; it is started again later.
     Terminate,
     /// SIGSTOP, and SIGCONT later.
-    Stop,
+    Freeze,
     /// Its connections to the store carry no bytes for a while.
-    HoldStore,
+    StallStore,
     /// Its connections to the store are closed, and refused for a while.
     CutStore,
     /// The connections to its PostgreSQL, of proxies and standbys, carry no bytes for a while.
-    HoldClients,
+    StallSql,
     /// The connections to its PostgreSQL are closed, and refused for a while.
-    CutClients,
+    CutSql,
 }
 
 impl fmt::Display for FaultKind {
@@ -75,11 +75,11 @@ impl fmt::Display for FaultKind {
         f.write_str(match self {
             Self::Kill => "SIGKILL",
             Self::Terminate => "SIGTERM",
-            Self::Stop => "SIGSTOP",
-            Self::HoldStore => "store hangs for",
-            Self::CutStore => "store unreachable for",
-            Self::HoldClients => "clients' network hangs for",
-            Self::CutClients => "clients' network refuses",
+            Self::Freeze => "SIGSTOP",
+            Self::StallStore => "store connections hang:",
+            Self::CutStore => "store connections refused:",
+            Self::StallSql => "SQL connections hang:",
+            Self::CutSql => "SQL connections refused:",
         })
     }
 }
@@ -116,7 +116,7 @@ impl Network {
 
     fn of(&self, fault: &Fault) -> &TcpRelay {
         let relays = match fault.kind {
-            FaultKind::HoldClients | FaultKind::CutClients => &self.clients,
+            FaultKind::StallSql | FaultKind::CutSql => &self.clients,
             _ => &self.store,
         };
         Self::relay(relays, fault.target.program())
@@ -140,7 +140,7 @@ pub(super) fn choose(random: &mut fastrand::Rng, cluster: &Programs, busy: &[Str
                 kind: if random.bool() {
                     FaultKind::Kill
                 } else {
-                    FaultKind::Stop
+                    FaultKind::Freeze
                 },
                 target: Target::Etcd,
             }),
@@ -167,14 +167,14 @@ fn keeper_fault(random: &mut fastrand::Rng, keeper: String) -> Fault {
         2 => (FaultKind::Kill, Target::Keeper(keeper)),
         3 => (FaultKind::Kill, Target::Postmaster(keeper)),
         4 => (FaultKind::Kill, Target::ServerProcess(keeper)),
-        5 | 6 => (FaultKind::Stop, Target::Host(keeper)),
-        7 => (FaultKind::Stop, Target::Keeper(keeper)),
-        8 => (FaultKind::Stop, Target::ServerProcess(keeper)),
+        5 | 6 => (FaultKind::Freeze, Target::Host(keeper)),
+        7 => (FaultKind::Freeze, Target::Keeper(keeper)),
+        8 => (FaultKind::Freeze, Target::ServerProcess(keeper)),
         9 => (FaultKind::Terminate, Target::Keeper(keeper)),
-        10 => (FaultKind::HoldStore, Target::Keeper(keeper)),
+        10 => (FaultKind::StallStore, Target::Keeper(keeper)),
         11 => (FaultKind::CutStore, Target::Keeper(keeper)),
-        12 => (FaultKind::HoldClients, Target::Keeper(keeper)),
-        _ => (FaultKind::CutClients, Target::Keeper(keeper)),
+        12 => (FaultKind::StallSql, Target::Keeper(keeper)),
+        _ => (FaultKind::CutSql, Target::Keeper(keeper)),
     };
     Fault { kind, target }
 }
@@ -183,8 +183,8 @@ fn program_fault(random: &mut fastrand::Rng, name: String) -> Fault {
     let kinds = [
         FaultKind::Kill,
         FaultKind::Terminate,
-        FaultKind::Stop,
-        FaultKind::HoldStore,
+        FaultKind::Freeze,
+        FaultKind::StallStore,
         FaultKind::CutStore,
     ];
     Fault {
@@ -201,14 +201,14 @@ pub(super) fn cause(
     network: &Network,
 ) -> Option<Repair> {
     match fault.kind {
-        FaultKind::HoldStore | FaultKind::HoldClients => network.of(fault).set_both(NetworkCondition::Hold),
-        FaultKind::CutStore | FaultKind::CutClients => network.of(fault).disable(),
+        FaultKind::StallStore | FaultKind::StallSql => network.of(fault).set_both(NetworkCondition::Hold),
+        FaultKind::CutStore | FaultKind::CutSql => network.of(fault).disable(),
         FaultKind::Kill => return kill(random, &fault.target, cluster),
         FaultKind::Terminate => {
             cluster.process(fault.target.program()).signal(Signal::TERM);
             return Some(Repair::Start(fault.target.program().to_owned()));
         }
-        FaultKind::Stop => return stop(random, &fault.target, cluster),
+        FaultKind::Freeze => return stop(random, &fault.target, cluster),
     }
     Some(Repair::Network(fault.clone()))
 }

@@ -12,13 +12,13 @@ mod created;
 mod db;
 mod duration;
 mod failover_request;
-mod former;
 mod hba;
 mod ids;
 mod info;
 mod init_config;
 mod json;
 mod keeper;
+mod keepers_with_data;
 mod limits;
 mod liveness;
 mod lsn;
@@ -41,7 +41,6 @@ pub use created::CreationRecord;
 pub use db::{Db, DbInitMode, DbSpec, DbStatus, FollowConfig, FollowType, TimelineHistory};
 pub use duration::{DurationError, GoDuration};
 pub use failover_request::FailoverRequest;
-pub use former::{FormerKeepers, LOST_DATA_REMEDY, UNREADABLE_DATA_REMEDY, UNUSABLE_DATA_REMEDY};
 pub use hba::{HbaField, HbaStrictness, check_hba_line, hba_excerpt, hba_fields, hba_strictness, redacted_hba_reason};
 pub use ids::{
     BootUuid, ClusterUid, DbUid, FAKE_STANDBY, InfoUid, KeeperUid, ProxyUid, SentinelUid, short_uid, stolon_name,
@@ -53,6 +52,7 @@ pub use init_config::{
 };
 pub use json::{Json, JsonError, from_slice, to_compact, to_pretty};
 pub use keeper::{Keeper, KeeperSpec, KeeperStatus, PostgresBinaryVersion};
+pub use keepers_with_data::{KeepersWithData, LOST_DATA_REMEDY, UNREADABLE_DATA_REMEDY, UNUSABLE_DATA_REMEDY};
 pub use limits::Clamped;
 pub use liveness::{LIVENESS_PERIOD, LIVENESS_TTL};
 pub use lsn::Lsn;

@@ -9,7 +9,7 @@ pub enum Stored {
     /// The key does not exist, or holds `null` (store C-5).
     Absent,
     /// The value is not a cluster data document.
-    Garbage(JsonError),
+    Undecodable(JsonError),
     /// A document of another format version, or without a valid spec. Nothing may be decided from it.
     Unusable {
         /// The document as read.
@@ -26,7 +26,7 @@ impl Stored {
     pub fn decode(value: Option<&[u8]>) -> Self {
         match value.map(ClusterData::parse).transpose() {
             Ok(None | Some(None)) => Self::Absent,
-            Err(error) => Self::Garbage(error),
+            Err(error) => Self::Undecodable(error),
             Ok(Some(Some(data))) => match data.effective_spec() {
                 Ok(spec) => Self::Usable(Box::new(CheckedClusterData { data, spec })),
                 Err(why) => Self::Unusable {
@@ -41,7 +41,7 @@ impl Stored {
     pub fn usable(&self) -> Option<&CheckedClusterData> {
         match self {
             Self::Usable(checked) => Some(checked),
-            Self::Absent | Self::Garbage(_) | Self::Unusable { .. } => None,
+            Self::Absent | Self::Undecodable(_) | Self::Unusable { .. } => None,
         }
     }
 
@@ -52,7 +52,7 @@ impl Stored {
     pub fn into_document(self) -> Result<Option<ClusterData>, JsonError> {
         match self {
             Self::Absent => Ok(None),
-            Self::Garbage(error) => Err(error),
+            Self::Undecodable(error) => Err(error),
             Self::Unusable { data, .. } => Ok(Some(*data)),
             Self::Usable(checked) => Ok(Some(checked.data)),
         }
@@ -67,7 +67,7 @@ mod tests {
     fn decoded(value: &str) -> String {
         match Stored::decode(Some(value.as_bytes())) {
             Stored::Absent => "absent".to_owned(),
-            Stored::Garbage(error) => format!("garbage: {error}"),
+            Stored::Undecodable(error) => format!("undecodable: {error}"),
             Stored::Unusable { why, .. } => format!("unusable: {why}"),
             Stored::Usable(_) => "usable".to_owned(),
         }

@@ -6,12 +6,12 @@ use std::time::Duration;
 use tracing::{error, info, warn};
 
 use crate::decode::DecodedSnapshot;
-use crate::missing_data::former_keepers;
+use crate::missing_data::keepers_with_data;
 use base::Chain;
 use base::clock::Boottime;
 use model::{
-    CheckedClusterData, Clamped, FormerKeepers, LOST_DATA_REMEDY, Stored, UNREADABLE_DATA_REMEDY, UNUSABLE_DATA_REMEDY,
-    Undecidable, Unusable,
+    CheckedClusterData, Clamped, KeepersWithData, LOST_DATA_REMEDY, Stored, UNREADABLE_DATA_REMEDY,
+    UNUSABLE_DATA_REMEDY, Undecidable, Unusable,
 };
 use plan::{Note, PlanError};
 use store::{Keys, StoreError};
@@ -102,8 +102,8 @@ impl LogState {
                     format!("{cause}: {UNUSABLE_DATA_REMEDY}"),
                 )
             }
-            Stored::Garbage(why) => {
-                let keepers = former_keepers(decoded).clause();
+            Stored::Undecodable(why) => {
+                let keepers = keepers_with_data(decoded).clause();
                 (
                     "error retrieving cluster data",
                     format!("{key} holds no cluster data: {why}: {UNREADABLE_DATA_REMEDY}{keepers}"),
@@ -131,9 +131,9 @@ impl LogState {
     }
 
     /// Logs that the cluster data is lost although keepers of a cluster exist.
-    pub(super) fn log_lost_data(&mut self, former: &FormerKeepers, now: Boottime) {
+    pub(super) fn log_lost_data(&mut self, known: &KeepersWithData, now: Boottime) {
         let message = "the cluster data are missing, but keepers of a cluster exist: creating no cluster";
-        let keepers = former.to_string();
+        let keepers = known.to_string();
         if self.is_due(format!("{message}: {keepers}"), now) {
             error!(keepers, remedy = LOST_DATA_REMEDY, "{message}");
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::decode::DecodedSnapshot;
 use base::clock::Boottime;
-use model::FormerKeepers;
+use model::KeepersWithData;
 
 /// How many sleepIntervals keepers are given to publish before a cluster is created.
 const WAIT_INTERVALS: u32 = 3;
@@ -18,14 +18,14 @@ pub(super) enum MissingDataDecision {
     /// Keepers may still publish.
     WaitUntil(Boottime),
     /// Keepers of an earlier cluster exist, or did.
-    KeepersExist(FormerKeepers),
+    KeepersExist(KeepersWithData),
 }
 
 /// Observations while there is no cluster data.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct MissingData {
     since: Option<Boottime>,
-    former: FormerKeepers,
+    known: KeepersWithData,
 }
 
 impl MissingData {
@@ -38,9 +38,9 @@ impl MissingData {
         interval: Duration,
         now: Boottime,
     ) -> MissingDataDecision {
-        self.former.extend(former_keepers(decoded));
-        if !self.former.is_empty() {
-            return MissingDataDecision::KeepersExist(self.former.clone());
+        self.known.extend(keepers_with_data(decoded));
+        if !self.known.is_empty() {
+            return MissingDataDecision::KeepersExist(self.known.clone());
         }
         let since = *self.since.get_or_insert(now);
         let end = since + interval.saturating_mul(WAIT_INTERVALS);
@@ -62,8 +62,8 @@ impl MissingData {
 }
 
 /// Returns the keepers of a cluster in this read.
-pub(super) fn former_keepers(decoded: &DecodedSnapshot) -> FormerKeepers {
-    let mut former = FormerKeepers::default();
+pub(super) fn keepers_with_data(decoded: &DecodedSnapshot) -> KeepersWithData {
+    let mut known = KeepersWithData::default();
     // An undecodable info may come from a keeper with data.
     for key in decoded.observations.keeper_keys.keys() {
         if !decoded
@@ -72,13 +72,13 @@ pub(super) fn former_keepers(decoded: &DecodedSnapshot) -> FormerKeepers {
             .values()
             .any(|observed| observed.key == *key)
         {
-            former.add_undecodable(key);
+            known.add_undecodable(key);
         }
     }
     for observed in decoded.observations.keepers.values() {
-        former.add(&observed.key, &observed.info.cluster_uid);
+        known.add(&observed.key, &observed.info.cluster_uid);
     }
-    former
+    known
 }
 
 #[cfg(test)]
@@ -159,14 +159,14 @@ mod tests {
     fn keepers_of_a_cluster_prevent_creation_even_after_they_are_gone() {
         let mut absence = MissingData::default();
         let seen = absence.observe(&decoded(&[("k1", "c1"), ("k2", "")], &["k3"]), SECOND, at(100));
-        let MissingDataDecision::KeepersExist(former) = seen else {
+        let MissingDataDecision::KeepersExist(known) = seen else {
             panic!("{seen:?}");
         };
-        assert_eq!(former.to_string(), "k1 (cluster c1), k3 (its info cannot be decoded)");
+        assert_eq!(known.to_string(), "k1 (cluster c1), k3 (its info cannot be decoded)");
         let no_keepers = decoded(&[], &[]);
         assert_eq!(
             absence.observe(&no_keepers, SECOND, at(200)),
-            MissingDataDecision::KeepersExist(former)
+            MissingDataDecision::KeepersExist(known)
         );
         absence.reset();
         assert_eq!(

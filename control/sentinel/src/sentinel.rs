@@ -231,7 +231,7 @@ impl Sentinel {
         let data = match &input.snapshot.data {
             Stored::Usable(data) => (**data).clone(),
             Stored::Absent => return self.handle_missing_data(&input).await,
-            Stored::Unusable { .. } | Stored::Garbage(_) => return self.handle_unusable_data(&input),
+            Stored::Unusable { .. } | Stored::Undecodable(_) => return self.handle_unusable_data(&input),
         };
         let interval = self.record_usable_data(&data);
         self.query_info_ages(&mut input).await;
@@ -429,7 +429,7 @@ impl Sentinel {
             .observe(&input.snapshot, interval.max(SLEEP_INTERVAL_ABSENT_MIN), input.now);
         let next = self.clock.now() + SLEEP_INTERVAL_UNKNOWN;
         match (decision, self.initial_spec.clone()) {
-            (MissingDataDecision::KeepersExist(former), _) => self.log_state.log_lost_data(&former, input.now),
+            (MissingDataDecision::KeepersExist(known), _) => self.log_state.log_lost_data(&known, input.now),
             (_, None) => self.log_state.log_no_data(),
             (MissingDataDecision::WaitUntil(end), Some(_)) => {
                 self.log_state.log_waiting_for_keepers();

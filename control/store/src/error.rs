@@ -12,10 +12,10 @@ pub const UNREACHABLE_HINT: &str = "is etcd running there? see --store-endpoints
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// No endpoint was reachable within the timeout. Nothing was sent, so nothing was changed.
-    #[error("{attempt}: the store cannot be reached (waited {limit:?})")]
+    #[error("{request}: the store cannot be reached (waited {limit:?})")]
     Unreachable {
         /// The request, as in `read stolon/cluster/main/clusterdata`.
-        attempt: String,
+        request: String,
         /// The time waited.
         limit: Duration,
         /// The last errors of the endpoints, if any.
@@ -24,10 +24,10 @@ pub enum StoreError {
     },
     /// Sent, but no response arrived within the timeout or before the connection broke. A write may or may not have
     /// been applied (store S-32): read again.
-    #[error("{attempt}: no response from the store (limit {limit:?})")]
+    #[error("{request}: no response from the store (limit {limit:?})")]
     Unanswered {
-        /// What was attempted.
-        attempt: String,
+        /// The request.
+        request: String,
         /// The timeout of the request.
         limit: Duration,
         /// The error of the connection, if it broke.
@@ -35,10 +35,10 @@ pub enum StoreError {
         source: Option<Cause>,
     },
     /// The store responded with an error; nothing was changed.
-    #[error("{attempt}: refused by the store")]
+    #[error("{request}: refused by the store")]
     Refused {
-        /// What was attempted.
-        attempt: String,
+        /// The request.
+        request: String,
         /// The store's message.
         #[source]
         source: Cause,

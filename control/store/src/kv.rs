@@ -11,11 +11,11 @@ use crate::requester::{Requester, RetryPolicy, check_size};
 /// Reads several ranges at one revision.
 pub(crate) async fn snapshot(requester: &Requester, ranges: &[KeyRange]) -> Result<Snapshot, StoreError> {
     let ops = ranges.iter().map(read_op).collect();
-    read_all(requester, read_attempt(ranges), ops).await
+    read_all(requester, describe_read(ranges), ops).await
 }
 
 /// Returns the name of a read in errors: the first two ranges at most.
-fn read_attempt(ranges: &[KeyRange]) -> String {
+fn describe_read(ranges: &[KeyRange]) -> String {
     let names: Vec<String> = ranges.iter().take(2).map(ToString::to_string).collect();
     match ranges.len().saturating_sub(names.len()) {
         0 => format!("read {}", names.join(", ")),
@@ -23,10 +23,10 @@ fn read_attempt(ranges: &[KeyRange]) -> String {
     }
 }
 
-/// Reads in one transaction, linearizably. The attempt names what is read, for errors.
-pub(crate) async fn read_all(requester: &Requester, attempt: String, ops: Vec<TxnOp>) -> Result<Snapshot, StoreError> {
+/// Reads in one transaction, linearizably. `request` names what is read, for errors.
+pub(crate) async fn read_all(requester: &Requester, request: String, ops: Vec<TxnOp>) -> Result<Snapshot, StoreError> {
     requester
-        .send(Operation::Read, attempt, RetryPolicy::Always, |connection| {
+        .send(Operation::Read, request, RetryPolicy::Always, |connection| {
             let txn = etcd_client::Txn::new().and_then(ops.clone());
             async move {
                 let answer = kv(connection.client()).txn(txn).await?;
@@ -48,10 +48,10 @@ pub(crate) async fn put(
     lease: Option<LeaseId>,
 ) -> Result<Revision, StoreError> {
     let options = PutOptions::new().with_lease(lease.map_or(0, |lease| lease.0));
-    let attempt = format!("write {key}");
-    check_size(&attempt, key.len() + value.len())?;
+    let request = format!("write {key}");
+    check_size(&request, key.len() + value.len())?;
     requester
-        .send(Operation::Put, attempt, RetryPolicy::OnlyIfUnsent, |connection| {
+        .send(Operation::Put, request, RetryPolicy::OnlyIfUnsent, |connection| {
             let (value, options) = (value.clone(), options.clone());
             async move {
                 let answer = kv(connection.client()).put(key, value, Some(options)).await?;

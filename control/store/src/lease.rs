@@ -62,11 +62,11 @@ pub(crate) async fn grant(requester: &Requester, ttl: Duration) -> Result<LeaseG
 
 pub(crate) async fn grant_as(requester: &Requester, lease: LeaseId, ttl: Duration) -> Result<(), StoreError> {
     let seconds = i64::try_from(ttl.as_secs()).unwrap_or(TTL_MAX).clamp(1, TTL_MAX);
-    let attempt = format!("request lease {lease}");
+    let request = format!("request lease {lease}");
     requester
         .send(
             Operation::Lease,
-            attempt,
+            request,
             RetryPolicy::Always,
             |connection| async move {
                 let options = LeaseGrantOptions::new().with_id(lease.0);

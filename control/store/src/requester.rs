@@ -106,7 +106,7 @@ impl Requester {
     pub(crate) async fn send<T, F, Fut>(
         &self,
         operation: Operation,
-        attempt: String,
+        request: String,
         retry: RetryPolicy,
         send: F,
     ) -> Result<T, StoreError>
@@ -115,14 +115,14 @@ impl Requester {
         Fut: Future<Output = Result<T, etcd_client::Error>>,
     {
         let sent = self.clock().now();
-        let outcome = self.send_within_timeout(attempt, retry, send).await;
+        let outcome = self.send_within_timeout(request, retry, send).await;
         self.metrics.record(operation, self.clock().now().since(sent), &outcome);
         outcome
     }
 
     async fn send_within_timeout<T, F, Fut>(
         &self,
-        attempt: String,
+        request: String,
         retry: RetryPolicy,
         send: F,
     ) -> Result<T, StoreError>
@@ -140,14 +140,14 @@ impl Requester {
                 self.etcd_faults.record_success(RequestKind::Read);
                 Ok(value)
             }
-            Ok(Err(RequestFailure::Refused(source))) => Err(StoreError::Refused { attempt, source }),
+            Ok(Err(RequestFailure::Refused(source))) => Err(StoreError::Refused { request, source }),
             Ok(Err(RequestFailure::TooLate)) => Err(StoreError::Unreachable {
-                attempt,
+                request,
                 limit: self.send_limit,
                 source: self.connections.last_failures().or(in_flight.last_error),
             }),
             Ok(Err(RequestFailure::Unknown(source))) => Err(StoreError::Unanswered {
-                attempt,
+                request,
                 limit,
                 source: Some(source),
             }),
@@ -159,10 +159,10 @@ impl Requester {
                 }
                 if in_flight.sent.is_empty() {
                     let source = self.connections.last_failures().or(in_flight.last_error);
-                    return Err(StoreError::Unreachable { attempt, limit, source });
+                    return Err(StoreError::Unreachable { request, limit, source });
                 }
                 Err(StoreError::Unanswered {
-                    attempt,
+                    request,
                     limit,
                     source: in_flight.last_error,
                 })
@@ -274,13 +274,13 @@ enum RequestFailure {
 }
 
 /// Refuses requests that are too large to be sent.
-pub(crate) fn check_size(attempt: &str, bytes: usize) -> Result<(), StoreError> {
+pub(crate) fn check_size(request: &str, bytes: usize) -> Result<(), StoreError> {
     if bytes <= REQUEST_BYTES_MAX {
         return Ok(());
     }
     let why = format!("{bytes} bytes are more than the {REQUEST_BYTES_MAX} of the largest request");
     Err(StoreError::Refused {
-        attempt: attempt.to_owned(),
+        request: request.to_owned(),
         source: Cause::from_server(&why),
     })
 }

@@ -139,12 +139,12 @@ pub(crate) async fn commit_or_read(
     txn: Txn,
     ranges: &[KeyRange],
 ) -> Result<CommitOrRead, StoreError> {
-    let attempt = txn.names.join(", ");
-    check_size(&attempt, txn.bytes)?;
+    let request = txn.names.join(", ");
+    check_size(&request, txn.bytes)?;
     let puts = txn.bytes > 0;
     let reads: Vec<TxnOp> = ranges.iter().map(read_op).collect();
     requester
-        .send(Operation::Txn, attempt, RetryPolicy::OnlyIfUnsent, |connection| {
+        .send(Operation::Txn, request, RetryPolicy::OnlyIfUnsent, |connection| {
             let txn = etcd_client::Txn::new()
                 .when(txn.compares.clone())
                 .and_then(txn.ops.clone())

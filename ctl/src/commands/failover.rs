@@ -16,7 +16,7 @@ use model::{FailoverRequest, GoDuration, KeeperUid, Timestamp, from_slice, short
 use store::{KeyRange, Revision, Store};
 
 use super::confirm::{Confirmation, ask_to_confirm};
-use super::former_cluster::FormerCluster;
+use super::stored_keepers::StoredKeepers;
 use super::{CommandOutcome, print, stored_document};
 use assess::FailoverReport;
 use follow::follow;
@@ -136,8 +136,8 @@ impl FailoverCommand<'_> {
         let mut snapshot = read.context("cannot get cluster data")?;
         let entry = snapshot.take_one(0);
         let infos = snapshot.take(1);
-        let former = FormerCluster::of(keys, &infos, snapshot.take_one(2).as_ref());
-        let checked = stored_document::check(entry.as_ref(), &former)?;
+        let known = StoredKeepers::of(keys, &infos, snapshot.take_one(2).as_ref());
+        let checked = stored_document::check(entry.as_ref(), &known)?;
         if let Some(other) = snapshot.take_one(3) {
             return Err(match from_slice::<FailoverRequest>(&other.value) {
                 Ok(other) => anyhow!(

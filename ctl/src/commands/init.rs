@@ -13,7 +13,7 @@ use store::{Store, Txn, TxnOutcome};
 
 use super::confirm::{Confirmation, ask_to_confirm};
 use super::spec_warnings::synchronous_warnings;
-use super::{CommandOutcome, former_cluster, input, print, stored_document};
+use super::{CommandOutcome, input, print, stored_document, stored_keepers};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -44,12 +44,12 @@ pub(super) async fn run(
     if before.is_some() {
         print("WARNING: The current cluster data will be removed")?;
     }
-    let former = former_cluster::read(store).await?;
+    let known = stored_keepers::read(store).await?;
     // With cluster data in the store, the two lines of Go stolon already warn of this.
-    if let Some(warning) = former.discard_warning().filter(|_| before.is_none()) {
+    if let Some(warning) = known.discard_warning().filter(|_| before.is_none()) {
         print(&warning)?;
     }
-    warnings.extend(synchronous_warnings(None, &spec, former.keeper_count()));
+    warnings.extend(synchronous_warnings(None, &spec, known.keeper_count()));
     input::print_warnings(&warnings);
     print("WARNING: The databases managed by the keepers will be overwritten depending on the provided cluster spec.")?;
     if args.yes != Some(Switch(true)) && ask_to_confirm(io::stdin().lock(), io::stdout())? == Confirmation::No {
@@ -66,7 +66,7 @@ pub(super) async fn run(
         .into_iter()
         .flatten()
         .filter_map(|data| Some(data.cluster.as_ref()?.uid.clone()));
-    let created = former.into_creation_record(uid, replaced.collect());
+    let created = known.into_creation_record(uid, replaced.collect());
     let key = store.keys().cluster_data();
     // The operator has agreed to lose existing data, which the sentinel may still be rewriting: no condition then. Data
     // that appeared after the question must not be lost.

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use store::election::elected_sentinel;
 use store::{Entry, KeyRange, Keys, Snapshot, Store};
 
-use super::former_cluster::FormerCluster;
+use super::stored_keepers::StoredKeepers;
 use super::{CommandOutcome, error_line, print, stored_document};
 use view::{KeeperProblem, Status, build};
 
@@ -85,10 +85,10 @@ fn decode_status(mut snapshot: Snapshot, keys: &Keys) -> Result<Status, StatusFa
     let sentinels: Vec<SentinelInfo> = decode_all(&snapshot.take(1));
     let proxies: Vec<ProxyInfo> = decode_all(&snapshot.take(2));
     let infos = snapshot.take(4);
-    let former = FormerCluster::of(keys, &infos, snapshot.take_one(5).as_ref());
+    let known = StoredKeepers::of(keys, &infos, snapshot.take_one(5).as_ref());
     let keepers: Vec<KeeperInfo> = decode_all(&infos);
     // Without usable cluster data it is unknown which keepers belong to the cluster.
-    let checked = stored_document::check(snapshot.take_one(3).as_ref(), &former).map_err(|error| StatusFailure {
+    let checked = stored_document::check(snapshot.take_one(3).as_ref(), &known).map_err(|error| StatusFailure {
         error,
         problems: view::problems(&keepers, None),
     })?;

@@ -12,23 +12,23 @@ use model::{
 };
 use store::{Entry, Revision, Store, Txn, TxnOutcome};
 
-use super::former_cluster::{self, FormerCluster};
+use super::stored_keepers::{self, StoredKeepers};
 
 /// Reads and validates the cluster data (cli 6.2). Also returns the revision of its last write.
 pub(super) async fn read(store: &Store) -> anyhow::Result<(CheckedClusterData, Revision)> {
     match read_unchecked(store).await? {
         (Some(data), revision) => Ok((data.check().map_err(|why| unusable(&why))?, revision)),
-        (None, _) => bail!("{}", former_cluster::read(store).await?.no_cluster_data_error()),
+        (None, _) => bail!("{}", stored_keepers::read(store).await?.no_cluster_data_error()),
     }
 }
 
-/// Validates a value that has been read (cli 6.2). `former` explains an absent or undecodable value.
-pub(super) fn check(entry: Option<&Entry>, former: &FormerCluster) -> anyhow::Result<CheckedClusterData> {
+/// Validates a value that has been read (cli 6.2). `known` explains an absent or undecodable value.
+pub(super) fn check(entry: Option<&Entry>, known: &StoredKeepers) -> anyhow::Result<CheckedClusterData> {
     match Stored::decode(entry.map(|entry| entry.value.as_slice())) {
-        Stored::Absent => bail!("{}", former.no_cluster_data_error()),
-        Stored::Garbage(error) => {
+        Stored::Absent => bail!("{}", known.no_cluster_data_error()),
+        Stored::Undecodable(error) => {
             let key = entry.map(|entry| entry.key.as_str()).unwrap_or_default();
-            bail!("{}{}", undecodable(key, &error), former.keepers_clause())
+            bail!("{}{}", undecodable(key, &error), known.keepers_clause())
         }
         Stored::Unusable { why, .. } => Err(unusable(&why)),
         Stored::Usable(checked) => Ok(*checked),
@@ -51,7 +51,7 @@ pub(super) async fn read_unchecked(store: &Store) -> anyhow::Result<(Option<Clus
         Err(error) => bail!(
             "{}{}",
             undecodable(&entry.key, &error),
-            former_cluster::read(store).await.unwrap_or_default().keepers_clause()
+            stored_keepers::read(store).await.unwrap_or_default().keepers_clause()
         ),
     }
 }

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use base::Chain;
-use model::{DbUid, FormerKeepers, LOST_DATA_REMEDY, UNREADABLE_DATA_REMEDY, UNUSABLE_DATA_REMEDY};
+use model::{DbUid, KeepersWithData, LOST_DATA_REMEDY, UNREADABLE_DATA_REMEDY, UNUSABLE_DATA_REMEDY};
 use tracing::{debug, error, info, warn};
 
 use super::error::CheckInError;
@@ -23,7 +23,7 @@ pub(super) struct RouteLog {
     unconfirmed: Option<UnconfirmedReason>,
     publish_failed: bool,
     /// Keepers that existed when the cluster data were found missing.
-    former_keepers: FormerKeepers,
+    keepers_with_data: KeepersWithData,
 }
 
 /// Kinds of failures; a change of the kind is logged.
@@ -45,7 +45,7 @@ impl RouteLog {
             failure: None,
             unconfirmed: None,
             publish_failed: false,
-            former_keepers: FormerKeepers::default(),
+            keepers_with_data: KeepersWithData::default(),
         }
     }
 
@@ -90,12 +90,12 @@ impl RouteLog {
 
     /// Whether missing cluster data will be logged, and with them the keepers that exist: initialising the cluster
     /// would discard their databases.
-    pub(super) fn needs_former_keepers(&self) -> bool {
+    pub(super) fn needs_keepers_with_data(&self) -> bool {
         !matches!(self.route, Some(Route::Closed(RouteClosedReason::NoClusterData)))
     }
 
-    pub(super) fn set_former_keepers(&mut self, keepers: FormerKeepers) {
-        self.former_keepers = keepers;
+    pub(super) fn set_keepers_with_data(&mut self, keepers: KeepersWithData) {
+        self.keepers_with_data = keepers;
     }
 
     /// Logs changes of the route (proxy P-7) and returns whether it has changed. `master_address` is how the address
@@ -168,12 +168,12 @@ impl RouteLog {
 
     fn log_no_cluster_data(&self, had_data: bool) {
         let (cluster_name, key) = (&self.cluster_name, &self.cluster_data_key);
-        let former = &self.former_keepers;
-        if !former.is_empty() {
+        let known = &self.keepers_with_data;
+        if !known.is_empty() {
             error!(
                 %cluster_name,
                 %key,
-                keepers = %former,
+                keepers = %known,
                 remedy = LOST_DATA_REMEDY,
                 "no clusterdata available, closing connections to master"
             );

@@ -23,7 +23,7 @@ enum Stage {
     Listening,
     RequestsDiscarded,
     MasterChangeEnded,
-    FormerKeepersRead,
+    KeepersWithDataRead,
     Reported,
     ClocksComparedAgain,
     Opened,
@@ -309,8 +309,8 @@ impl Decided {
         if no_master_is_expected && stage.reach(Stage::MasterChangeEnded) {
             return Some(CheckInStep::EndMasterChange);
         }
-        if *stored == StoredClusterData::Absent && stage.reach(Stage::FormerKeepersRead) {
-            return Some(CheckInStep::ReadFormerKeepers);
+        if *stored == StoredClusterData::Absent && stage.reach(Stage::KeepersWithDataRead) {
+            return Some(CheckInStep::ReadKeepersWithData);
         }
         stage.reach(Stage::Reported).then(|| CheckInStep::Report(self.report()))
     }

@@ -31,7 +31,7 @@ pub(super) enum CheckInStep {
     /// Hold clients no longer for the next master.
     EndMasterChange,
     /// Read whether keepers exist: the log's advice about missing cluster data depends on it.
-    ReadFormerKeepers,
+    ReadKeepersWithData,
     /// Log what was decided.
     Report(RouteReport),
     /// Publish the proxy info. Answered by `published`.

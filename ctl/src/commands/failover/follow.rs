@@ -232,7 +232,7 @@ fn decode(mut snapshot: Snapshot, written: WrittenRequest) -> (Option<ClusterDat
     let request = snapshot.take_one(1);
     let data = match Stored::decode(entry.as_ref().map(|entry| entry.value.as_slice())) {
         Stored::Usable(checked) => Some(checked.data),
-        Stored::Absent | Stored::Unusable { .. } | Stored::Garbage(_) => None,
+        Stored::Absent | Stored::Unusable { .. } | Stored::Undecodable(_) => None,
     };
     (
         data,

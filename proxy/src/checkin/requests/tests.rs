@@ -34,7 +34,7 @@ fn committed() -> Result<CommitOrRead, StoreError> {
 
 fn unanswered() -> Result<CommitOrRead, StoreError> {
     Err(StoreError::Unanswered {
-        attempt: "write".to_owned(),
+        request: "write".to_owned(),
         limit: SECOND,
         source: None,
     })

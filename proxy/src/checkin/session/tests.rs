@@ -115,8 +115,8 @@ fn changed_to(text: &str) -> Result<PublishOutcome, CheckInError> {
 
 fn unanswered() -> Result<PublishOutcome, CheckInError> {
     let source = None;
-    let (attempt, limit) = ("write".to_owned(), Duration::from_secs(1));
-    Err(StoreError::Unanswered { attempt, limit, source }.into())
+    let (request, limit) = ("write".to_owned(), Duration::from_secs(1));
+    Err(StoreError::Unanswered { request, limit, source }.into())
 }
 
 /// Runs the check-in, and returns its steps and its end, with the revision that the next one may decide on.
@@ -182,7 +182,7 @@ fn name(step: &CheckInStep) -> String {
         CheckInStep::Resolve(_) => "resolve".to_owned(),
         CheckInStep::DiscardRequests => "discard".to_owned(),
         CheckInStep::EndMasterChange => "end change".to_owned(),
-        CheckInStep::ReadFormerKeepers => "keepers".to_owned(),
+        CheckInStep::ReadKeepersWithData => "keepers".to_owned(),
         CheckInStep::Report(_) => "report".to_owned(),
         CheckInStep::Publish(content) => format!("publish {}", content.generation),
         CheckInStep::Open(granted) => {

@@ -27,20 +27,20 @@ pub const UNUSABLE_DATA_REMEDY: &str = "restore a backup with `stolonctl cluster
 /// Keepers that belong to a cluster, by the last part of their info's key; no cluster uid where the info cannot be
 /// decoded.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct FormerKeepers(BTreeMap<String, Option<ClusterUid>>);
+pub struct KeepersWithData(BTreeMap<String, Option<ClusterUid>>);
 
-impl FormerKeepers {
+impl KeepersWithData {
     /// Returns the keepers that wrote these infos, each with the last part of its key, except those that never belonged
     /// to a cluster. An info that cannot be decoded may come from a keeper with data, so it counts.
     pub fn from_infos<'a>(infos: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Self {
-        let mut former = Self::default();
+        let mut known = Self::default();
         for (key, info) in infos {
             match from_slice::<KeeperInfo>(info) {
-                Ok(info) => former.add(key, &info.cluster_uid),
-                Err(_) => former.add_undecodable(key),
+                Ok(info) => known.add(key, &info.cluster_uid),
+                Err(_) => known.add_undecodable(key),
             }
         }
-        former
+        known
     }
 
     /// Adds a keeper of this cluster; an empty uid means no cluster and adds nothing.
@@ -79,7 +79,7 @@ impl FormerKeepers {
     }
 }
 
-impl fmt::Display for FormerKeepers {
+impl fmt::Display for KeepersWithData {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, (key, cluster)) in self.0.iter().take(NAMED_MAX).enumerate() {
             let separator = if at == 0 { "" } else { ", " };
@@ -107,24 +107,21 @@ mod tests {
             ("k2", br#"{"uid":"k2"}"#),
             ("k3", b"garbage"),
         ];
-        let former = FormerKeepers::from_infos(infos);
+        let known = KeepersWithData::from_infos(infos);
         assert_eq!(
-            former.to_string(),
+            known.to_string(),
             "k1 (cluster c1), k3 (its info cannot be decoded)",
             "k2 never had a database"
         );
-        assert_eq!(former.clusters().collect::<Vec<_>>(), [&ClusterUid::from("c1")]);
+        assert_eq!(known.clusters().collect::<Vec<_>>(), [&ClusterUid::from("c1")]);
     }
 
     #[test]
     fn a_large_cluster_makes_no_endless_line() {
-        let mut former = FormerKeepers::default();
+        let mut known = KeepersWithData::default();
         for number in 0..1000 {
-            former.add(&format!("k{number:03}"), &"c1".into());
+            known.add(&format!("k{number:03}"), &"c1".into());
         }
-        assert!(
-            former.to_string().ends_with("k019 (cluster c1) and 980 more"),
-            "{former}"
-        );
+        assert!(known.to_string().ends_with("k019 (cluster c1) and 980 more"), "{known}");
     }
 }

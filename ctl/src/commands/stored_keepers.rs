@@ -2,13 +2,13 @@
 //! the record of the last initialisation. The error texts follow from it; what is written is left to `init`.
 
 use anyhow::Context as _;
-use model::{ClusterUid, CreationRecord, FormerKeepers, LOST_DATA_REMEDY, from_slice};
+use model::{ClusterUid, CreationRecord, KeepersWithData, LOST_DATA_REMEDY, from_slice};
 use store::{Entry, KeyRange, Keys, Store};
 
 /// What shows that a cluster exists, apart from its cluster data.
 #[derive(Debug, Default)]
-pub(super) struct FormerCluster {
-    keepers: FormerKeepers,
+pub(super) struct StoredKeepers {
+    keepers: KeepersWithData,
     /// All keepers that publish, also those without a database.
     keeper_count: usize,
     /// The record of the last initialisation (`created` in the store).
@@ -16,20 +16,22 @@ pub(super) struct FormerCluster {
 }
 
 /// Reads the infos of the keepers and the record of the last initialisation.
-pub(super) async fn read(store: &Store) -> anyhow::Result<FormerCluster> {
+pub(super) async fn read(store: &Store) -> anyhow::Result<StoredKeepers> {
     let keys = store.keys();
     let targets = [KeyRange::Prefix(keys.keeper_infos()), KeyRange::Key(keys.created())];
     let mut snapshot = store.snapshot(&targets).await.context("cannot get the keepers")?;
     let infos = snapshot.take(0);
-    Ok(FormerCluster::of(keys, &infos, snapshot.take_one(1).as_ref()))
+    Ok(StoredKeepers::of(keys, &infos, snapshot.take_one(1).as_ref()))
 }
 
-impl FormerCluster {
+impl StoredKeepers {
     /// Decodes these infos and this record.
     pub(super) fn of(keys: &Keys, infos: &[Entry], created: Option<&Entry>) -> Self {
         let prefix = keys.keeper_infos();
         Self {
-            keepers: FormerKeepers::from_infos(infos.iter().map(|entry| (entry.name(&prefix), entry.value.as_slice()))),
+            keepers: KeepersWithData::from_infos(
+                infos.iter().map(|entry| (entry.name(&prefix), entry.value.as_slice())),
+            ),
             keeper_count: infos.len(),
             // A record that cannot be decoded is treated as absent.
             creation_record: created.and_then(|entry| from_slice(&entry.value).ok()),
@@ -89,40 +91,40 @@ mod tests {
 
     #[test]
     fn existing_keepers_are_named_and_given_up() {
-        let mut former = FormerCluster::default();
-        assert_eq!(former.discard_warning(), None);
-        former.keepers.add("k1", &"c1".into());
-        former.keepers.add("k2", &"c2".into());
-        former.creation_record = Some(CreationRecord::by_sentinel("c3".into()));
+        let mut known = StoredKeepers::default();
+        assert_eq!(known.discard_warning(), None);
+        known.keepers.add("k1", &"c1".into());
+        known.keepers.add("k2", &"c2".into());
+        known.creation_record = Some(CreationRecord::by_sentinel("c3".into()));
         assert_eq!(
-            former.discard_warning().unwrap(),
+            known.discard_warning().unwrap(),
             "WARNING: These keepers may hold databases, which will be discarded: k1 (cluster c1), k2 (cluster c2)"
         );
-        let created = former.into_creation_record("c9".into(), vec!["c8".into()]);
+        let created = known.into_creation_record("c9".into(), vec!["c8".into()]);
         assert_eq!(created.gives_up, ["c8".into(), "c1".into(), "c2".into(), "c3".into()]);
     }
 
     #[test]
     fn initialising_alone_is_proposed_only_without_traces_of_a_cluster() {
-        let mut former = FormerCluster::default();
+        let mut known = StoredKeepers::default();
         assert!(
-            former
+            known
                 .no_cluster_data_error()
                 .contains("initialise the cluster with `stolonctl init`")
         );
-        former.creation_record = Some(CreationRecord::by_sentinel("c3".into()));
-        let text = former.no_cluster_data_error();
+        known.creation_record = Some(CreationRecord::by_sentinel("c3".into()));
+        let text = known.no_cluster_data_error();
         assert!(
             text.contains("cluster c3 was created here: restore a backup with"),
             "{text}"
         );
-        former.keepers.add_undecodable("k1");
-        let text = former.no_cluster_data_error();
+        known.keepers.add_undecodable("k1");
+        let text = known.no_cluster_data_error();
         assert!(
             text.contains("k1 (its info cannot be decoded): restore a backup with"),
             "{text}"
         );
-        for text in [text, former.no_cluster_data_error()] {
+        for text in [text, known.no_cluster_data_error()] {
             assert!(!text.contains("initialise the cluster"), "{text}");
         }
     }

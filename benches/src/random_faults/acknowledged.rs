@@ -8,14 +8,14 @@ use base::clock::Boottime;
 
 /// One server as master from a promotion until the next one, or from its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Reign {
+pub(super) struct MasterTimeline {
     /// PostgreSQL's timeline: each promotion begins a higher one.
     pub(super) timeline: u32,
     /// The TCP port of the server.
     pub(super) server: u16,
 }
 
-impl fmt::Display for Reign {
+impl fmt::Display for MasterTimeline {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the server on port {} on timeline {}", self.server, self.timeline)
     }
@@ -27,7 +27,7 @@ pub(super) struct AcknowledgedRows {
     pub(super) first: i64,
     pub(super) last: i64,
     /// Who acknowledged them.
-    pub(super) reign: Reign,
+    pub(super) master: MasterTimeline,
     /// When the last one was acknowledged.
     pub(super) until: Boottime,
 }
@@ -38,13 +38,13 @@ pub(super) struct AcknowledgedLog(Vec<AcknowledgedRows>);
 
 impl AcknowledgedLog {
     /// Adds a row.
-    pub(super) fn add(&mut self, id: i64, reign: Reign, now: Boottime) {
+    pub(super) fn add(&mut self, id: i64, master: MasterTimeline, now: Boottime) {
         match self.0.last_mut() {
-            Some(rows) if rows.last + 1 == id && rows.reign == reign => (rows.last, rows.until) = (id, now),
+            Some(rows) if rows.last + 1 == id && rows.master == master => (rows.last, rows.until) = (id, now),
             _ => self.0.push(AcknowledgedRows {
                 first: id,
                 last: id,
-                reign,
+                master,
                 until: now,
             }),
         }
@@ -77,7 +77,7 @@ impl Announcements {
     }
 
     /// Returns the announced server if a row that was sent to another one at `sent`, and acknowledged at `acknowledged`,
-    /// shows that a proxy led to that one, too: it was not announced from the sending of the row until
+    /// shows that a proxy forwarded to it, too: it was not announced from the sending of the row until
     /// [`ANNOUNCEMENT_DELAY`] after the acknowledgement. To be called after this time.
     pub(super) fn contradiction(&self, server: u16, sent: Boottime, acknowledged: Boottime) -> Option<u16> {
         let later = self.0.partition_point(|(arrived, _)| *arrived <= sent);
@@ -93,11 +93,11 @@ impl Announcements {
 mod tests {
     use super::*;
 
-    const OLD: Reign = Reign {
+    const OLD: MasterTimeline = MasterTimeline {
         timeline: 1,
         server: 5001,
     };
-    const NEW: Reign = Reign {
+    const NEW: MasterTimeline = MasterTimeline {
         timeline: 2,
         server: 5002,
     };
