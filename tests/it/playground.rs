@@ -1,4 +1,4 @@
-//! `stolonctl playground` performs the walk-through and leaves nothing behind, however it ends.
+//! `stolonctl playground` performs its tour and leaves nothing behind, however it ends.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

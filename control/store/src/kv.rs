@@ -11,11 +11,11 @@ use crate::requester::{Requester, RetryPolicy, check_size};
 /// Reads several ranges at one revision.
 pub(crate) async fn snapshot(requester: &Requester, ranges: &[KeyRange]) -> Result<Snapshot, StoreError> {
     let ops = ranges.iter().map(read_op).collect();
-    read_all(requester, describe_read(ranges), ops).await
+    read_all(requester, read_request(ranges), ops).await
 }
 
 /// Returns the name of a read in errors: the first two ranges at most.
-fn describe_read(ranges: &[KeyRange]) -> String {
+fn read_request(ranges: &[KeyRange]) -> String {
     let names: Vec<String> = ranges.iter().take(2).map(ToString::to_string).collect();
     match ranges.len().saturating_sub(names.len()) {
         0 => format!("read {}", names.join(", ")),

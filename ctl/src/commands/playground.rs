@@ -30,11 +30,11 @@ const STATUS_INTERVAL: Duration = Duration::from_millis(500);
 /// to connect, and removes everything when it is interrupted. As root, the programs run as the user postgres.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// First run the walk-through: insert a row, kill the master, measure how long a client was not served, restart the
+    /// First perform a tour: insert a row, kill the master, measure how long a client was not served, restart the
     /// old master as a standby. Without a terminal, exit after that.
     #[arg(long)]
     tour: bool,
-    /// Use the ports of the walk-through (etcd 2379, PostgreSQL 5432, 5435 and 5436, proxy 25432) instead of free ones.
+    /// Use fixed ports (etcd 2379, PostgreSQL 5432, 5435 and 5436, proxy 25432) instead of free ones.
     #[arg(long)]
     usual_ports: bool,
     /// Also run Prometheus with the alert rules and, where grafana-server is installed, Grafana with the dashboards; all

@@ -17,7 +17,7 @@ pub(super) struct Ports {
 }
 
 impl Ports {
-    /// Returns the ports of the walk-through.
+    /// Returns the fixed ports, those of the README.
     pub(super) fn walk_through() -> Self {
         Self {
             etcd: 2379,

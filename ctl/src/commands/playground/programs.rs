@@ -19,7 +19,7 @@ use tokio_postgres::Config;
 use super::ports::Ports;
 use super::screen::Screen;
 
-/// Cluster name, as in the walk-through.
+/// Cluster name, as in the README.
 const CLUSTER: &str = "stolon-cluster";
 /// Superuser of its databases.
 pub(super) const SUPERUSER: &str = "postgres";

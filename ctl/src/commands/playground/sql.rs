@@ -20,7 +20,7 @@ pub(super) async fn execute(config: &Config, sql: &str) -> anyhow::Result<()> {
         .context("execute")
 }
 
-/// Returns an error unless the walk-through's row is there.
+/// Returns an error unless the tour's row is there.
 pub(super) async fn check_row(config: &Config) -> anyhow::Result<()> {
     let client = connect(config).await?;
     let query = client.query_one("select value from test where id = 1", &[]);
