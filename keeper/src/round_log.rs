@@ -219,12 +219,7 @@ fn write(message: &LogMessage) {
                 "client logins are blocked until the synchronous standbys have flushed all WAL written before the start"
             );
         }
-        LogMessage::GateOpens { waits: true } => {
-            info!("the synchronous standbys have flushed all WAL written before the start, clients may log in");
-        }
-        LogMessage::GateOpens { waits: false } => {
-            info!("no synchronous standbys are required any more, clients may log in");
-        }
+        LogMessage::GateOpens { waits } => write_logins_allowed(*waits),
         LogMessage::ReplayPaused => {
             warn!("replay is paused because parameters are lower than the master's, restarting postgres instance");
         }
@@ -287,6 +282,13 @@ fn write_hold(why: &HoldReason) {
         | HoldReason::Obstacle(..)
         | HoldReason::RestoreFailed(_)
         | HoldReason::CopyFailed(_) => {}
+    }
+}
+
+fn write_logins_allowed(waits: bool) {
+    match waits {
+        true => info!("the synchronous standbys have flushed all WAL written before the start, clients may log in"),
+        false => info!("no synchronous standbys are required any more, clients may log in"),
     }
 }
 
