@@ -219,7 +219,7 @@ async fn a_standby_cluster_follows_fails_over_and_is_promoted() {
     eventually("the former first db to follow the new one", LONG_TIMEOUT, async || {
         let data = cluster.data().await.map_err(error_text)?;
         let (_, db) = db_of(&data, &head).map_err(error_text)?;
-        check(db.follows_inside() && db.status.healthy, || "it does not".to_owned())
+        check(db.is_standby_type() && db.status.healthy, || "it does not".to_owned())
     })
     .await;
     wait_status_has_no_problems(&cluster).await;

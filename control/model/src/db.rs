@@ -90,7 +90,7 @@ impl Db {
     }
 
     /// Returns whether it is a master, or the first db of a standby cluster (sentinel 1.1).
-    pub fn heads_cluster(&self) -> bool {
+    pub fn is_master_type(&self) -> bool {
         match self.spec.role {
             Role::Master => true,
             Role::Standby => self.follows(&FollowType::External),
@@ -99,7 +99,7 @@ impl Db {
     }
 
     /// Returns whether it is a standby of another db of this cluster (sentinel 1.1).
-    pub fn follows_inside(&self) -> bool {
+    pub fn is_standby_type(&self) -> bool {
         self.spec.role == Role::Standby && self.follows(&FollowType::Internal)
     }
 

@@ -153,7 +153,7 @@ pub(crate) fn reason_not_to_catch_up(uid: &DbUid, db: &Db, master: &DbStatus, me
         .stalls
         .get(uid)
         .is_some_and(|stall| stall.reports > STALLED_REPORTS);
-    let is_running_standby = db.follows_inside() && db.generation != 1 && db.status.healthy;
+    let is_running_standby = db.is_standby_type() && db.generation != 1 && db.status.healthy;
     let oldest = master.older_wal_file.as_str();
     // A standby without a position has never reported as healthy: it may be starting.
     let at = db.status.xlog_pos;

@@ -50,7 +50,7 @@ pub(crate) fn elect(draft: &mut Draft, view: &PlanView<'_>, master: &DbUid, db: 
         close_for_fallback(draft, view, &fallbacks);
         return false;
     }
-    if replaced.is_synchronous() && state.wal_end().is_some() {
+    if replaced.commits_wait() && state.wal_end().is_some() {
         candidates = prefer_complete(candidates);
         if let Some(until) = wait_for_complete(state, &candidates).filter(|until| view.now <= *until) {
             draft.deadlines.wake_after(until, view.now);
@@ -134,7 +134,7 @@ fn wait_for_complete(state: MasterState, candidates: &[Candidate]) -> Option<Boo
 
 /// Notes that no standby is known to have every commit that was acknowledged (sentinel N-5).
 fn note_none_in_sync(draft: &mut Draft, view: &PlanView<'_>, replaced: ReplacedMaster<'_>) {
-    if !replaced.is_synchronous() || view.standbys().next().is_none() {
+    if !replaced.commits_wait() || view.standbys().next().is_none() {
         return;
     }
     let list = |set: std::collections::BTreeSet<DbUid>| DbList(set.into_iter().collect());
@@ -184,7 +184,7 @@ fn find_regular(draft: &mut Draft, view: &PlanView<'_>, replaced: ReplacedMaster
 fn find_fallbacks(view: &PlanView<'_>, replaced: ReplacedMaster<'_>, no_regular_candidate: bool) -> Vec<Candidate> {
     // With synchronous replication a standby that may be elected makes going back needless, and then no standby has to
     // be made again (synchronous SY-9).
-    if replaced.is_synchronous() && !no_regular_candidate {
+    if replaced.commits_wait() && !no_regular_candidate {
         return Vec::new();
     }
     view.former_masters(replaced.uid)

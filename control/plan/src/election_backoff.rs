@@ -53,16 +53,16 @@ impl ElectionRecord {
     /// Returns until when a master whose keeper is running is not replaced.
     ///
     /// The elected db gets its convergence time, but at least failInterval. After consecutive elections that did not
-    /// help, each doubles the delay, whether or not its master served for a while.
-    pub(crate) fn backoff_end(&self, spec: &Spec, served: bool) -> Boottime {
+    /// help, each doubles the delay, whether or not its master was reported healthy for a while.
+    pub(crate) fn backoff_end(&self, spec: &Spec, was_reported_healthy: bool) -> Boottime {
         let convergence = match spec.convergence_timeout {
             Duration::ZERO => CONVERGENCE_UNLIMITED,
             limit => limit,
         };
         let base = convergence.max(spec.fail_interval);
         let delay = match self.consecutive {
-            // A db that has served was promoted in time, and has failed since: it needs no more time to converge.
-            0 | 1 if served => Duration::ZERO,
+            // A db that was reported healthy was promoted in time, and has failed since: it needs no more time to converge.
+            0 | 1 if was_reported_healthy => Duration::ZERO,
             0 | 1 => base,
             count => base
                 .saturating_mul(2_u32.saturating_pow(count - 1))
@@ -80,7 +80,7 @@ mod tests {
     fn consecutive_elections_double_the_delay_up_to_a_limit() {
         let (spec, start) = (Spec::default(), Boottime::from_nanos(1));
         let mut election = ElectionRecord::after(None, &DbUid::from("db1"), ReplaceReason::MasterUnhealthy, start);
-        assert_eq!(election.backoff_end(&spec, true), start, "it served");
+        assert_eq!(election.backoff_end(&spec, true), start, "it was reported healthy");
         let mut delays = Vec::new();
         for _ in 0..8 {
             let end = election.backoff_end(&spec, false);

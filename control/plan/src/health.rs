@@ -3,9 +3,10 @@
 
 use crate::draft::Draft;
 use crate::history::Arrival;
-use crate::memory::{Memory, Stall};
+use crate::memory::{FirstPosition, Memory, Stall};
 use crate::note::Note;
 use crate::report::{KeeperReport, KeeperReports};
+use crate::view::PlanView;
 use base::clock::Boottime;
 use model::{
     ClusterData, Db, DbStatus, DbUid, Keeper, KeeperSpec, KeeperStatus, KeeperUid, Phase, PostgresState, Spec,
@@ -218,4 +219,33 @@ fn copy_reported_state(status: &mut DbStatus, state: &PostgresState) {
 
 fn phase(data: &ClusterData) -> Option<&Phase> {
     data.cluster.as_ref().map(|cluster| &cluster.status.phase)
+}
+
+/// Records the health of the master in `memory` (sentinel N-14, W-10). The view keeps the memory from before that.
+pub(crate) fn record_master_health(view: &PlanView<'_>, memory: &mut Memory) {
+    let Some((uid, db)) = view.master() else {
+        memory.healthy_since = None;
+        return;
+    };
+    record_first_position(view, memory, uid, db);
+    // Any interruption restarts the time after which former masters are removed (sentinel N-14).
+    if !(db.status.healthy && db.is_converged()) {
+        memory.healthy_since = None;
+    } else if memory.healthy_since.as_ref().is_none_or(|(known, _)| known != uid) {
+        memory.healthy_since = Some((uid.clone(), view.now));
+    }
+    if view.is_reported_healthy(uid, db) {
+        memory.reported_healthy = Some(uid.clone());
+    }
+}
+
+/// Records the first position that the master reports with a generation (synchronous SY-3).
+fn record_first_position(view: &PlanView<'_>, memory: &mut Memory, uid: &DbUid, db: &Db) {
+    let report = view.report_of(db).filter(|report| report.reports_healthy(uid));
+    let Some(state) = report.and_then(|report| report.state_of(uid)) else {
+        return;
+    };
+    let first = FirstPosition::of(uid, state);
+    let known = memory.first_position.take().filter(|known| known.is_of(&first));
+    memory.first_position = Some(known.filter(|known| known.position <= first.position).unwrap_or(first));
 }

@@ -47,7 +47,7 @@ pub(crate) fn proven(view: &PlanView<'_>, master: &DbUid, db: &Db) -> BTreeSet<D
 /// Returns whether a standby that the master reports as in sync has all that was acknowledged under earlier names.
 fn is_proven(view: &PlanView<'_>, uid: &DbUid, master: &DbUid, state: &PostgresState) -> bool {
     // A former master that is still listed does not follow this one.
-    let Some(db) = view.data.dbs().get(uid).filter(|db| db.follows_inside()) else {
+    let Some(db) = view.data.dbs().get(uid).filter(|db| db.is_standby_type()) else {
         return false;
     };
     if state.sync_marked {

@@ -160,7 +160,7 @@ fn finish(draft: &mut Draft, view: &PlanView, master: &DbUid, db: &Db) {
     let report = view.report_of(db);
     // With synchronous replication the commits have to wait first, which begins in the next round (synchronous SY-8).
     let stays = report.is_none_or(|report| !report.info.is_leaving_or_stopped());
-    let ready = db.is_converged() && stays && !view.is_synchronous();
+    let ready = db.is_converged() && stays && !view.spec_is_synchronous();
     proxies::announce(draft, &view.proxies, master, ready);
 }
 

@@ -138,7 +138,7 @@ pub fn plan(input: &PlanInput<'_>, entropy: &mut Entropy<'_>) -> Result<Plan, Pl
         now,
         wall,
     };
-    view.record_master_health(&mut memory);
+    health::record_master_health(&view, &mut memory);
     decide(&mut draft, &view, entropy)?;
     propagate::raise_generations(data, &mut draft.next);
     check_invariants(&draft, &view)?;
@@ -198,7 +198,7 @@ fn plan_normal(draft: &mut Draft, view: &PlanView<'_>, entropy: &mut Entropy<'_>
     // later round.
     if !elect::elect(draft, view, master, db) {
         // The first clients of a synchronous master must not commit before it waits for standbys (synchronous SY-8).
-        let waits = !view.is_synchronous() || db.spec.synchronous_replication;
+        let waits = !view.spec_is_synchronous() || db.spec.synchronous_replication;
         let ready = waits && view.is_reported_healthy(master, db);
         proxies::announce(draft, &view.proxies, master, ready);
         standbys::keep_master_role(draft, view, master);

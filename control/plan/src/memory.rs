@@ -30,7 +30,7 @@ pub struct Memory {
     /// The master, and since when it has continuously been healthy and converged (sentinel N-14).
     pub(crate) healthy_since: Option<(DbUid, Boottime)>,
     /// The master, if this sentinel has found it healthy and converged at least once (sentinel W-10).
-    pub(crate) found_healthy: Option<DbUid>,
+    pub(crate) reported_healthy: Option<DbUid>,
     /// The last election; it delays the next one.
     pub(crate) election: Option<ElectionRecord>,
     /// The first position that the master reported with its present generation (synchronous SY-3).

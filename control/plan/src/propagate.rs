@@ -6,7 +6,7 @@ use model::{ClusterData, Db, FollowConfig, FollowType, GoDuration, Spec, Timesta
 /// Copies the fields of the cluster spec that dbs hold; keepers read the others themselves (sentinel G-1, G-2).
 pub(crate) fn propagate(draft: &mut Draft, spec: &Spec) {
     for db in draft.next.dbs_mut().values_mut() {
-        let slots = if db.heads_cluster() {
+        let slots = if db.is_master_type() {
             spec.additional_master_replication_slots.clone()
         } else {
             None

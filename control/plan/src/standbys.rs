@@ -82,7 +82,7 @@ pub(crate) fn set_followers(draft: &mut Draft, old_master: &DbUid, master: &DbUi
 /// Removes former masters once they are no longer needed as fallback (sentinel N-14; synchronous SY-8).
 fn remove_former_masters(draft: &mut Draft, view: &PlanView, master: &DbUid, master_db: &Db) {
     for (uid, db) in view.former_masters(master) {
-        let (removable, at) = if view.is_synchronous() {
+        let (removable, at) = if view.spec_is_synchronous() {
             // Once the master is announced, a former one may lack what clients write from then on, so it must never be
             // gone back to: it leaves in the write that announces the master (synchronous SY-8), at the latest in the
             // one that makes commits wait.
@@ -143,7 +143,7 @@ fn remove_unusable(draft: &mut Draft, view: &PlanView, master: &Db, assessments:
 /// Ends the init mode of standbys that are good (sentinel N-17).
 fn end_resync_of_good(draft: &mut Draft, assessments: &BTreeMap<DbUid, Assessment>) {
     for (uid, _) in assessments.iter().filter(|(_, assessment)| assessment.is_good()) {
-        if let Some(db) = draft.db_mut(uid).filter(|db| db.follows_inside()) {
+        if let Some(db) = draft.db_mut(uid).filter(|db| db.is_standby_type()) {
             db.spec.init_mode = DbInitMode::None;
         }
     }
@@ -160,7 +160,7 @@ fn adjust_standby_count(
 ) {
     let target = usize::from(view.spec.max_standbys_per_sender);
     // Those that were just removed do not count.
-    let is_remaining = |uid: &DbUid| draft.next.dbs().get(uid).is_some_and(Db::follows_inside);
+    let is_remaining = |uid: &DbUid| draft.next.dbs().get(uid).is_some_and(Db::is_standby_type);
     let standbys: Vec<(&DbUid, &Assessment)> = assessments.iter().filter(|(uid, _)| is_remaining(uid)).collect();
     let good = standbys.iter().filter(|(_, assessment)| assessment.is_good()).count();
     if good < target {
@@ -248,7 +248,7 @@ fn new_standby(uid: DbUid, keeper_uid: KeeperUid, master: &DbUid) -> Db {
 
 /// Sets the upstream of every standby to the master, which also moves them to a new one (sentinel N-24).
 fn follow_master(draft: &mut Draft, master: &DbUid) {
-    for db in draft.next.dbs_mut().values_mut().filter(|db| db.follows_inside()) {
+    for db in draft.next.dbs_mut().values_mut().filter(|db| db.is_standby_type()) {
         db.spec.role = Role::Standby;
         db.spec.followers = Some(Vec::new());
         db.spec.follow_config = Some(FollowConfig::internal(master.clone()));

@@ -37,7 +37,7 @@ pub(crate) fn manage(
     db: &Db,
     assessments: &BTreeMap<DbUid, Assessment>,
 ) {
-    if !view.is_synchronous() {
+    if !view.spec_is_synchronous() {
         if let Some(next) = draft.db_mut(master) {
             next.spec.clear_synchronous();
             next.status.synchronous_standbys = None;
@@ -50,7 +50,7 @@ pub(crate) fn manage(
         .next
         .dbs()
         .iter()
-        .any(|(uid, db)| uid != master && db.heads_cluster());
+        .any(|(uid, db)| uid != master && db.is_master_type());
     if former && !db.spec.synchronous_replication {
         return;
     }
@@ -232,7 +232,7 @@ impl Sync<'_> {
             return Some(Lost::Removed);
         };
         // A former master follows no other db.
-        if !db.follows_inside() {
+        if !db.is_standby_type() {
             return Some(Lost::Failed);
         }
         let assessment = self.assessments.get(uid);
@@ -297,7 +297,7 @@ impl Lost {
 
 /// Returns whether a db is a standby that stays in this plan.
 fn is_standby(draft: &Draft, uid: &DbUid) -> bool {
-    draft.next.dbs().get(uid).is_some_and(Db::follows_inside)
+    draft.next.dbs().get(uid).is_some_and(Db::is_standby_type)
 }
 
 fn list(set: &BTreeSet<DbUid>) -> DbList {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::classify::{Convergence, DbClass, Validity, class, class_limit, convergence, validity};
 use crate::condition::Condition;
-use crate::memory::{FirstPosition, Memory};
+use crate::memory::Memory;
 use crate::proxy_view::ProxyView;
 use crate::report::{KeeperReport, KeeperReports};
 use base::clock::Boottime;
@@ -90,37 +90,8 @@ impl PlanView<'_> {
             .collect()
     }
 
-    /// Records the health of the master in `memory` (sentinel N-14, W-10). The view keeps the memory from before that.
-    pub(crate) fn record_master_health(&self, memory: &mut Memory) {
-        let Some((uid, db)) = self.master() else {
-            memory.healthy_since = None;
-            return;
-        };
-        self.record_first_position(memory, uid, db);
-        // Any interruption restarts the time after which former masters are removed (sentinel N-14).
-        if !(db.status.healthy && db.is_converged()) {
-            memory.healthy_since = None;
-        } else if memory.healthy_since.as_ref().is_none_or(|(known, _)| known != uid) {
-            memory.healthy_since = Some((uid.clone(), self.now));
-        }
-        if self.is_reported_healthy(uid, db) {
-            memory.found_healthy = Some(uid.clone());
-        }
-    }
-
-    /// Records the first position that the master reports with a generation (synchronous SY-3).
-    fn record_first_position(&self, memory: &mut Memory, uid: &DbUid, db: &Db) {
-        let report = self.report_of(db).filter(|report| report.reports_healthy(uid));
-        let Some(state) = report.and_then(|report| report.state_of(uid)) else {
-            return;
-        };
-        let first = FirstPosition::of(uid, state);
-        let known = memory.first_position.take().filter(|known| known.is_of(&first));
-        memory.first_position = Some(known.filter(|known| known.position <= first.position).unwrap_or(first));
-    }
-
     /// Returns whether synchronous replication is to be set up (sentinel C-11).
-    pub(crate) fn is_synchronous(&self) -> bool {
+    pub(crate) fn spec_is_synchronous(&self) -> bool {
         self.spec.synchronous_replication && self.spec.role == Role::Master
     }
 
@@ -164,7 +135,7 @@ impl PlanView<'_> {
 
     /// Returns the dbs that follow a db of this cluster.
     pub(crate) fn standbys(&self) -> impl Iterator<Item = (&DbUid, &Db)> {
-        self.data.dbs().iter().filter(|(_, db)| db.follows_inside())
+        self.data.dbs().iter().filter(|(_, db)| db.is_standby_type())
     }
 
     /// Returns the former masters that are kept: dbs of master type that are not the master.
@@ -172,6 +143,6 @@ impl PlanView<'_> {
         self.data
             .dbs()
             .iter()
-            .filter(move |(uid, db)| *uid != master && db.heads_cluster())
+            .filter(move |(uid, db)| *uid != master && db.is_master_type())
     }
 }

@@ -23,7 +23,7 @@ pub(crate) struct ClusterOverview {
 impl ClusterOverview {
     pub(crate) fn of(data: &ClusterData) -> Self {
         let is_healthy = |uid: &DbUid| data.dbs().get(uid).is_some_and(|db| db.status.healthy);
-        let standbys = data.dbs().values().filter(|db| db.follows_inside());
+        let standbys = data.dbs().values().filter(|db| db.is_standby_type());
         let keepers = data.keepers();
         Self {
             announced: data.proxied_master().map(|(_, db)| db.spec.keeper_uid.clone()),
@@ -65,7 +65,7 @@ fn missing_sync_standbys(data: &ClusterData) -> usize {
     };
     let is_there = |uid: &&DbUid| {
         let db = data.dbs().get(*uid);
-        db.is_some_and(|db| db.status.healthy && db.follows_inside())
+        db.is_some_and(|db| db.status.healthy && db.is_standby_type())
     };
     let wanted = master.spec.synchronous_standbys.iter().flatten();
     let absent = wanted.filter(|uid| !is_there(uid)).count();

@@ -60,7 +60,7 @@ fn may_be_removed(transition: &Transition<'_>, uid: &DbUid, db: &Db, master: &Db
     if !transition.is_reported_healthy(master, master_db) {
         return false;
     }
-    if db.heads_cluster() {
+    if db.is_master_type() {
         return true;
     }
     let data_lost = transition.info_of(db).is_some_and(|known| {
@@ -74,7 +74,7 @@ fn may_be_removed(transition: &Transition<'_>, uid: &DbUid, db: &Db, master: &Db
     // Members of the synchronous set do not leave for the number of standbys (sentinel S-18).
     let next_master = transition.next.dbs().get(master);
     let is_wanted = next_master.is_some_and(|db| wanted_set(db).contains(uid));
-    let standbys = transition.derived.dbs().iter().filter(|(_, db)| db.follows_inside());
+    let standbys = transition.derived.dbs().iter().filter(|(_, db)| db.is_standby_type());
     let good = standbys.filter(|(_, db)| transition.is_good(db, master_db)).count();
     let wanted = usize::from(transition.spec.max_standbys_per_sender);
     let is_other = cluster_match(&db.status, &master_db.status) == ClusterMatch::Other;
@@ -99,20 +99,20 @@ fn check_changed(uid: &DbUid, was: &Db, db: &Db, new_master: &DbUid, violations:
     violations.require(counted, "INV-21", || {
         format!("{uid} has generation {} after {}", db.generation, was.generation)
     });
-    if was.follows_inside() && db.heads_cluster() {
+    if was.is_standby_type() && db.is_master_type() {
         violations.require(uid == new_master, "INV-23", || {
             format!("{uid} becomes a master and is not elected")
         });
     }
     // A former master is replaced by a new db, never turned into a standby: its data may have diverged.
-    let backwards = was.heads_cluster() && db.follows_inside();
+    let backwards = was.is_master_type() && db.is_standby_type();
     violations.require(!backwards, "INV-23", || format!("the master {uid} becomes a standby"));
 }
 
 /// Checks that every standby follows the master (INV-24).
 fn check_standbys(transition: &Transition<'_>, master: &DbUid, violations: &mut Violations) {
     let others = transition.next.dbs().iter().filter(|(uid, _)| *uid != master);
-    for (uid, db) in others.filter(|(_, db)| db.follows_inside()) {
+    for (uid, db) in others.filter(|(_, db)| db.is_standby_type()) {
         let follows = db.spec.follow_config == Some(FollowConfig::internal(master.clone()));
         let waits = db.spec.synchronous_replication || db.spec.synchronous_standbys.is_some();
         let plain = db.spec.followers == Some(Vec::new()) && !waits;

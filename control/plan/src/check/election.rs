@@ -62,7 +62,7 @@ fn was_in_sync(change: Change<'_>, uid: &DbUid) -> bool {
 fn has_received_all(transition: &Transition<'_>, change: Change<'_>, db: &Db) -> bool {
     stopped_to_leave(transition, change).is_some_and(|stopped| {
         let reached = stopped.lsn.is_some_and(|lsn| db.status.xlog_pos >= lsn);
-        stopped.clean && reached && stopped.timeline_id == db.status.timeline_id && db.follows_inside()
+        stopped.clean && reached && stopped.timeline_id == db.status.timeline_id && db.is_standby_type()
     })
 }
 
@@ -88,7 +88,7 @@ fn check_eligibility(transition: &Transition<'_>, change: Change<'_>, violations
     } = change;
     let requested = is_requested(transition, old_uid, old, new_uid, new);
     let same_timeline = new.status.timeline_id == old.status.timeline_id;
-    let may_be_master = transition.may_be_master(new) || new.heads_cluster();
+    let may_be_master = transition.may_be_master(new) || new.is_master_type();
     let regular = transition.is_good(new, old) && same_timeline && may_be_master;
     let fallback = is_fallback(transition, new);
     violations.require(regular || fallback || requested, "INV-8", || {
@@ -121,7 +121,7 @@ fn is_fallback(transition: &Transition<'_>, new: &Db) -> bool {
         };
         transition.is_running(known) && !known.last.info.leaving && transition.conditions.contains(&condition)
     });
-    new.heads_cluster() && on_condition && transition.forwarding_proxies().is_empty()
+    new.is_master_type() && on_condition && transition.forwarding_proxies().is_empty()
 }
 
 /// Checks that no better candidate was passed over, and by an operator's request none at all (INV-11).
@@ -141,7 +141,7 @@ fn check_no_better(transition: &Transition<'_>, change: Change<'_>, requested: b
         (!unhealthy, !unhealthy && current)
     };
     let others = transition.derived.dbs().iter().filter(|(uid, _)| *uid != old_uid);
-    for (uid, db) in others.filter(|(_, db)| db.follows_inside()) {
+    for (uid, db) in others.filter(|(_, db)| db.is_standby_type()) {
         let is_ending = transition.info_of(db).is_some_and(|known| {
             let info = &known.last.info;
             info.leaving || !info.stopping.is_empty() || info.stopped.is_some()
@@ -207,9 +207,9 @@ fn check_timing(transition: &Transition<'_>, change: Change<'_>, violations: &mu
     });
     let (spec, memory) = (transition.spec, transition.memory);
     if let Some(last) = memory.election.as_ref().filter(|last| last.master == *old_uid) {
-        let served = memory.found_healthy.as_ref() == Some(old_uid);
+        let was_reported_healthy = memory.reported_healthy.as_ref() == Some(old_uid);
         let since = transition.now.since(last.at);
-        let early = !served && (since <= spec.convergence_timeout || since <= spec.fail_interval);
+        let early = !was_reported_healthy && (since <= spec.convergence_timeout || since <= spec.fail_interval);
         violations.require(!early, "INV-31", || {
             format!("{old_uid} is replaced {since:?} after it was elected")
         });
@@ -225,7 +225,7 @@ fn check_nothing_else(transition: &Transition<'_>, change: Change<'_>, violation
     let before = transition.derived.dbs();
     // Former masters may go, so that none is left that lacks what clients wrote (synchronous SY-8).
     let stays = |(uid, db): &(&DbUid, &Db)| {
-        let outdated = transition.is_synchronous() && db.heads_cluster() && *uid != change.old_uid;
+        let outdated = transition.spec_is_synchronous() && db.is_master_type() && *uid != change.old_uid;
         !outdated || transition.next.dbs().contains_key(*uid)
     };
     let expected = before.iter().filter(stays).map(|(uid, _)| uid);

@@ -62,7 +62,7 @@ fn serves_as_standby(transition: &Transition<'_>, uid: &DbUid, db: &Db) -> bool 
         let own = state_of(known, uid).is_some_and(|state| state.healthy && state.generation > 0);
         own && transition.is_running(known) && transition.conditions.contains(&condition)
     });
-    db.follows_inside()
+    db.is_standby_type()
         && is_up
         && is_complete
         && is_unchanged

@@ -32,7 +32,7 @@ pub(super) fn check(transition: &Transition<'_>, violations: &mut Violations) {
     };
     let former = transition.next.dbs().iter();
     let former: Vec<&DbUid> = former
-        .filter(|(uid, db)| *uid != new && db.heads_cluster())
+        .filter(|(uid, db)| *uid != new && db.is_master_type())
         .map(|(uid, _)| uid)
         .collect();
     if old != new {
@@ -85,7 +85,7 @@ fn check_others(transition: &Transition<'_>, new_master: &DbUid, violations: &mu
             .get(uid)
             .is_some_and(|was| settings(was) == settings(db));
         let (flag, wanted, external, _) = settings(db);
-        let none = !flag && wanted.is_none() && external.is_none() && db.follows_inside();
+        let none = !flag && wanted.is_none() && external.is_none() && db.is_standby_type();
         violations.require(same || none, "INV-19", || {
             format!("the sets of {uid}, which is not the master, change")
         });
@@ -95,7 +95,7 @@ fn check_others(transition: &Transition<'_>, new_master: &DbUid, violations: &mu
 /// Checks the sets of an elected db (INV-18; synchronous SY-6).
 fn check_elected(transition: &Transition<'_>, is: &Db, violations: &mut Violations) {
     let sync = is.spec.synchronous_replication;
-    violations.require(sync == transition.is_synchronous(), "SY-6", || {
+    violations.require(sync == transition.spec_is_synchronous(), "SY-6", || {
         "the commits of the elected db do not wait as the spec says".to_owned()
     });
     violations.require(known_set(is).is_empty(), "SY-6", || {
@@ -147,7 +147,7 @@ fn check_left_by_election(
     let was_written = announced(transition.before) == *old || !was.spec.synchronous_replication;
     let outdated = former.iter().any(|uid| *uid != old);
     violations.require(
-        !(transition.is_synchronous() && was_written && outdated),
+        !(transition.spec_is_synchronous() && was_written && outdated),
         "SY-8",
         || format!("an election leaves the former masters {former:?}"),
     );
@@ -157,7 +157,7 @@ fn check_left_by_election(
 fn check_left_by_master(transition: &Transition<'_>, kept: Kept<'_>, former: &[&DbUid], violations: &mut Violations) {
     let begins = kept.is.spec.synchronous_replication && !kept.was.spec.synchronous_replication;
     let serves = announced(transition.next) == *kept.uid && transition.is_reported_healthy(kept.uid, kept.was);
-    let must_be_gone = transition.is_synchronous() && (begins || serves);
+    let must_be_gone = transition.spec_is_synchronous() && (begins || serves);
     violations.require(!must_be_gone || former.is_empty(), "SY-8", || {
         format!("the former masters {former:?} are left")
     });
@@ -169,7 +169,7 @@ fn check_mode(transition: &Transition<'_>, kept: Kept<'_>, violations: &mut Viol
         kept.was.spec.synchronous_replication,
         kept.is.spec.synchronous_replication,
     );
-    violations.require(was == is || is == transition.is_synchronous(), "INV-19", || {
+    violations.require(was == is || is == transition.spec_is_synchronous(), "INV-19", || {
         format!("synchronous replication of {} goes from {was} to {is}", kept.uid)
     });
     let (_, wanted, external, known) = settings(kept.is);
@@ -216,7 +216,7 @@ fn check_wanted(transition: &Transition<'_>, kept: Kept<'_>, violations: &mut Vi
     let known_before = known_set(was);
     let electable: Vec<&DbUid> = before.intersection(&known_before).collect();
     let next = transition.next.dbs();
-    let is_there = |member: &DbUid| next.get(member).is_some_and(Db::follows_inside);
+    let is_there = |member: &DbUid| next.get(member).is_some_and(Db::is_standby_type);
     let replaced = electable
         .iter()
         .find(|member| is_there(member) && !wanted.contains(**member));
@@ -262,13 +262,13 @@ fn may_join(transition: &Transition<'_>, master: &Db, member: &DbUid) -> bool {
         .info_of(db)
         .is_none_or(|known| !known.last.info.leaving && known.last.info.stopped.is_none());
     let on_timeline = db.status.timeline_id == master.status.timeline_id;
-    transition.is_good(db, master) && db.follows_inside() && on_timeline && allowed && stays
+    transition.is_good(db, master) && db.is_standby_type() && on_timeline && allowed && stays
 }
 
 /// Returns whether commits need not wait for a member any more: it is gone, no standby, failed, of another cluster, or
 /// its keeper leaves (sentinel S-5; synchronous SY-13).
 fn is_lost(transition: &Transition<'_>, master: &Db, member: &DbUid) -> bool {
-    let is_standby = transition.next.dbs().get(member).is_some_and(Db::follows_inside);
+    let is_standby = transition.next.dbs().get(member).is_some_and(Db::is_standby_type);
     let Some(db) = transition.derived.dbs().get(member).filter(|_| is_standby) else {
         return true;
     };

@@ -77,7 +77,7 @@ pub(super) fn known_set(master: &Db) -> BTreeSet<DbUid> {
 
 impl Transition<'_> {
     /// Returns whether the spec asks for synchronous replication (sentinel C-11).
-    pub(super) fn is_synchronous(&self) -> bool {
+    pub(super) fn spec_is_synchronous(&self) -> bool {
         self.spec.role == Role::Master && self.spec.synchronous_replication
     }
 
@@ -89,7 +89,7 @@ impl Transition<'_> {
             let known = self.info_of(db).filter(|_| self.is_reported_healthy(uid, db))?;
             state_of(known, uid).cloned()
         };
-        let standby = self.derived.dbs().get(member).filter(|db| db.follows_inside());
+        let standby = self.derived.dbs().get(member).filter(|db| db.is_standby_type());
         let (Some(state), Some(standby)) = (reported(uid, master), standby) else {
             return false;
         };

@@ -26,7 +26,7 @@ pub(crate) struct ReplacedMaster<'a> {
 impl ReplacedMaster<'_> {
     /// Returns whether only standbys that were in sync may replace it (synchronous SY-1). Its own flag decides: the
     /// spec of the cluster may have changed since its commits began or ceased to wait (sentinel N-6).
-    pub(crate) fn is_synchronous(&self) -> bool {
+    pub(crate) fn commits_wait(&self) -> bool {
         self.db.spec.synchronous_replication
     }
 }
@@ -124,7 +124,7 @@ pub(crate) fn regular(
     replaced: ReplacedMaster<'_>,
 ) -> (Result<Candidate, Ineligible>, Option<Boottime>) {
     // Before the failed master was announced, a former master is considered only as a fallback (extensions ).
-    if !view.is_announced(replaced.uid) && !db.follows_inside() {
+    if !view.is_announced(replaced.uid) && !db.is_standby_type() {
         return (Err(Ineligible::FormerMaster), None);
     }
     let assessment = view.assess(uid, db, replaced.db);
@@ -148,7 +148,7 @@ fn candidate(view: &PlanView<'_>, uid: &DbUid, db: &Db, replaced: ReplacedMaster
 
 /// Returns whether a standby has received everything up to the end of the master's WAL (extensions ).
 fn has_all(db: &Db, end: CleanEnd) -> bool {
-    db.status.xlog_pos >= end.lsn && db.status.timeline_id == end.timeline && db.follows_inside()
+    db.status.xlog_pos >= end.lsn && db.status.timeline_id == end.timeline && db.is_standby_type()
 }
 
 /// Returns the first reason against a db that is good.
@@ -162,7 +162,7 @@ fn reason_against(view: &PlanView<'_>, uid: &DbUid, db: &Db, replaced: ReplacedM
     {
         return Some(Ineligible::Leaving);
     }
-    let lacking = if replaced.is_synchronous() {
+    let lacking = if replaced.commits_wait() {
         reason_not_in_sync(uid, db, replaced)
     } else {
         reason_behind(view, db, replaced)
@@ -170,7 +170,7 @@ fn reason_against(view: &PlanView<'_>, uid: &DbUid, db: &Db, replaced: ReplacedM
     // A db that was a master already may be one again, whatever its keeper's --can-be-master is (sentinel C-12).
     let keeper = view.keeper_of(db);
     let may_be_master = keeper.is_none_or(|keeper| keeper.status.can_be_master != Some(false));
-    let forbidden = (db.follows_inside() && !may_be_master).then_some(Ineligible::MayNotBeMaster);
+    let forbidden = (db.is_standby_type() && !may_be_master).then_some(Ineligible::MayNotBeMaster);
     lacking.or(forbidden)
 }
 
@@ -234,7 +234,7 @@ pub(crate) fn fallback(
     // The recorded position is about its own timeline; an instance that stopped on another one has different data
     // (extensions ). With synchronous replication it has all that was acknowledged on any timeline (synchronous
     // SY-9).
-    if !replaced.is_synchronous() && stopped.is_some_and(|stopped| stopped.timeline_id != db.status.timeline_id) {
+    if !replaced.commits_wait() && stopped.is_some_and(|stopped| stopped.timeline_id != db.status.timeline_id) {
         return Err(Ineligible::StoppedOnOtherTimeline);
     }
     reason_against_fallback(view, uid, db, replaced, no_regular_candidate)
@@ -253,7 +253,7 @@ fn reason_against_fallback(
     let (own, current) = (db.status.timeline_id, master.timeline_id);
     let complete = db.status.current_generation > 0;
     let same_system = db.status.system_id.is_empty() || db.status.system_id == master.system_id;
-    if replaced.is_synchronous() && complete && same_system {
+    if replaced.commits_wait() && complete && same_system {
         // The write that announces a synchronous master removes all former ones (synchronous SY-8). One that is still
         // there had all that was acknowledged when it was replaced, and nothing was since (synchronous SY-9).
         return view

@@ -27,7 +27,7 @@ pub(crate) fn install(draft: &mut Draft, view: &PlanView<'_>, replaced: Replaced
     // If the replaced master's keeper has published anything since, the plan is made again (extensions ).
     draft.require(view.info_unchanged(replaced.db));
     make_master(draft, view, replaced, best);
-    remove_outdated_masters(draft, view, replaced, &best.db);
+    remove_former_masters(draft, view, replaced, &best.db);
     let reason = match replaced.state {
         MasterState::Failed { .. } if !view.is_keeper_gone(replaced.db) => ReplaceReason::MasterUnhealthy,
         _ => ReplaceReason::KeeperGone,
@@ -55,7 +55,7 @@ fn make_master(draft: &mut Draft, view: &PlanView<'_>, replaced: ReplacedMaster<
             new.spec.role = Role::Master;
             new.spec.follow_config = None;
         }
-        if view.is_synchronous() {
+        if view.spec_is_synchronous() {
             let wanted = inherited_set(replaced, &best.db);
             synchronous::write_sets(new, wanted, BTreeSet::new(), min);
         } else {
@@ -90,9 +90,9 @@ fn inherited_set(replaced: ReplacedMaster<'_>, elected: &DbUid) -> BTreeSet<DbUi
 /// Removes former masters that may lack what clients wrote since they were replaced, so that a synchronous master that
 /// fails before it is announced is never replaced by one of them (synchronous SY-8, SY-9): those that the announced
 /// master left, and those from before its commits waited.
-fn remove_outdated_masters(draft: &mut Draft, view: &PlanView<'_>, replaced: ReplacedMaster<'_>, elected: &DbUid) {
-    let may_be_outdated = view.is_announced(replaced.uid) || !replaced.is_synchronous();
-    if !view.is_synchronous() || !may_be_outdated {
+fn remove_former_masters(draft: &mut Draft, view: &PlanView<'_>, replaced: ReplacedMaster<'_>, elected: &DbUid) {
+    let may_be_outdated = view.is_announced(replaced.uid) || !replaced.commits_wait();
+    if !view.spec_is_synchronous() || !may_be_outdated {
         return;
     }
     for (uid, _) in view.former_masters(replaced.uid).filter(|(uid, _)| *uid != elected) {

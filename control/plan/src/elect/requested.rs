@@ -65,7 +65,7 @@ fn check_keeper<'v>(view: &'v PlanView<'_>, uid: &DbUid, db: &Db) -> Result<&'v 
     }
     let report = view.report_of(db).ok_or(FailoverRefusal::NotReported)?;
     let stopped = report.info.stopped.as_ref();
-    let is_stopped_master = db.heads_cluster() && stopped.is_some();
+    let is_stopped_master = db.is_master_type() && stopped.is_some();
     if report.info.leaving || (report.info.is_leaving_or_stopped() && !is_stopped_master) {
         return Err(FailoverRefusal::Leaving);
     }
@@ -87,14 +87,14 @@ fn check_keeper<'v>(view: &'v PlanView<'_>, uid: &DbUid, db: &Db) -> Result<&'v 
 /// Checks that the data of a db can be those of a master. How old they are does not matter: that is what the operator
 /// gives up.
 fn check_data(view: &PlanView<'_>, uid: &DbUid, db: &Db, replaced: ReplacedMaster<'_>) -> Result<(), FailoverRefusal> {
-    if db.status.current_generation <= 0 || !(db.follows_inside() || db.heads_cluster()) {
+    if db.status.current_generation <= 0 || !(db.is_standby_type() || db.is_master_type()) {
         return Err(FailoverRefusal::Incomplete);
     }
     if db.status.system_id != replaced.db.status.system_id {
         return Err(FailoverRefusal::OtherSystem);
     }
     // A former master goes on as one, on its own timeline.
-    if db.follows_inside() {
+    if db.is_standby_type() {
         let keeper = view.keeper_of(db);
         if keeper.is_some_and(|keeper| keeper.status.can_be_master == Some(false)) {
             return Err(FailoverRefusal::MayNotBeMaster);
@@ -124,7 +124,7 @@ fn check_data(view: &PlanView<'_>, uid: &DbUid, db: &Db, replaced: ReplacedMaste
 fn other_fallback(view: &PlanView<'_>, requested: &DbUid, replaced: ReplacedMaster<'_>) -> Option<KeeperUid> {
     let timeline = replaced.db.status.timeline_id;
     let mut others = view.former_masters(replaced.uid).filter(|(uid, _)| *uid != requested);
-    let other = others.find(|(_, db)| replaced.is_synchronous() || db.status.timeline_id == timeline);
+    let other = others.find(|(_, db)| replaced.commits_wait() || db.status.timeline_id == timeline);
     other
         .filter(|_| view.is_announced(replaced.uid))
         .map(|(_, db)| db.spec.keeper_uid.clone())

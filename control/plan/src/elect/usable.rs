@@ -77,10 +77,10 @@ fn reason_to_wait(view: &PlanView<'_>, master: &DbUid, db: &Db) -> Option<(Note,
     if view.first_run && view.may_be_healthy(master, db) {
         return Some((Note::MasterSeemsWell { db: db_uid, keeper }, None));
     }
-    let served = view.memory.found_healthy.as_ref() == Some(master);
+    let was_reported_healthy = view.memory.reported_healthy.as_ref() == Some(master);
     let last = view.memory.election.as_ref();
     let last = last.filter(|election| election.master == *master)?;
-    let end = last.backoff_end(view.spec, served);
+    let end = last.backoff_end(view.spec, was_reported_healthy);
     let why = Note::ElectionDelayed {
         db: db_uid,
         keeper,
@@ -104,10 +104,10 @@ fn assess_without_delays(view: &PlanView<'_>, master: &DbUid, db: &Db) -> Master
     }
     if convergence == Convergence::Failed {
         let (db_uid, keeper) = (db_uid.clone(), keeper.clone());
-        // A master that this sentinel has found serving is being reconfigured, not promoted, so it is only slow
+        // A master that was reported healthy is being reconfigured, not promoted, so it is only slow
         // (sentinel W-10).
-        let serves = db.status.healthy && view.memory.found_healthy.as_ref() == Some(master);
-        if serves {
+        let is_only_slow = db.status.healthy && view.memory.reported_healthy.as_ref() == Some(master);
+        if is_only_slow {
             notes.push(Note::MasterSlow { db: db_uid, keeper });
         } else {
             notes.push(Note::MasterNotConverged { db: db_uid, keeper });

@@ -73,7 +73,7 @@ fn a_master_with_lost_data_is_failed_over() {
 fn a_master_that_served_is_not_replaced_for_slow_reconfiguration() {
     // sentinel W-10
     let mut setup = base(2);
-    setup.memory.found_healthy = Some(db_uid("db1"));
+    setup.memory.reported_healthy = Some(db_uid("db1"));
     setup.db("db1").generation = 2;
     check(&mut setup, "db1 is slow");
 }

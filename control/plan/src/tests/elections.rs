@@ -139,7 +139,7 @@ fn an_elected_master_whose_keeper_failed_is_replaced_without_delay() {
 #[test]
 fn a_master_that_served_is_replaced_at_once_but_not_repeatedly() {
     let mut setup = elected_and_unhealthy(SECOND);
-    setup.memory.found_healthy = Some(db_uid("db2"));
+    setup.memory.reported_healthy = Some(db_uid("db2"));
     check(&mut setup, "elects db3");
     for (doubtful, expected) in [(1, "elects db3"), (2, DELAYED), (9, DELAYED)] {
         setup.memory.election.as_mut().unwrap().consecutive = doubtful;

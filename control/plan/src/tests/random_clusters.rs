@@ -340,7 +340,7 @@ fn deletes_request(condition: &Condition) -> bool {
 }
 
 fn is_former(data: &ClusterData, uid: &DbUid) -> bool {
-    data.dbs().get(uid).is_some_and(Db::heads_cluster)
+    data.dbs().get(uid).is_some_and(Db::is_master_type)
 }
 
 /// Runs a case: a few rounds, of which some are not written. Returns what the plans noted.

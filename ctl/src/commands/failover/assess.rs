@@ -155,7 +155,7 @@ fn check_target(
         ));
     }
     let info = infos.iter().find(|info| info.uid == *keeper);
-    let is_kept_stopped = db.heads_cluster() && info.is_some_and(|info| info.stopped.is_some() && !info.leaving);
+    let is_kept_stopped = db.is_master_type() && info.is_some_and(|info| info.stopped.is_some() && !info.leaving);
     match recorded(checked, uid, db).state {
         DbCondition::Healthy | DbCondition::NotConverged => {}
         DbCondition::PostgresFailed if is_kept_stopped => {}
@@ -178,7 +178,7 @@ fn check_target(
             "the data of keeper {keeper} are of another database cluster than the master's"
         ));
     }
-    if db.heads_cluster() {
+    if db.is_master_type() {
         return Ok(());
     }
     let keeper_status = checked.data.keepers().get(keeper).map(|keeper| &keeper.status);
