@@ -20,7 +20,7 @@ use crate::postgres::instance::Instance;
 use crate::problems::Problems;
 use crate::publish::Publisher;
 use crate::status::KeeperHealth;
-use crate::synchronous::Synchronous;
+use crate::synchronous::SyncReplication;
 
 /// Handles that the parts of one keeper share.
 #[derive(Debug, Clone)]
@@ -34,7 +34,7 @@ pub struct KeeperContext {
     /// Keeps the published state of the instance current.
     pub monitor: Arc<Monitor>,
     /// What is known of synchronous replication on the server.
-    pub synchronous: Arc<Synchronous>,
+    pub synchronous: Arc<SyncReplication>,
     pub local: Arc<LocalState>,
     /// Directories outside PGDATA that belong to this keeper.
     pub owned: Arc<OwnedDirs>,

@@ -24,7 +24,7 @@ pub struct Metrics {
     sleep_interval: Gauge,
     needs_reload: Gauge,
     needs_restart: Gauge,
-    gate_closed: Gauge,
+    logins_blocked: Gauge,
     target_role: RoleGauges,
     local_role: RoleGauges,
     /// What observations of the instance find.
@@ -69,7 +69,7 @@ impl Metrics {
             sleep_interval: table::SLEEP_INTERVAL.gauge_of(&[]),
             needs_reload: table::NEEDS_RELOAD.gauge_of(&[]),
             needs_restart: table::NEEDS_RESTART.gauge_of(&[]),
-            gate_closed: table::GATE_CLOSED.gauge_of(&[]),
+            logins_blocked: table::CLIENT_LOGINS_BLOCKED.gauge_of(&[]),
             target_role: RoleGauges::of(&table::TARGET_ROLE),
             local_role: RoleGauges::of(&table::LOCAL_ROLE),
             instance: InstanceMetrics::register(),
@@ -93,9 +93,9 @@ impl Metrics {
         self.needs_restart.set(f64::from(u8::from(needed)));
     }
 
-    /// Sets whether a started master keeps ordinary clients out.
-    pub fn set_gate_closed(&self, is_closed: bool) {
-        self.gate_closed.set(f64::from(u8::from(is_closed)));
+    /// Sets whether a started master blocks client logins.
+    pub fn set_client_logins_blocked(&self, are_blocked: bool) {
+        self.logins_blocked.set(f64::from(u8::from(are_blocked)));
     }
 
     /// Records the end of a round: its result, a value of the label, and its duration.

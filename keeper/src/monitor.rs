@@ -23,9 +23,9 @@ use crate::postgres::server::postmaster::ChildStatus;
 use crate::postgres::server::process::Process;
 use crate::problems::{KeeperProblemKind, Problems};
 use crate::publish::{Due, Publisher};
-use crate::reconcile::RESTART_PARAMETER;
+use crate::reconcile::RESTART_AFTER_CRASH;
 use crate::streaming::{FollowedDb, StreamingCheck};
-use crate::synchronous::{InSync, Mark, Synchronous};
+use crate::synchronous::{InSync, Mark, SyncReplication};
 
 mod details;
 mod instance_report;
@@ -44,8 +44,8 @@ const UNHEALTHY_DELAY: Duration = Duration::from_millis(50);
 /// Interval of looking whether the WAL receiver of a healthy standby still runs: by its process, which is much cheaper than
 /// a query.
 const RECEIVER_POLL: Duration = Duration::from_millis(500);
-/// Interval of observations while ordinary clients are kept out until standbys are in sync.
-const GATE_DELAY: Duration = Duration::from_millis(100);
+/// Interval of observations while client logins are blocked until standbys are in sync.
+const BLOCKED_LOGINS_DELAY: Duration = Duration::from_millis(100);
 
 /// Observes the instance and publishes its state.
 #[derive(Debug)]
@@ -56,7 +56,7 @@ pub struct Monitor {
     /// The published address.
     advertised: Address,
     problems: Arc<Problems>,
-    synchronous: Arc<Synchronous>,
+    synchronous: Arc<SyncReplication>,
     reporter: InstanceReporter,
     wake: Notify,
     settings: Mutex<MonitorSettings>,
@@ -87,7 +87,7 @@ impl Monitor {
         publisher: Arc<Publisher>,
         local: Arc<LocalState>,
         problems: Arc<Problems>,
-        synchronous: Arc<Synchronous>,
+        synchronous: Arc<SyncReplication>,
         reporter: InstanceReporter,
         options: MonitorOptions,
     ) -> Self {
@@ -183,7 +183,7 @@ impl Monitor {
     }
 
     /// Whether no new connection was answered for the request timeout; sets the problem.
-    fn check_connections(&self, runs: bool, now: Boottime) -> bool {
+    fn report_connections(&self, runs: bool, now: Boottime) -> bool {
         let limit = self.instance.config().request_timeout;
         let is_silent = runs && self.connections().is_silent(now, limit);
         let problem = is_silent.then(connections::problem);
@@ -193,7 +193,7 @@ impl Monitor {
     }
 
     /// Sets the problem of data whose file system does not answer.
-    fn check_data(&self, observation: &Observation) {
+    fn report_unanswered_data(&self, observation: &Observation) {
         let unanswered = observation.failed.as_ref().and_then(ObserveError::unanswered);
         let problem = unanswered.map(|path| {
             let text = format!("{} does not answer: the instance counts as not healthy", path.display());
@@ -203,20 +203,24 @@ impl Monitor {
             .set(KeeperProblemKind::Data, "pgdata", problem.into_iter().collect());
     }
 
-    /// Returns who is in sync. `mark` was the mark before the observation.
-    fn check_in_sync(&self, mark: Option<Mark>, observation: &mut Observation) -> InSync {
+    /// Removes what the keeper sets itself from the reported parameters.
+    fn remove_own_parameters(&self, observation: &mut Observation) {
         if let (true, Some(parameters)) = (self.synchronous.is_configured(), &mut observation.parameters) {
-            parameters.remove(RESTART_PARAMETER); // set by the keeper, as are the names
+            parameters.remove(RESTART_AFTER_CRASH);
         }
+    }
+
+    /// Returns who is in sync, and reports who is missing. `mark` was the mark before the observation.
+    fn report_in_sync(&self, mark: Option<Mark>, observation: &Observation) -> InSync {
         let senders = observation.senders.as_deref().unwrap_or_default();
         let in_sync = self.synchronous.in_sync(mark, senders);
         let keeper_of = |db: &DbUid| self.reporter.keeper_of(db);
-        self.synchronous.observed(&in_sync, senders, keeper_of);
+        self.synchronous.report_missing_standbys(&in_sync, senders, keeper_of);
         in_sync
     }
 
     /// Sets the problem of a standby that receives no WAL. An observation without a response changes nothing.
-    fn check_streaming(&self, memory: &mut MonitorState, observation: &Observation, runs: bool, now: Boottime) {
+    fn report_streaming(&self, memory: &mut MonitorState, observation: &Observation, runs: bool, now: Boottime) {
         let followed = self.followed().clone();
         let is_problem = match &observation.standby {
             _ if !runs || followed.is_none() => {
@@ -276,7 +280,7 @@ impl Monitor {
         };
         let runs = runs && self.runs();
         memory.log_failure(&observation, runs);
-        self.check_data(&observation);
+        self.report_unanswered_data(&observation);
         let is_recovering = runs && (is_starting || observation.is_not_accepting());
         memory.health.report_recovery(is_recovering, now).await;
         if self.local.db() != db {
@@ -286,8 +290,8 @@ impl Monitor {
             memory.health.report_logins(&observation.logins, scope.logins, now);
         }
         memory.details.fill_in(&mut observation, scope, now);
-        let is_silent = self.check_connections(runs, now);
-        self.check_streaming(memory, &observation, runs, now);
+        let is_silent = self.report_connections(runs, now);
+        self.report_streaming(memory, &observation, runs, now);
         let version = self.version().await;
         let receiver = observation
             .standby
@@ -298,7 +302,8 @@ impl Monitor {
         // An open session may still work while the postmaster hangs: clients could not connect, so it is not healthy.
         let healthy = observation.is_healthy && runs && !is_silent;
         self.reporter.report(&observation, healthy);
-        let in_sync = self.check_in_sync(mark, &mut observation);
+        self.remove_own_parameters(&mut observation);
+        let in_sync = self.report_in_sync(mark, &observation);
         let state = state(&db, &self.advertised, observation, healthy, &in_sync);
         let is_fast_poll = self.continue_fast_poll(memory, position);
         let before = self.publisher.report();
@@ -311,8 +316,8 @@ impl Monitor {
             report.version = version;
         });
         let mut usual = self.settings().interval / 2;
-        if self.synchronous.is_gate_closed() {
-            usual = usual.min(GATE_DELAY);
+        if self.synchronous.are_logins_blocked() {
+            usual = usual.min(BLOCKED_LOGINS_DELAY);
         }
         memory.unhealthy_delay = (runs && !healthy).then(|| next_unhealthy_delay(memory.unhealthy_delay, usual));
         match memory.unhealthy_delay {

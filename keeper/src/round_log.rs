@@ -212,14 +212,14 @@ fn write(message: &LogMessage) {
         LogMessage::ParametersUnchanged => info!("postgres parameters not changed"),
         LogMessage::HbaChanged => info!("postgres hba entries changed, reloading postgres instance"),
         LogMessage::HbaUnchanged => info!("postgres hba entries not changed"),
-        LogMessage::GateClosed { missing } => {
+        LogMessage::LoginsBlocked { missing } => {
             let missing: Vec<&str> = missing.iter().map(|db| db.as_str()).collect();
             info!(
                 missing = missing.join(","),
                 "client logins are blocked until the synchronous standbys have flushed all WAL written before the start"
             );
         }
-        LogMessage::GateOpens { waits } => write_logins_allowed(*waits),
+        LogMessage::LoginsAllowed { waits } => write_logins_allowed(*waits),
         LogMessage::ReplayPaused => {
             warn!("replay is paused because parameters are lower than the master's, restarting postgres instance");
         }

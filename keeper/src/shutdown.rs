@@ -19,7 +19,7 @@ use crate::liveness::{LivenessKey, renew_forever};
 use crate::postgres::server::error::InstanceError;
 use crate::postgres::server::supervisor::StopLimits;
 use crate::publish::Due;
-use crate::reconcile::{ClusterDataState, commits_wait_for};
+use crate::reconcile::{ClusterDataState, lists_as_synchronous};
 
 /// Time limit of each publication during shutdown (extensions ).
 const LAST_PUBLISH_LIMIT: Duration = Duration::from_millis(500);
@@ -177,7 +177,7 @@ async fn is_listed_as_synchronous(context: &KeeperContext) -> bool {
     }
     let entry = context.store.get(&context.store.keys().cluster_data()).await;
     match entry.map(|entry| cluster_data_state(entry.as_ref())) {
-        Ok(ClusterDataState::Valid(checked)) => commits_wait_for(&checked, &db),
+        Ok(ClusterDataState::Valid(checked)) => lists_as_synchronous(&checked, &db),
         Ok(_) => false,
         Err(error) => {
             debug!(error = %Chain(&error), "could not read whether the cluster data list this synchronous standby");

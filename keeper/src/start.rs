@@ -47,7 +47,7 @@ use crate::publish::{InfoReport, KeeperIdentity, Publisher};
 use crate::reconcile::ClusterDataState;
 use crate::shutdown::{Shutdown, ShutdownKind, next_shutdown};
 use crate::status::KeeperHealth;
-use crate::synchronous::Synchronous;
+use crate::synchronous::SyncReplication;
 
 /// Time limit for resolving the advertised address before a warning is logged.
 const RESOLVE_LIMIT: Duration = Duration::from_secs(2);
@@ -224,7 +224,7 @@ impl StartedKeeper {
         };
         let metrics = Arc::new(self.metrics);
         let reporter = InstanceReporter::new(self.status.clone(), Arc::clone(&metrics), clock.clone());
-        let synchronous = Arc::new(Synchronous::new(&instance, &problems, &metrics));
+        let synchronous = Arc::new(SyncReplication::new(&instance, &problems, &metrics));
         let monitor = Monitor::new(
             Arc::clone(&instance),
             Arc::clone(&publisher),

@@ -1,4 +1,4 @@
-//! Takes the mark beside the loop, because a checkpoint can take minutes, and looks for roles and databases whose commits
+//! Takes the mark beside the loop, because a checkpoint can take minutes, and finds roles and databases whose commits
 //! do not wait. What the results mean is left to `synchronous`.
 
 use std::sync::Arc;
@@ -11,32 +11,32 @@ use tracing::{debug, info, warn};
 use crate::postgres::client::sql::NamesShown;
 use crate::postgres::client::sql_error::SqlError;
 use crate::postgres::instance::Instance;
-use crate::synchronous::{CommitLevel, MarkTask, NamesFound, Synchronous};
+use crate::synchronous::{CommitLevel, MarkTask, SyncReplication};
 
-/// Interval of looking at a server that does not accept connections, or does not show the names yet.
+/// Interval of querying a server that does not accept connections, or does not show the names yet.
 const POLL: Duration = Duration::from_millis(50);
-/// Delay after a failed look.
+/// Delay after a failed query.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 /// Time limit of a checkpoint; after it another one is begun.
 const CHECKPOINT_LIMIT: Duration = Duration::from_secs(600);
-/// Interval of looking for roles and databases whose commits do not wait.
+/// Interval of reading the settings of roles and databases whose commits do not wait.
 const COMMIT_LEVEL_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Queries one server for what synchronous replication depends on.
 #[derive(Debug)]
 pub struct SyncMarker {
     instance: Arc<Instance>,
-    synchronous: Arc<Synchronous>,
+    synchronous: Arc<SyncReplication>,
 }
 
 impl SyncMarker {
-    pub fn new(instance: Arc<Instance>, synchronous: Arc<Synchronous>) -> Self {
+    pub fn new(instance: Arc<Instance>, synchronous: Arc<SyncReplication>) -> Self {
         Self { instance, synchronous }
     }
 
     /// Never returns.
     pub async fn run(&self) {
-        tokio::join!(self.take_marks(), self.look_for_commit_levels());
+        tokio::join!(self.take_marks(), self.report_commit_levels());
     }
 
     async fn take_marks(&self) {
@@ -49,7 +49,7 @@ impl SyncMarker {
             };
             let Some(task) = task else { continue };
             let found = tokio::select! {
-                found = self.look(&task) => found,
+                found = self.query(&task) => found,
                 // Abandoning a query cancels it: the checkpoint is for other names.
                 _ = state.wait_for(|state| !state.is_current(&task)) => continue,
             };
@@ -57,7 +57,8 @@ impl SyncMarker {
                 Ok(Some(found)) => {
                     is_failing = false;
                     self.synchronous.record(&task, &found);
-                    if found == NamesFound::Others {
+                    if let NamesShown::Others(names) = found {
+                        debug!(value = %names, wanted = %task.names, "synchronous_standby_names not reloaded yet");
                         sleep(POLL).await;
                     } else {
                         info!(value = %task.names, "synchronous_standby_names is in force");
@@ -74,8 +75,8 @@ impl SyncMarker {
         }
     }
 
-    /// Looks at the server once; `None`: it does not accept connections.
-    async fn look(&self, task: &MarkTask) -> Result<Option<NamesFound>, SqlError> {
+    /// Queries the server once; `None`: it does not accept connections.
+    async fn query(&self, task: &MarkTask) -> Result<Option<NamesShown>, SqlError> {
         if !self.instance.reports_ready().await.unwrap_or(false) {
             return Ok(None);
         }
@@ -83,24 +84,16 @@ impl SyncMarker {
             true => CHECKPOINT_LIMIT,
             false => self.instance.config().request_timeout,
         };
-        let shown = self
-            .instance
-            .sql()
-            .show_names(&task.names, task.needs_checkpoint, limit);
-        Ok(Some(match shown.await? {
-            NamesShown::Others(names) => {
-                debug!(value = %names, wanted = %task.names, "synchronous_standby_names not reloaded yet");
-                NamesFound::Others
-            }
-            NamesShown::InRecovery => NamesFound::Standby,
-            NamesShown::Until(flushed) => NamesFound::Master(flushed),
-        }))
+        let sql = self.instance.sql();
+        let shown = sql.confirm_standby_names(&task.names, task.needs_checkpoint, limit);
+        shown.await.map(Some)
     }
 
-    async fn look_for_commit_levels(&self) {
+    async fn report_commit_levels(&self) {
         loop {
-            let is_asked = self.synchronous.is_master() && self.instance.reports_ready().await.unwrap_or(false);
-            match is_asked {
+            let is_due =
+                self.synchronous.is_synchronous_master() && self.instance.reports_ready().await.unwrap_or(false);
+            match is_due {
                 true => match self.instance.sql().commit_levels().await {
                     Ok(levels) => {
                         let levels = levels.into_iter().map(|(of, value)| CommitLevel { of, value });

@@ -13,9 +13,9 @@ use tokio::time::sleep;
 use tracing::debug;
 
 use crate::postgres::instance::Instance;
-use crate::synchronous::Synchronous;
+use crate::synchronous::SyncReplication;
 
-/// Interval of asking whether the standbys are in sync: after a change, and the maximum to which it doubles.
+/// Interval of querying whether the standbys are in sync: after a change, and the maximum to which it doubles.
 const POLL_MIN: Duration = Duration::from_millis(20);
 const POLL_MAX: Duration = Duration::from_secs(1);
 
@@ -23,11 +23,11 @@ const POLL_MAX: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct SyncRelease {
     instance: Arc<Instance>,
-    synchronous: Arc<Synchronous>,
+    synchronous: Arc<SyncReplication>,
 }
 
 impl SyncRelease {
-    pub fn new(instance: Arc<Instance>, synchronous: Arc<Synchronous>) -> Self {
+    pub fn new(instance: Arc<Instance>, synchronous: Arc<SyncReplication>) -> Self {
         Self { instance, synchronous }
     }
 
@@ -41,7 +41,11 @@ impl SyncRelease {
 
     /// Waits until the listed standbys are in sync, and writes the record; gives up when the names change.
     async fn release_when_in_sync(&self) {
-        let Some(mark) = self.synchronous.mark().filter(|_| self.synchronous.is_master()) else {
+        let Some(mark) = self
+            .synchronous
+            .mark()
+            .filter(|_| self.synchronous.is_synchronous_master())
+        else {
             return;
         };
         let mut delay = POLL_MIN;
@@ -54,7 +58,7 @@ impl SyncRelease {
                     return;
                 }
                 Ok(_) => {}
-                Err(error) => debug!(error = %Chain(&error), "could not ask for the synchronous standbys"),
+                Err(error) => debug!(error = %Chain(&error), "could not query the synchronous standbys"),
             }
             sleep(delay).await;
             delay = (delay * 2).min(POLL_MAX);

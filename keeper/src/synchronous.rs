@@ -1,5 +1,6 @@
-//! What one keeper knows of synchronous replication on its server: the names in force and their mark, who is in sync, and
-//! whether ordinary clients are kept out. Who has to be in sync is decided by `reconcile`; the queries are in `sync_marker`.
+//! What one keeper knows of synchronous replication on its server: the value of `synchronous_standby_names` in force, the
+//! mark, who is in sync, and whether client logins are blocked. Who has to be in sync is decided by `reconcile`; the
+//! queries are in `sync_marker`.
 
 mod in_sync;
 mod mark;
@@ -14,30 +15,30 @@ use model::{DbUid, SYNCHRONOUS_COMMIT};
 use tokio::sync::{Notify, watch};
 
 use crate::metrics::Metrics;
-use crate::postgres::client::sql::WalSender;
+use crate::postgres::client::sql::{NamesShown, WalSender};
 use crate::postgres::instance::Instance;
 use crate::problems::Problems;
 use crate::reconcile::TargetDb;
 use crate::synchronous::report::SyncReporter;
 
 pub use self::in_sync::InSync;
-pub use self::mark::{Mark, MarkState, MarkTask, NamesFound, WrittenFor};
+pub use self::mark::{Mark, MarkState, MarkTask, WrittenFor};
 pub use self::report::CommitLevel;
 
 /// State that rounds, observations and the marker share.
 #[derive(Debug)]
-pub struct Synchronous {
+pub struct SyncReplication {
     instance: Arc<Instance>,
     reporter: SyncReporter,
     state: watch::Sender<MarkState>,
     target: Mutex<SyncTarget>,
-    /// A round would find that ordinary clients may log in.
+    /// A round would find that client logins can be allowed.
     round_wanted: Notify,
     /// The names have changed, or a listed standby was missing at the last observation.
     standbys_missing: Notify,
 }
 
-/// What the cluster data request, and the gate.
+/// What the cluster data request, and whether client logins are blocked.
 #[derive(Debug, Clone, Default)]
 struct SyncTarget {
     /// The configuration is one for synchronous replication.
@@ -48,11 +49,11 @@ struct SyncTarget {
     wanted: BTreeSet<DbUid>,
     /// `synchronous_commit` of the cluster spec.
     commit_level: Option<String>,
-    /// Since when ordinary clients are kept out.
-    gate_closed: Option<Boottime>,
+    /// Since when client logins are blocked.
+    logins_blocked_since: Option<Boottime>,
 }
 
-impl Synchronous {
+impl SyncReplication {
     pub fn new(instance: &Arc<Instance>, problems: &Arc<Problems>, metrics: &Arc<Metrics>) -> Self {
         Self {
             instance: Arc::clone(instance),
@@ -77,7 +78,7 @@ impl Synchronous {
             is_master: target.is_some_and(TargetDb::is_synchronous_master),
             wanted: target.map(TargetDb::wanted_standbys).unwrap_or_default(),
             commit_level,
-            gate_closed: current.gate_closed,
+            logins_blocked_since: current.logins_blocked_since,
         };
     }
 
@@ -86,36 +87,36 @@ impl Synchronous {
         self.target().is_configured
     }
 
-    /// Sets whether ordinary clients are kept out.
-    pub fn set_gate(&self, is_closed: bool) {
+    /// Sets whether client logins are blocked.
+    pub fn set_logins_blocked(&self, are_blocked: bool) {
         let now = self.instance.clock().now();
         let mut target = self.target();
-        target.gate_closed = is_closed.then(|| target.gate_closed.unwrap_or(now));
-        self.reporter.set_gate_metric(is_closed);
-        if !is_closed {
-            self.reporter.report_gate(None);
+        target.logins_blocked_since = are_blocked.then(|| target.logins_blocked_since.unwrap_or(now));
+        self.reporter.set_logins_metric(are_blocked);
+        if !are_blocked {
+            self.reporter.report_blocked_logins(None);
         }
     }
 
-    /// Whether ordinary clients are kept out.
-    pub fn is_gate_closed(&self) -> bool {
-        self.target().gate_closed.is_some()
+    /// Whether client logins are blocked.
+    pub fn are_logins_blocked(&self) -> bool {
+        self.target().logins_blocked_since.is_some()
     }
 
-    /// Records that files with these names are about to be written.
-    pub fn write_names(&self, names: &str, written_for: WrittenFor) {
-        self.change(|state| state.write(names, written_for));
+    /// Records the value of `synchronous_standby_names` in the files that are about to be written.
+    pub fn expect_names(&self, names: &str, written_for: WrittenFor) {
+        self.change(|state| state.begin_change(names, written_for));
     }
 
     /// Records that the server is being promoted.
-    pub fn promoted(&self) {
-        self.change(MarkState::promoted);
+    pub fn record_promotion(&self) {
+        self.change(MarkState::record_promotion);
     }
 
     /// Records that the server is being stopped.
-    pub fn stopped(&self) {
-        self.change(MarkState::stopped);
-        self.set_gate(false);
+    pub fn record_stop(&self) {
+        self.change(MarkState::record_stop);
+        self.set_logins_blocked(false);
     }
 
     fn change(&self, change: impl FnOnce(&mut MarkState)) {
@@ -127,13 +128,13 @@ impl Synchronous {
     }
 
     /// Records what was found for a task of the mark.
-    pub fn record(&self, task: &MarkTask, found: &NamesFound) {
+    pub fn record(&self, task: &MarkTask, found: &NamesShown) {
         self.change(|state| state.record(task, found));
         self.standbys_missing.notify_one();
     }
 
-    /// Whether commits on this instance wait for standbys.
-    pub fn is_master(&self) -> bool {
+    /// Whether the instance is a master whose commits wait for standbys.
+    pub fn is_synchronous_master(&self) -> bool {
         self.target().is_master
     }
 
@@ -145,12 +146,12 @@ impl Synchronous {
         self.reporter.report_commit_levels(all);
     }
 
-    /// Returns changes of the names and the mark.
+    /// Returns changes of `synchronous_standby_names` and the mark.
     pub fn subscribe(&self) -> watch::Receiver<MarkState> {
         self.state.subscribe()
     }
 
-    /// Waits until every commit waits for exactly these names; returns false after `limit`.
+    /// Waits until this value of `synchronous_standby_names` is in force; returns false after `limit`.
     pub async fn wait_confirmed(&self, names: &str, limit: Duration) -> bool {
         let mut state = self.state.subscribe();
         let confirmed = state.wait_for(|state| state.confirms(names));
@@ -165,32 +166,40 @@ impl Synchronous {
     /// Returns who is in sync, from WAL senders that were queried after `mark` was returned.
     pub fn in_sync(&self, mark: Option<Mark>, senders: &[WalSender]) -> InSync {
         if !self.target().is_master {
-            return InSync::AsShown;
+            return InSync::Unchecked;
         }
-        // Names that changed during the query: the senders may belong to the earlier ones, the mark to the later ones.
+        // A value that changed during the query: the senders may belong to the earlier one, the mark to the later one.
         match mark.filter(|mark| self.mark() == Some(*mark)) {
             Some(mark) => InSync::marked(mark, senders),
             None => InSync::Unmarked,
         }
     }
 
-    /// Reports why ordinary clients are kept out, and triggers a round when they need not be. `senders` are those of an
+    /// Reports why client logins are blocked, and triggers a round when they need not be. `senders` are those of an
     /// observation, `keeper_of` the keeper of a db.
-    pub fn observed(&self, in_sync: &InSync, senders: &[WalSender], keeper_of: impl Fn(&DbUid) -> Option<String>) {
+    pub fn report_missing_standbys(
+        &self,
+        in_sync: &InSync,
+        senders: &[WalSender],
+        keeper_of: impl Fn(&DbUid) -> Option<String>,
+    ) {
         let target = self.target().clone();
         let missing = in_sync.missing(&target.wanted);
         if target.is_master && !missing.is_empty() {
             self.standbys_missing.notify_one();
         }
-        let Some(since) = target.gate_closed else { return };
+        let Some(since) = target.logins_blocked_since else {
+            return;
+        };
         if missing.is_empty() {
             self.round_wanted.notify_one();
             return;
         }
-        let closed_for = self.instance.clock().now().since(since);
+        let blocked_for = self.instance.clock().now().since(since);
         let missing = missing.into_iter();
         let missing = missing.map(|db| report::missing_standby(db, keeper_of(db), in_sync, senders));
-        self.reporter.report_gate(Some((closed_for, missing.collect())));
+        self.reporter
+            .report_blocked_logins(Some((blocked_for, missing.collect())));
     }
 
     /// Whether all listed standbys of this cluster are in sync, from WAL senders that were queried after `mark` was
@@ -205,7 +214,7 @@ impl Synchronous {
         self.standbys_missing.notified().await;
     }
 
-    /// Waits until a round would find that ordinary clients may log in.
+    /// Waits until a round would find that client logins can be allowed.
     pub async fn round_wanted(&self) {
         self.round_wanted.notified().await;
     }

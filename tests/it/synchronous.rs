@@ -228,7 +228,7 @@ async fn synchronous_master_keeps_ordinary_clients_out_after_a_crash_until_its_s
     wait_query_returns(&scripted.cluster, "keeper0", "select count(*) from t where id = 7", "1").await;
     let refused = scripted.ordinary_client("keeper0").await.expect_err("it is kept out");
     assert!(refused.contains("no pg_hba.conf entry"), "{refused}");
-    let metric = "stolon_keeper_clients_kept_out 1";
+    let metric = "stolon_keeper_client_logins_blocked 1";
     eventually("the metric", SHORT_TIMEOUT, async || {
         let (_, text) = http::get(&scripted.pages, "/metrics").map_err(|error| error.to_string())?;
         check(text.contains(metric), || "0".to_owned())

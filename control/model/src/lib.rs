@@ -57,7 +57,7 @@ pub use limits::Clamped;
 pub use liveness::{LIVENESS_PERIOD, LIVENESS_TTL};
 pub use lsn::Lsn;
 pub use parameters::{
-    SYNCHRONOUS_COMMIT, UnusableParameter, check_parameter, commits_wait, is_never_reported, repeated_names,
+    SYNCHRONOUS_COMMIT, UnusableParameter, check_parameter, is_never_reported, repeated_names, waits_for_flush,
 };
 pub use patch::{PatchError, patch_spec};
 pub use problem::Problem;

@@ -42,7 +42,7 @@ pub const SYNCHRONOUS_COMMIT: &str = "synchronous_commit";
 
 /// Returns whether commits with this value of `synchronous_commit` wait until the synchronous standbys have flushed them
 /// (synchronous SY-19).
-pub fn commits_wait(value: &str) -> bool {
+pub fn waits_for_flush(value: &str) -> bool {
     let value = value.trim().to_ascii_lowercase();
     ["on", "true", "yes", "1", "remote_apply"].contains(&value.as_str())
 }

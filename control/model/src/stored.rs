@@ -74,10 +74,13 @@ mod tests {
     }
 
     #[test]
-    fn a_value_is_absent_garbage_unusable_or_usable() {
+    fn a_value_is_absent_undecodable_unusable_or_usable() {
         assert_eq!(Stored::decode(None), Stored::Absent);
         assert_eq!(decoded("null"), "absent");
-        assert_eq!(decoded("[]"), "garbage: document: expected an object, found an array");
+        assert_eq!(
+            decoded("[]"),
+            "undecodable: document: expected an object, found an array"
+        );
         assert_eq!(decoded(r#"{"formatVersion":1}"#), "unusable: no cluster spec available");
         assert_eq!(
             decoded(r#"{"formatVersion":2}"#),

@@ -1,7 +1,7 @@
 //! Warnings about a spec that is valid, but may not do what its author expects of synchronous replication (cli 8.9).
 //! Pure.
 
-use model::{ClusterSpec, SYNCHRONOUS_COMMIT, commits_wait};
+use model::{ClusterSpec, SYNCHRONOUS_COMMIT, waits_for_flush};
 
 /// Returns a warning for each such setting of `next`, which replaces `current` if there is one. `keepers` is how many
 /// there are, 0 if that is unknown.
@@ -44,7 +44,7 @@ fn standby_count_warning(spec: &ClusterSpec, keepers: usize) -> Option<String> {
 fn commit_warnings(spec: &ClusterSpec) -> Vec<String> {
     let parameters = spec.pg_parameters.iter();
     parameters
-        .filter(|(name, value)| name.eq_ignore_ascii_case(SYNCHRONOUS_COMMIT) && !commits_wait(value))
+        .filter(|(name, value)| name.eq_ignore_ascii_case(SYNCHRONOUS_COMMIT) && !waits_for_flush(value))
         .map(|(_, value)| {
             format!(
                 "synchronous_commit is {value:?} in pgParameters: commits do not wait for synchronous standbys, so a \

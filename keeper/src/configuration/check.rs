@@ -21,7 +21,7 @@ use crate::postgres::data::file_error::FileError;
 use crate::postgres::instance::Instance;
 use crate::postgres::programs::parameter_check;
 use crate::problems::{KeeperProblemKind, Problems};
-use crate::reconcile::{ClientGate, DataState, ServerConfig, ServerProbe, ServerState, TargetDb};
+use crate::reconcile::{ClientLogins, DataState, ServerConfig, ServerProbe, ServerState, TargetDb};
 use crate::settings::{FailedStart, LastGoodConfFile, Refusals, RefusedLine, Settings, StartDiagnosis};
 
 /// Checks of one configuration; each refusal leads to another check.
@@ -101,13 +101,13 @@ impl ConfigCheck {
     }
 
     /// Checks the parts of the desired configuration that were not checked yet. `current` is the configuration that the
-    /// server last read, `gate` whether ordinary clients may log in.
+    /// server last read, `logins` whether client logins are allowed.
     pub async fn check(
         &mut self,
         target: &TargetDb,
         server: &ServerState,
         current: Option<&ServerConfig>,
-        gate: &ClientGate,
+        logins: &ClientLogins,
     ) {
         self.load_last_good().await;
         let wanted = self.generator.wanted(target).0;
@@ -116,8 +116,8 @@ impl ConfigCheck {
         if let ServerState::Up(ServerProbe::Answered(_)) = server {
             self.save_started().await;
             self.retry_reverted().await;
-            // A check writes the file, which any reload would read: while ordinary clients are kept out, it stays.
-            if *gate == ClientGate::Open {
+            // A check writes the file, which any reload would read: while client logins are blocked, it stays.
+            if *logins == ClientLogins::Allowed {
                 self.check_hba(target, &wanted, current).await;
             }
         } else if let ServerState::Up(ServerProbe::Refused) = server {
@@ -151,7 +151,7 @@ impl ConfigCheck {
             parameters,
             hba: self.accepted_hba(target, &other_users(usable.settings.hba.as_ref())),
             upstream: None,
-            keeps_clients_out: false,
+            blocks_client_logins: false,
         }
     }
 

@@ -19,8 +19,8 @@ use crate::postgres::data::cluster_files as data_files;
 use crate::postgres::instance::Instance;
 use crate::postgres::programs::pg_control;
 use crate::reconcile::{
-    DataState, MemberUpstream, NAMES_PARAMETER, RESTART_PARAMETER, ServerConfig, TargetDb, TargetRole, Upstream,
-    is_foreign_slot,
+    DataState, MemberUpstream, RESTART_AFTER_CRASH, SYNCHRONOUS_STANDBY_NAMES, ServerConfig, TargetDb, TargetRole,
+    Upstream, is_foreign_slot,
 };
 use crate::settings::Settings;
 
@@ -136,9 +136,9 @@ impl ConfigGenerator {
 
     /// Sets what synchronous replication requires.
     pub(super) fn set_synchronous(&self, target: &TargetDb, parameters: &mut Parameters) {
-        parameters.insert(NAMES_PARAMETER.to_owned(), target.standby_names());
+        parameters.insert(SYNCHRONOUS_STANDBY_NAMES.to_owned(), target.standby_names());
         if target.is_synchronous() {
-            parameters.insert(RESTART_PARAMETER.to_owned(), "off".to_owned());
+            parameters.insert(RESTART_AFTER_CRASH.to_owned(), "off".to_owned());
         }
     }
 

@@ -58,7 +58,7 @@ pub enum StepError {
     NeededWalGone,
     /// `synchronous_standby_names` is not in force on a standby to be promoted.
     #[error("commits after a promotion would not wait: synchronous_standby_names is not in force after {0:?}")]
-    NamesNotConfirmed(Duration),
+    StandbyNamesNotConfirmed(Duration),
     /// The rewound instance has stopped replaying before it accepts connections.
     #[error("the rewound instance has replayed nothing for {0:?}")]
     RecoveryStalled(Duration),
@@ -133,7 +133,7 @@ pub fn failure_message(step: &Step, failed: &StepError) -> &'static str {
         Step::Permit => "no permit to be master",
         Step::WaitRewound(_) => "the rewound data cannot be used, copying",
         Step::WaitStreaming(_) => "the old data cannot be used, copying",
-        Step::ConfirmNames(_) => "not promoting postgres",
+        Step::ConfirmStandbyNames(_) => "not promoting postgres",
         Step::Promote(_) => "failed to promote postgres",
         Step::Slot(_) => "could not change a replication slot",
         Step::Reload(_) => "failed to reload postgres",

@@ -14,7 +14,8 @@ use store::Revision;
 
 use crate::context::KeeperContext;
 use crate::reconcile::{
-    DataState, Desired, Goal, ProcessState, ReconcilePlan, ServerConfig, ServerState, StartAs, Step, TargetDb, gate,
+    DataState, Desired, Goal, ProcessState, ReconcilePlan, ServerConfig, ServerState, StartAs, Step, TargetDb,
+    client_logins,
 };
 
 use self::data::DataSteps;
@@ -70,9 +71,9 @@ impl Executor {
 
     /// Checks what was not checked yet of the desired configuration, and returns the part that PostgreSQL accepts.
     pub async fn check_config(&mut self, target: &TargetDb, server: &ServerState) -> ServerConfig {
-        let gate = gate(target, &self.process, server);
+        let logins = client_logins(target, &self.process, server);
         let configuration = self.server.configuration();
-        Box::pin(configuration.check(target, server, self.process.current.as_ref(), &gate)).await;
+        Box::pin(configuration.check(target, server, self.process.current.as_ref(), &logins)).await;
         configuration.server_config(target)
     }
 
@@ -81,9 +82,9 @@ impl Executor {
         self.server.configuration().own_hba(target)
     }
 
-    /// Whether ordinary clients are kept out.
-    pub fn is_gate_closed(&self) -> bool {
-        self.process.gate_closed
+    /// Whether client logins are blocked.
+    pub fn are_logins_blocked(&self) -> bool {
+        self.process.logins_blocked
     }
 
     /// Reads from the data of a stopped instance what its next start requires of the parameters.
@@ -149,7 +150,7 @@ impl Executor {
             Step::Permit => self.request_permit(context).await?,
             Step::Start(role, config) => self.start(*role, config, context).await?,
             Step::WaitStreaming(db) => self.sql.wait_streaming(db, process).await?,
-            Step::ConfirmNames(names) => self.server.confirm_names(names).await?,
+            Step::ConfirmStandbyNames(names) => self.server.confirm_names(names).await?,
             Step::Promote(config) => {
                 let deadline = context.permit.consume(StartAs::Master, target(desired))?;
                 self.server.promote(deadline, config, target(desired)).await?;

@@ -19,9 +19,11 @@ use crate::postgres::config::files::ConfigFiles;
 use crate::postgres::instance::Instance;
 use crate::postgres::server::error::InstanceError;
 use crate::postgres::server::supervisor::StopLimits;
-use crate::reconcile::{NAMES_PARAMETER, ProcessState, RESTART_PARAMETER, ServerConfig, TargetDb, TargetRole};
+use crate::reconcile::{
+    ProcessState, RESTART_AFTER_CRASH, SYNCHRONOUS_STANDBY_NAMES, ServerConfig, TargetDb, TargetRole,
+};
 use crate::settings::StartDiagnosis;
-use crate::synchronous::{Synchronous, WrittenFor};
+use crate::synchronous::{SyncReplication, WrittenFor};
 
 /// Time limit of a promotion; after it the next round continues (keeper 12.7).
 const PROMOTE_LIMIT: Duration = Duration::from_secs(60);
@@ -35,7 +37,7 @@ pub(super) struct ServerSteps {
     instance: Arc<Instance>,
     configuration: ConfigCheck,
     monitor: Arc<Monitor>,
-    synchronous: Arc<Synchronous>,
+    synchronous: Arc<SyncReplication>,
     metrics: Arc<Metrics>,
     store: Store,
     clock: Clock,
@@ -63,8 +65,8 @@ impl ServerSteps {
     pub(super) async fn stop(&self, process: &mut ProcessState) -> Result<(), StepError> {
         self.instance.stop(StopLimits::default()).await?;
         process.current = None;
-        process.gate_closed = false;
-        self.synchronous.stopped();
+        process.logins_blocked = false;
+        self.synchronous.record_stop();
         self.monitor.observe_now();
         Ok(())
     }
@@ -78,7 +80,7 @@ impl ServerSteps {
         let mut files = self.configuration.files(&target.db, config);
         files.hba = self.configuration.own_hba(target);
         // What is read as the parameters of the initialisation must be the user's only.
-        files.parameters.remove(RESTART_PARAMETER);
+        files.parameters.remove(RESTART_AFTER_CRASH);
         let started = self.instance.start(&files, StartMode::Temporary).await;
         self.check_started(target, &files, started.map(|_| ()))
     }
@@ -88,7 +90,7 @@ impl ServerSteps {
     pub(super) async fn start_recovery(&mut self, config: &ServerConfig, target: &TargetDb) -> Result<(), StepError> {
         let mut files = self.configuration.files(&target.db, config);
         files.hba = self.configuration.own_hba(target);
-        files.parameters.remove(RESTART_PARAMETER);
+        files.parameters.remove(RESTART_AFTER_CRASH);
         if let (TargetRole::Master, Some(pitr)) = (&target.role, &target.spec.pitr_config) {
             files.recovery = Recovery::of_backup(pitr);
         }
@@ -131,8 +133,8 @@ impl ServerSteps {
     ) -> Result<(), StepError> {
         process.current = None;
         // Also if the start fails: the server may be running all the same.
-        self.set_gate(process, config);
-        self.synchronous.write_names(names(config), WrittenFor::Start);
+        self.set_logins_blocked(process, config);
+        self.synchronous.expect_names(names(config), WrittenFor::Start);
         self.start_while(deadline, config, target).await?;
         process.current = Some(config.clone());
         process.reload_unconfirmed = false;
@@ -144,7 +146,7 @@ impl ServerSteps {
     pub(super) async fn confirm_names(&self, names: &str) -> Result<(), StepError> {
         match self.synchronous.wait_confirmed(names, CONFIRM_LIMIT).await {
             true => Ok(()),
-            false => Err(StepError::NamesNotConfirmed(CONFIRM_LIMIT)),
+            false => Err(StepError::StandbyNamesNotConfirmed(CONFIRM_LIMIT)),
         }
     }
 
@@ -159,9 +161,9 @@ impl ServerSteps {
             return Err(StepError::PermitExpired);
         }
         let files = self.configuration.files(&target.db, config);
-        self.synchronous.write_names(names(config), WrittenFor::Reload);
+        self.synchronous.expect_names(names(config), WrittenFor::Reload);
         self.instance.promote(&files, PROMOTE_LIMIT).await?;
-        self.synchronous.promoted();
+        self.synchronous.record_promotion();
         // On a slow store, publishing now would delay the publication of the completed promotion.
         if !is_slow(&self.store) {
             self.monitor.observe_now();
@@ -178,11 +180,11 @@ impl ServerSteps {
     ) -> Result<(), StepError> {
         self.metrics.set_needs_reload(true);
         let before = self.instance.sql().conf_load_time().await;
-        self.synchronous.write_names(names(config), WrittenFor::Reload);
+        self.synchronous.expect_names(names(config), WrittenFor::Reload);
         self.instance
             .reload(&self.configuration.files(&target.db, config))
             .await?;
-        self.set_gate(process, config);
+        self.set_logins_blocked(process, config);
         process.current = Some(config.clone());
         self.metrics.set_needs_reload(false);
         let is_repeated = std::mem::replace(&mut process.reload_unconfirmed, true);
@@ -205,7 +207,7 @@ impl ServerSteps {
     pub(super) async fn stop_for_restart(&self, process: &mut ProcessState) -> Result<(), StepError> {
         process.current = None;
         self.instance.stop(StopLimits::default()).await?;
-        self.synchronous.stopped();
+        self.synchronous.record_stop();
         Ok(())
     }
 
@@ -222,9 +224,9 @@ impl ServerSteps {
         Ok(())
     }
 
-    fn set_gate(&self, process: &mut ProcessState, config: &ServerConfig) {
-        process.gate_closed = config.keeps_clients_out;
-        self.synchronous.set_gate(config.keeps_clients_out);
+    fn set_logins_blocked(&self, process: &mut ProcessState, config: &ServerConfig) {
+        process.logins_blocked = config.blocks_client_logins;
+        self.synchronous.set_logins_blocked(config.blocks_client_logins);
     }
 
     async fn start_while(
@@ -273,5 +275,8 @@ impl ServerSteps {
 
 /// Returns the names that commits wait for with this configuration.
 fn names(config: &ServerConfig) -> &str {
-    config.parameters.get(NAMES_PARAMETER).map_or("", String::as_str)
+    config
+        .parameters
+        .get(SYNCHRONOUS_STANDBY_NAMES)
+        .map_or("", String::as_str)
 }

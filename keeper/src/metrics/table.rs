@@ -19,8 +19,8 @@ daemon::metric_table! {
         "1 while a reload is needed that has not succeeded");
     NEEDS_RESTART = MetricRow::gauge("stolon_keeper_needs_restart", MetricUnit::Flag,
         "1 while some parameter waits for a restart");
-    GATE_CLOSED = MetricRow::gauge("stolon_keeper_clients_kept_out", MetricUnit::Flag,
-        "1 while a started master keeps ordinary clients out until its synchronous standbys have everything");
+    CLIENT_LOGINS_BLOCKED = MetricRow::gauge("stolon_keeper_client_logins_blocked", MetricUnit::Flag,
+        "1 while client logins of a started master are blocked until its synchronous standbys have everything");
     SYNC_SUCCESS = MetricRow::gauge("stolon_keeper_last_sync_success_seconds", MetricUnit::UnixTime,
         "Unix time of the last complete round");
     SLEEP_INTERVAL = MetricRow::gauge("stolon_keeper_sleep_interval", MetricUnit::Seconds,

@@ -25,7 +25,7 @@ pub(super) fn state(
         reason: ancestor.reason,
     };
     let synchronous_standbys = observation.senders.map(|senders| match in_sync {
-        InSync::AsShown => shown_in_sync(&senders),
+        InSync::Unchecked => shown_in_sync(&senders),
         InSync::Unmarked => Vec::new(),
         InSync::Marked(standbys) => standbys.iter().cloned().collect(),
     });
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn only_names_with_our_prefix_are_reported_in_sync() {
-        assert_eq!(published(&InSync::AsShown), (Some(vec!["b".into()]), false));
+        assert_eq!(published(&InSync::Unchecked), (Some(vec!["b".into()]), false));
     }
 
     /// Rule: synchronous SY-3 and SY-4.

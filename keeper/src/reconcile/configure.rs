@@ -2,10 +2,10 @@
 //! generation.
 
 use crate::reconcile::slots::slot_changes;
-use crate::reconcile::synchronous::closed;
+use crate::reconcile::synchronous::with_logins_blocked;
 use crate::reconcile::{
-    ClientGate, LocalDb, LogMessage, ObservedState, RestartNeed, RestartTurn, ServerConfig, ServerFacts, StartAs, Step,
-    TargetDb, Upstream, changed_parameters, gate,
+    ClientLogins, LocalDb, LogMessage, ObservedState, RestartNeed, RestartTurn, ServerConfig, ServerFacts, StartAs,
+    Step, TargetDb, Upstream, changed_parameters, client_logins,
 };
 
 /// Creates and drops slots as desired (keeper M5, S5).
@@ -30,7 +30,7 @@ pub(crate) fn configure(
         None => master_config(observed, target),
     };
     let current = observed.process.current.as_ref();
-    log_gate(observed, target, steps);
+    log_client_logins(observed, target, steps);
     log_changes(current, &wanted, steps);
     // A restart reads all files, so it replaces the reload.
     let restart = facts.is_some_and(|facts| decide_restart(target, facts, upstream, steps));
@@ -67,43 +67,45 @@ pub(crate) fn configure(
     }
 }
 
-/// Returns the configuration of a running master. Ordinary clients stay out until the standbys are in sync (keeper R21);
+/// Returns the configuration of a running master. Client logins stay blocked until the standbys are in sync (keeper R21);
 /// when the names become empty, one reload changes both (keeper R23).
 pub(crate) fn master_config(observed: &ObservedState<'_>, target: &TargetDb) -> ServerConfig {
     let config = observed.config.cloned().unwrap_or_default();
-    match gate(target, observed.process, observed.server) {
-        ClientGate::Open => config,
-        ClientGate::Closed { .. } => closed(config, observed.own_hba),
+    match client_logins(target, observed.process, observed.server) {
+        ClientLogins::Allowed => config,
+        ClientLogins::Blocked { .. } => with_logins_blocked(config, observed.own_hba),
     }
 }
 
-/// Returns the configuration with which a master is started. With standbys to wait for, ordinary clients are kept out at
+/// Returns the configuration with which a master is started. With standbys to wait for, client logins are blocked at
 /// first (synchronous SY-11).
 pub(crate) fn master_start_config(observed: &ObservedState<'_>, target: &TargetDb) -> ServerConfig {
     let config = observed.config.cloned().unwrap_or_default();
     match target.wanted_standbys().is_empty() {
         true => config,
-        false => closed(config, observed.own_hba),
+        false => with_logins_blocked(config, observed.own_hba),
     }
 }
 
-fn log_gate(observed: &ObservedState<'_>, target: &TargetDb, steps: &mut Vec<Step>) {
-    if !observed.process.gate_closed {
+fn log_client_logins(observed: &ObservedState<'_>, target: &TargetDb, steps: &mut Vec<Step>) {
+    if !observed.process.logins_blocked {
         return;
     }
-    steps.push(Step::Log(match gate(target, observed.process, observed.server) {
-        ClientGate::Open => LogMessage::GateOpens {
-            waits: !target.wanted_standbys().is_empty(),
+    steps.push(Step::Log(
+        match client_logins(target, observed.process, observed.server) {
+            ClientLogins::Allowed => LogMessage::LoginsAllowed {
+                waits: !target.wanted_standbys().is_empty(),
+            },
+            ClientLogins::Blocked { missing } => LogMessage::LoginsBlocked { missing },
         },
-        ClientGate::Closed { missing } => LogMessage::GateClosed { missing },
-    }));
+    ));
 }
 
 /// Returns whether the server has to reload its files. The followed instance does not matter to a master.
 fn needs_reload(current: &ServerConfig, wanted: &ServerConfig) -> bool {
     let same_upstream = wanted.upstream.is_none() || current.upstream == wanted.upstream;
     let same_files = current.parameters == wanted.parameters && current.hba == wanted.hba;
-    !(same_upstream && same_files && current.keeps_clients_out == wanted.keeps_clients_out)
+    !(same_upstream && same_files && current.blocks_client_logins == wanted.blocks_client_logins)
 }
 
 fn log_changes(current: Option<&ServerConfig>, wanted: &ServerConfig, steps: &mut Vec<Step>) {

@@ -87,10 +87,10 @@ pub enum LogMessage {
     HbaChanged,
     /// Summary: hba lines unchanged (keeper R22).
     HbaUnchanged,
-    /// Ordinary clients are kept out until these standbys are in sync (keeper R21).
-    GateClosed { missing: BTreeSet<DbUid> },
+    /// Client logins are blocked until these standbys are in sync (keeper R21).
+    LoginsBlocked { missing: BTreeSet<DbUid> },
     /// Clients may log in again (keeper R21).
-    GateOpens {
+    LoginsAllowed {
         /// Commits wait for standbys, all of which are in sync; otherwise none is required any more.
         waits: bool,
     },

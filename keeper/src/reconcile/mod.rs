@@ -36,7 +36,9 @@ pub use rewind::{NoRewind, RewindFacts};
 pub use slots::{SlotChange, is_foreign_slot, is_short_of_slots};
 pub use source_check::{RecordedIdentity, WrongSource, check_source};
 pub use step::{NextAction, ReconcilePlan, RestartNeed, StartAs, Step};
-pub use synchronous::{ClientGate, NAMES_PARAMETER, RESTART_PARAMETER, commits_wait_for, gate};
+pub use synchronous::{
+    ClientLogins, RESTART_AFTER_CRASH, SYNCHRONOUS_STANDBY_NAMES, client_logins, lists_as_synchronous,
+};
 
 use model::DbInitMode;
 

@@ -19,7 +19,7 @@ pub struct ObservedState<'a> {
     pub server: &'a ServerState,
     /// The configuration that the desired state asks for; `None` when no db is assigned.
     pub config: Option<&'a ServerConfig>,
-    /// The hba lines that keep ordinary clients out.
+    /// The hba lines that block client logins.
     pub own_hba: &'a [String],
     /// State of this process.
     pub process: &'a ProcessState,
@@ -109,7 +109,7 @@ pub struct ServerFacts {
     pub turn: RestartTurn,
     /// Whether replay is paused (keeper 8.7).
     pub replay_paused: bool,
-    /// The standbys in sync (synchronous SY-3); queried only while ordinary clients are kept out.
+    /// The standbys in sync (synchronous SY-3); queried only while client logins are blocked.
     pub in_sync: BTreeSet<DbUid>,
 }
 
@@ -123,7 +123,7 @@ pub struct ServerConfig {
     /// The instance that a standby follows (keeper 7).
     pub upstream: Option<Upstream>,
     /// The hba lines admit the keepers' users only (synchronous SY-11).
-    pub keeps_clients_out: bool,
+    pub blocks_client_logins: bool,
 }
 
 /// State that this process keeps between rounds.
@@ -133,8 +133,8 @@ pub struct ProcessState {
     pub current: Option<ServerConfig>,
     /// The server was asked to reload, and it is not known whether it has read its files since.
     pub reload_unconfirmed: bool,
-    /// The server was started with ordinary clients kept out, and they still are (synchronous SY-11).
-    pub gate_closed: bool,
+    /// The server was started with client logins blocked, and they still are (synchronous SY-11).
+    pub logins_blocked: bool,
     /// The db whose data this process has completed; its round may not have completed yet.
     pub completed: Option<DbUid>,
     /// The db whose backup this process has restored; its recovery may not be complete.

@@ -5,7 +5,7 @@ use model::DbUid;
 use crate::reconcile::configure::{configure, master_config, master_start_config, refresh_slots};
 use crate::reconcile::initialise::{first_start_config, standby_config};
 use crate::reconcile::{
-    DataRole, DataState, HoldReason, LogMessage, NAMES_PARAMETER, NextAction, ObservedState, ReconcilePlan,
+    DataRole, DataState, HoldReason, LogMessage, NextAction, ObservedState, ReconcilePlan, SYNCHRONOUS_STANDBY_NAMES,
     ServerConfig, ServerFacts, ServerProbe, ServerState, StartAs, Step, TargetDb, TargetRole, Upstream,
 };
 
@@ -72,11 +72,15 @@ fn confirm_names(observed: &ObservedState<'_>, config: &ServerConfig, steps: &mu
         upstream: current.and_then(|current| current.upstream.clone()),
         ..config.clone()
     };
-    let names = config.parameters.get(NAMES_PARAMETER).cloned().unwrap_or_default();
+    let names = config
+        .parameters
+        .get(SYNCHRONOUS_STANDBY_NAMES)
+        .cloned()
+        .unwrap_or_default();
     if current != Some(&config) || observed.process.reload_unconfirmed {
         steps.push(Step::Reload(config));
     }
-    steps.push(Step::ConfirmNames(names));
+    steps.push(Step::ConfirmStandbyNames(names));
 }
 
 /// Returns the steps of a standby (keeper S1 to S5).

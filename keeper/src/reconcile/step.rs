@@ -88,7 +88,7 @@ pub enum Step {
     /// Wait until the instance streams, or give up its old data.
     WaitStreaming(DbUid),
     /// Wait until every process of the server makes commits wait for these names.
-    ConfirmNames(String),
+    ConfirmStandbyNames(String),
     /// Promote the running standby, and write this configuration.
     Promote(ServerConfig),
     /// Create or drop a replication slot.
@@ -156,7 +156,7 @@ impl Step {
                 | Self::Rewind(_)
                 | Self::WaitRewound(_)
                 | Self::WaitStreaming(_)
-                | Self::ConfirmNames(_)
+                | Self::ConfirmStandbyNames(_)
         )
     }
 
@@ -184,7 +184,7 @@ impl Step {
             Self::Permit => "permit",
             Self::WaitRewound(_) => "wait_rewound",
             Self::WaitStreaming(_) => "wait_streaming",
-            Self::ConfirmNames(_) => "confirm_names",
+            Self::ConfirmStandbyNames(_) => "confirm_names",
             Self::Promote(_) => "promote",
             Self::Slot(_) => "slot",
             Self::Reload(_) => "reload",

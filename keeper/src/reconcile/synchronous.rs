@@ -1,4 +1,4 @@
-//! Synchronous replication: the names that commits wait for, and whether ordinary clients are kept out (keeper 10).
+//! Synchronous replication: the names that commits wait for, and whether client logins are blocked (keeper 10).
 //! Taking the mark is left to `sync_marker`, querying the WAL senders to `postgres::observe`.
 
 use std::collections::BTreeSet;
@@ -7,19 +7,19 @@ use model::{CheckedClusterData, Db, DbUid, FAKE_STANDBY, stolon_name};
 
 use crate::reconcile::{ProcessState, ServerConfig, ServerProbe, ServerState, TargetDb, TargetRole};
 
-/// Parameters that the keeper sets under synchronous replication, after everything that users and PostgreSQL have a say
-/// in: no refused setting may bring back earlier names.
-pub const NAMES_PARAMETER: &str = "synchronous_standby_names";
-/// A server that restarts by itself would show commits that still waited, without permit and gate (synchronous SY-11).
-pub const RESTART_PARAMETER: &str = "restart_after_crash";
+/// Parameter that the keeper sets after refused settings were reverted: none of them may bring back an earlier value.
+pub const SYNCHRONOUS_STANDBY_NAMES: &str = "synchronous_standby_names";
+/// A server that restarts by itself would show commits that still waited, without a permit and with client logins
+/// allowed (synchronous SY-11).
+pub const RESTART_AFTER_CRASH: &str = "restart_after_crash";
 
-/// Whether ordinary clients may log in.
+/// Whether client logins are allowed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ClientGate {
-    /// They may.
-    Open,
-    /// They are kept out until these standbys are in sync.
-    Closed { missing: BTreeSet<DbUid> },
+pub enum ClientLogins {
+    /// By the hba lines of the spec.
+    Allowed,
+    /// Only the superuser and the replication user can connect, until these standbys are in sync.
+    Blocked { missing: BTreeSet<DbUid> },
 }
 
 impl TargetDb {
@@ -43,11 +43,11 @@ impl TargetDb {
     }
 
     /// Returns the value of `synchronous_standby_names` (keeper 10.2 to 10.5): on a master all listed names, on a standby
-    /// the name of nobody, so that its first commit after a promotion waits.
+    /// the placeholder, so that its first commit after a promotion waits.
     pub fn standby_names(&self) -> String {
         if self.role != TargetRole::Master {
-            let fake = if self.is_synchronous() { FAKE_STANDBY } else { "" };
-            return fake.to_owned();
+            let placeholder = if self.is_synchronous() { FAKE_STANDBY } else { "" };
+            return placeholder.to_owned();
         }
         if !self.spec.synchronous_replication {
             return String::new();
@@ -69,7 +69,7 @@ impl TargetDb {
 }
 
 /// Returns a name as one element of the list: unchanged if PostgreSQL reads it as one name (syncrep_scanner.l: an
-/// identifier, a quoted identifier or `*`), otherwise quoted. One that no list can hold becomes that of nobody: commits
+/// identifier, a quoted identifier or `*`), otherwise quoted. One that no list can hold becomes the placeholder: commits
 /// wait rather than be acknowledged without it.
 fn as_name(name: &str) -> String {
     if name.is_empty() || name == "\"\"" || name.chars().any(|c| c.is_control() || c == '\\') {
@@ -88,7 +88,7 @@ fn as_name(name: &str) -> String {
 }
 
 /// Whether commits on the cluster's master wait for this db (synchronous SY-13).
-pub fn commits_wait_for(checked: &CheckedClusterData, db: &DbUid) -> bool {
+pub fn lists_as_synchronous(checked: &CheckedClusterData, db: &DbUid) -> bool {
     let master = checked.data.dbs().get(&checked.cluster().status.master);
     let lists = |master: &Db| {
         master
@@ -101,14 +101,14 @@ pub fn commits_wait_for(checked: &CheckedClusterData, db: &DbUid) -> bool {
     master.is_some_and(|master| master.spec.synchronous_replication && lists(master))
 }
 
-/// Returns whether ordinary clients may log in to a running server (synchronous SY-11).
+/// Returns whether client logins to a running server are allowed (synchronous SY-11).
 ///
 /// After a start of the master, what waited for standbys before is visible although it was never acknowledged. A client
 /// must not read it before each listed standby has it, because a failover could lose it.
-pub fn gate(target: &TargetDb, process: &ProcessState, server: &ServerState) -> ClientGate {
+pub fn client_logins(target: &TargetDb, process: &ProcessState, server: &ServerState) -> ClientLogins {
     let wanted = target.wanted_standbys();
-    if !process.gate_closed || wanted.is_empty() {
-        return ClientGate::Open;
+    if !process.logins_blocked || wanted.is_empty() {
+        return ClientLogins::Allowed;
     }
     let missing: BTreeSet<DbUid> = match server {
         ServerState::Up(ServerProbe::Answered(facts)) => wanted.difference(&facts.in_sync).cloned().collect(),
@@ -116,16 +116,16 @@ pub fn gate(target: &TargetDb, process: &ProcessState, server: &ServerState) -> 
         ServerState::Down | ServerState::Up(_) => wanted,
     };
     match missing.is_empty() {
-        true => ClientGate::Open,
-        false => ClientGate::Closed { missing },
+        true => ClientLogins::Allowed,
+        false => ClientLogins::Blocked { missing },
     }
 }
 
-/// Returns the configuration that keeps ordinary clients out; `own_hba` are the lines that admit the keepers' users.
-pub(crate) fn closed(config: ServerConfig, own_hba: &[String]) -> ServerConfig {
+/// Returns the configuration that blocks client logins; `own_hba` are the lines that admit the keepers' users.
+pub(crate) fn with_logins_blocked(config: ServerConfig, own_hba: &[String]) -> ServerConfig {
     ServerConfig {
         hba: own_hba.to_vec(),
-        keeps_clients_out: true,
+        blocks_client_logins: true,
         ..config
     }
 }

@@ -203,18 +203,18 @@ impl FakeKeeper {
                 [one] => format!("stolon_{one}"),
                 all => format!("{} (stolon_{})", all.len(), all.join(",stolon_")),
             };
-            current.parameters.insert(NAMES_PARAMETER.to_owned(), names);
+            current.parameters.insert(SYNCHRONOUS_STANDBY_NAMES.to_owned(), names);
         }
         self
     }
 
-    /// The server was started, and ordinary clients are kept out.
-    fn gate_closed(mut self, in_sync: &[&str]) -> Self {
+    /// The server was started, and client logins are blocked.
+    fn logins_blocked(mut self, in_sync: &[&str]) -> Self {
         self.facts.in_sync = in_sync.iter().map(|uid| DbUid::from(*uid)).collect();
-        self.known.gate_closed = true;
+        self.known.logins_blocked = true;
         self.known.current = self.known.current.map(|config| ServerConfig {
             hba: vec!["own".into()],
-            keeps_clients_out: true,
+            blocks_client_logins: true,
             ..config
         });
         self
@@ -318,7 +318,7 @@ impl FakeKeeper {
                 let mut parameters = target.spec.pg_parameters.clone();
                 let names = target.standby_names();
                 if !names.is_empty() {
-                    parameters.insert(NAMES_PARAMETER.to_owned(), names);
+                    parameters.insert(SYNCHRONOUS_STANDBY_NAMES.to_owned(), names);
                 }
                 Some(ServerConfig {
                     parameters,
@@ -531,9 +531,9 @@ impl FakeKeeper {
                 if !failing_steps(&name) {
                     self.running = true;
                     self.known.current = Some(config.clone());
-                    self.known.gate_closed = config.keeps_clients_out;
+                    self.known.logins_blocked = config.blocks_client_logins;
                 }
-                name + &following(config) + kept_out(config)
+                name + &following(config) + logins(config)
             }
             Step::WaitStreaming(db) => {
                 if failing_steps("streams") {
@@ -541,7 +541,7 @@ impl FakeKeeper {
                 }
                 "streams".into()
             }
-            Step::ConfirmNames(names) => format!("confirm '{names}'"),
+            Step::ConfirmStandbyNames(names) => format!("confirm '{names}'"),
             Step::Promote(_) => {
                 if !failing_steps("promote") {
                     self.local.data = DataState::Present(DataRole::Master);
@@ -559,16 +559,16 @@ impl FakeKeeper {
             Step::Reload(config) => {
                 if !failing_steps("reload") {
                     self.known.current = Some(config.clone());
-                    self.known.gate_closed = config.keeps_clients_out;
+                    self.known.logins_blocked = config.blocks_client_logins;
                     self.known.reload_unconfirmed = false;
                 }
-                "reload".to_owned() + &following(config) + kept_out(config)
+                "reload".to_owned() + &following(config) + logins(config)
             }
             Step::Restart(_, config) => {
                 self.facts.restart_pending = false;
                 self.known.current = Some(config.clone());
-                self.known.gate_closed = config.keeps_clients_out;
-                "restart".to_owned() + kept_out(config)
+                self.known.logins_blocked = config.blocks_client_logins;
+                "restart".to_owned() + logins(config)
             }
             Step::SaveApplied(db) => {
                 self.local.db = db.clone();
@@ -578,8 +578,8 @@ impl FakeKeeper {
     }
 }
 
-fn kept_out(config: &ServerConfig) -> &'static str {
-    match config.keeps_clients_out {
+fn logins(config: &ServerConfig) -> &'static str {
+    match config.blocks_client_logins {
         true => " without clients",
         false => "",
     }
@@ -1450,7 +1450,7 @@ fn changed_fields_are_named_as_in_the_document() {
 
 /// The rows of the decision table: keeper T8 rows 9 and 27.
 #[test]
-fn a_started_synchronous_master_keeps_clients_out_until_its_standbys_are_in_sync() {
+fn a_started_synchronous_master_blocks_client_logins_until_its_standbys_are_in_sync() {
     let mut fake = fake().synchronous(&["B"]).stopped();
     assert_eq!(fake.round(), "permit; start Master without clients; wait; done");
     assert_eq!(fake.known.current.as_ref().expect("it was started").hba, ["own"]);
@@ -1464,16 +1464,16 @@ fn a_started_synchronous_master_keeps_clients_out_until_its_standbys_are_in_sync
 
 /// The row of the decision table: keeper T8 row 28.
 #[test]
-fn clients_stay_out_while_one_of_two_standbys_is_missing() {
-    let mut fake = fake().synchronous(&["B", "C"]).gate_closed(&["B"]);
+fn client_logins_stay_blocked_while_one_of_two_standbys_is_missing() {
+    let mut fake = fake().synchronous(&["B", "C"]).logins_blocked(&["B"]);
     assert_eq!(fake.round(), "done");
-    assert!(fake.messages.contains(&LogMessage::GateClosed {
+    assert!(fake.messages.contains(&LogMessage::LoginsBlocked {
         missing: ["C".into()].into()
     }));
     fake.facts.in_sync.insert("C".into());
     fake.refuses = true;
     assert_eq!(fake.round(), "done", "who is in sync is unknown");
-    assert!(fake.known.gate_closed);
+    assert!(fake.known.logins_blocked);
 }
 
 /// The row of the decision table: keeper T8 row 29.
@@ -1486,15 +1486,15 @@ fn switching_synchronous_replication_off_empties_the_names_and_admits_clients_in
                 db.spec.clear_synchronous();
             })
     };
-    let mut fake = off(fake().synchronous(&["B"]).gate_closed(&[]));
+    let mut fake = off(fake().synchronous(&["B"]).logins_blocked(&[]));
     assert_eq!(fake.round(), "reload; record A 4; done");
-    assert!(fake.messages.contains(&LogMessage::GateOpens { waits: false }));
+    assert!(fake.messages.contains(&LogMessage::LoginsAllowed { waits: false }));
     let current = fake.known.current.expect("it runs");
     assert_eq!(
-        (current.parameters.get(NAMES_PARAMETER), current.hba),
+        (current.parameters.get(SYNCHRONOUS_STANDBY_NAMES), current.hba),
         (None, vec!["hba".to_owned()])
     );
-    assert!(!fake.known.gate_closed);
+    assert!(!fake.known.logins_blocked);
 }
 
 /// Rule: synchronous SY-11. With no standby to wait for, everything visible stays.
@@ -1505,7 +1505,7 @@ fn a_master_that_waits_for_no_standby_is_started_with_its_clients() {
 
 /// Rule: synchronous SY-11, also for a restart for parameters.
 #[test]
-fn a_restarted_synchronous_master_keeps_clients_out() {
+fn a_restarted_synchronous_master_blocks_client_logins() {
     let mut fake = fake()
         .synchronous(&["B"])
         .cluster_spec(|spec| spec.automatic_pg_restart = Some(true));
@@ -1524,7 +1524,7 @@ fn a_standby_waits_for_its_new_names_before_it_is_promoted_and_follows_until_the
     fake.known.current = fake.known.current.map(|mut config| {
         config
             .parameters
-            .insert(NAMES_PARAMETER.to_owned(), "stolonfakestandby".to_owned());
+            .insert(SYNCHRONOUS_STANDBY_NAMES.to_owned(), "stolonfakestandby".to_owned());
         config.upstream = Some(Upstream::Member(upstream("5432")));
         config
     });
@@ -1541,7 +1541,7 @@ fn a_standby_waits_for_its_new_names_before_it_is_promoted_and_follows_until_the
 
 /// Rule: synchronous SY-11 and SY-7 for a standby that was not running.
 #[test]
-fn a_stopped_standby_that_becomes_a_synchronous_master_keeps_clients_out() {
+fn a_stopped_standby_that_becomes_a_synchronous_master_blocks_client_logins() {
     let mut fake = fake().synchronous(&["B"]).stopped();
     fake.local.data = DataState::Present(DataRole::Standby);
     assert_eq!(
@@ -1561,7 +1561,7 @@ fn a_standby_of_a_synchronous_cluster_runs_with_the_name_of_nobody() {
     assert_eq!(fake.round(), "reload following host-k2:5432; done");
     let current = fake.known.current.expect("it runs");
     assert_eq!(
-        current.parameters.get(NAMES_PARAMETER).map(String::as_str),
+        current.parameters.get(SYNCHRONOUS_STANDBY_NAMES).map(String::as_str),
         Some("stolonfakestandby")
     );
 }

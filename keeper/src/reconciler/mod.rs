@@ -204,7 +204,7 @@ impl Reconciler {
                 None
             }
             NextAction::ProbeServer => {
-                round.probe = Some(Box::pin(self.probe.server(desired, self.executor.is_gate_closed())).await);
+                round.probe = Some(Box::pin(self.probe.server(desired, self.executor.are_logins_blocked())).await);
                 None
             }
             NextAction::ProbeSource(from) => self.probe_source(from, desired, round).await,

@@ -23,7 +23,7 @@ use crate::reconcile::{
 use crate::reconciler::copy_needs::{CopyNeeds, CopySurvey};
 use crate::reconciler::own_data::{fork, own_end};
 use crate::reconciler::restart_turns::RestartTurns;
-use crate::synchronous::{InSync, Synchronous};
+use crate::synchronous::{InSync, SyncReplication};
 
 /// Interval of probing a source that is not ready.
 const SOURCE_POLL: Duration = Duration::from_millis(100);
@@ -38,7 +38,7 @@ const SLOTS_PARAMETER: &str = "max_replication_slots";
 pub(super) struct Probe {
     config: Arc<Config>,
     instance: Arc<Instance>,
-    synchronous: Arc<Synchronous>,
+    synchronous: Arc<SyncReplication>,
     restart_turns: RestartTurns,
     copy_survey: CopySurvey,
 }
@@ -70,13 +70,13 @@ impl Probe {
         }
     }
 
-    /// Probes the local server. One that does not accept connections counts as not answering. `gate_closed`: ordinary
-    /// clients are kept out, so that it matters who is in sync.
-    pub(super) async fn server(&mut self, desired: &Desired, gate_closed: bool) -> ServerProbe {
+    /// Probes the local server. One that does not accept connections counts as not answering. Who is in sync matters while
+    /// client logins are blocked.
+    pub(super) async fn server(&mut self, desired: &Desired, logins_blocked: bool) -> ServerProbe {
         if !self.instance.reports_ready().await.unwrap_or(true) {
             return ServerProbe::NoAnswer;
         }
-        match self.server_facts(desired, gate_closed).await {
+        match self.server_facts(desired, logins_blocked).await {
             Ok(facts) => ServerProbe::Answered(facts),
             Err(error) if error.refusal().is_some() => {
                 debug!(error = %Chain(&error), "the server refuses");
@@ -155,7 +155,7 @@ impl Probe {
         Ok((source, self.copy_survey.needs(&client).await?))
     }
 
-    async fn server_facts(&mut self, desired: &Desired, gate_closed: bool) -> Result<ServerFacts, SqlError> {
+    async fn server_facts(&mut self, desired: &Desired, logins_blocked: bool) -> Result<ServerFacts, SqlError> {
         let sql = self.instance.sql();
         let standby = sql.standby().await?;
         let slots: BTreeSet<String> = sql.slots().await?.into_iter().collect();
@@ -182,7 +182,7 @@ impl Probe {
             restart_can_wait,
             turn,
             replay_paused: standby.is_some_and(|standby| standby.is_paused),
-            in_sync: match gate_closed {
+            in_sync: match logins_blocked {
                 true => self.in_sync().await?,
                 false => BTreeSet::new(),
             },
@@ -194,7 +194,7 @@ impl Probe {
         let senders = self.instance.sql().wal_senders().await?;
         Ok(match self.synchronous.in_sync(mark, &senders) {
             InSync::Marked(in_sync) => in_sync,
-            InSync::AsShown | InSync::Unmarked => BTreeSet::new(),
+            InSync::Unchecked | InSync::Unmarked => BTreeSet::new(),
         })
     }
 

@@ -248,7 +248,7 @@ fn failed_step(step: &Step, failed: &StepError, owned: &OwnedDirs) -> Option<(Ke
         | Step::Start(..)
         | Step::WaitReady
         | Step::Stop
-        | Step::ConfirmNames(_)
+        | Step::ConfirmStandbyNames(_)
         | Step::Promote(_)
         | Step::Reload(_)
         | Step::Restart(..) => {

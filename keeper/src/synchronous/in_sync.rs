@@ -11,7 +11,7 @@ use crate::synchronous::mark::Mark;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum InSync {
     /// The instance is no master whose commits wait: what the server shows is reported.
-    AsShown,
+    Unchecked,
     /// There is no mark, so that nobody counts as in sync (synchronous SY-4).
     Unmarked,
     /// Those that are in sync and have flushed up to the mark.
@@ -31,12 +31,12 @@ impl InSync {
     pub fn missing<'a>(&self, wanted: &'a BTreeSet<DbUid>) -> BTreeSet<&'a DbUid> {
         match self {
             Self::Marked(in_sync) => wanted.iter().filter(|uid| !in_sync.contains(*uid)).collect(),
-            Self::AsShown | Self::Unmarked => wanted.iter().collect(),
+            Self::Unchecked | Self::Unmarked => wanted.iter().collect(),
         }
     }
 
     /// Returns why commits of before the server's start may be missing on this standby.
-    pub fn why_not(&self, db: &DbUid, senders: &[WalSender]) -> &'static str {
+    pub fn reason_not_in_sync(&self, db: &DbUid, senders: &[WalSender]) -> &'static str {
         let name = stolon_name(db.as_str());
         let sender = senders.iter().find(|sender| sender.application_name == name);
         match sender {
@@ -55,7 +55,8 @@ mod tests {
     use model::Lsn;
 
     use super::*;
-    use crate::synchronous::mark::{MarkState, NamesFound, WrittenFor};
+    use crate::postgres::client::sql::NamesShown;
+    use crate::synchronous::mark::{MarkState, WrittenFor};
 
     fn sender(application_name: &str, is_sync: bool, flushed: Option<u64>) -> WalSender {
         WalSender {
@@ -73,9 +74,9 @@ mod tests {
     #[test]
     fn a_standby_behind_the_mark_is_not_in_sync() {
         let mut state = MarkState::default();
-        state.write("x", WrittenFor::Start);
+        state.begin_change("x", WrittenFor::Start);
         let task = state.task().unwrap();
-        state.record(&task, &NamesFound::Master(Lsn(100)));
+        state.record(&task, &NamesShown::Master { flushed: Lsn(100) });
         let senders = [
             sender("stolon_a", true, Some(100)),
             sender("stolon_behind", true, Some(99)),
@@ -85,9 +86,9 @@ mod tests {
         ];
         let found = InSync::marked(state.mark().unwrap(), &senders);
         assert_eq!(found, InSync::Marked(["a".into()].into()));
-        assert_eq!(found.why_not(&"gone".into(), &senders), "not connected");
+        assert_eq!(found.reason_not_in_sync(&"gone".into(), &senders), "not connected");
         assert_eq!(
-            found.why_not(&"behind".into(), &senders),
+            found.reason_not_in_sync(&"behind".into(), &senders),
             "connected, has not flushed everything yet"
         );
     }

@@ -1,9 +1,12 @@
-//! The mark (synchronous SY-4): up to where commits may have been acknowledged without the names that are in force now.
+//! The mark (synchronous SY-4): the position in the WAL up to which commits may have been acknowledged under an earlier
+//! value of `synchronous_standby_names`. It has nothing to do with replication slots or `.signal` files.
 //! Pure; the queries are in `sync_marker`.
 
 use model::Lsn;
 
-/// The names of one server, how far they are in force, and the mark.
+use crate::postgres::client::sql::NamesShown;
+
+/// The value of `synchronous_standby_names` of one server (here: the names), how far it is in force, and the mark.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct MarkState {
     /// The names in the server's files; empty for none, and while no server runs.
@@ -14,9 +17,9 @@ pub struct MarkState {
     in_force: bool,
     /// The checkpointer has read a list that is not empty since the server's start. Before that no commit waits,
     /// whatever the names are.
-    commits_wait: bool,
+    waiting_enabled: bool,
     /// The names are in force on a server in recovery, which has no mark.
-    is_standby: bool,
+    is_in_recovery: bool,
     mark: Option<Lsn>,
 }
 
@@ -46,37 +49,26 @@ pub struct MarkTask {
     pub needs_checkpoint: bool,
 }
 
-/// What a new connection has shown after the checkpoint, if one was needed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NamesFound {
-    /// Other names: the server has not read its files yet.
-    Others,
-    /// The names, in recovery.
-    Standby,
-    /// The names, and the end of the flushed WAL.
-    Master(Lsn),
-}
-
 impl MarkState {
-    /// Records that files with these names are about to be written. Called before: the mark of other names must not be
+    /// Invalidates the mark if files with other names are about to be written. Called before: the mark of other names must not be
     /// used once a process may have read these.
-    pub fn write(&mut self, names: &str, written_for: WrittenFor) {
+    pub fn begin_change(&mut self, names: &str, written_for: WrittenFor) {
         let is_start = written_for == WrittenFor::Start;
         if is_start || self.names != names {
-            self.begin();
+            self.invalidate();
             self.in_force = false;
-            self.commits_wait &= !is_start && !names.is_empty();
+            self.waiting_enabled &= !is_start && !names.is_empty();
             names.clone_into(&mut self.names);
         }
     }
 
     /// Records a promotion: the server has a mark from now on.
-    pub fn promoted(&mut self) {
-        self.begin();
+    pub fn record_promotion(&mut self) {
+        self.invalidate();
     }
 
     /// Records that the server is being stopped.
-    pub fn stopped(&mut self) {
+    pub fn record_stop(&mut self) {
         let epoch = self.epoch + 1;
         *self = Self {
             epoch,
@@ -84,32 +76,32 @@ impl MarkState {
         };
     }
 
-    fn begin(&mut self) {
+    fn invalidate(&mut self) {
         self.epoch += 1;
         self.mark = None;
-        self.is_standby = false;
+        self.is_in_recovery = false;
     }
 
     /// Returns what is to be found out; `None` if nothing is.
     pub fn task(&self) -> Option<MarkTask> {
-        let is_complete = self.in_force && self.commits_wait && (self.is_standby || self.mark.is_some());
+        let is_complete = self.in_force && self.waiting_enabled && (self.is_in_recovery || self.mark.is_some());
         (!self.names.is_empty() && !is_complete).then(|| MarkTask {
             epoch: self.epoch,
             names: self.names.clone(),
-            needs_checkpoint: !self.commits_wait,
+            needs_checkpoint: !self.waiting_enabled,
         })
     }
 
     /// Records what was found for a task.
-    pub fn record(&mut self, task: &MarkTask, found: &NamesFound) {
-        if task.epoch != self.epoch || *found == NamesFound::Others {
+    pub fn record(&mut self, task: &MarkTask, found: &NamesShown) {
+        if task.epoch != self.epoch || matches!(found, NamesShown::Others(_)) {
             return;
         }
         self.in_force = true;
-        self.commits_wait = true;
+        self.waiting_enabled = true;
         match found {
-            NamesFound::Master(position) => self.mark = Some(*position),
-            NamesFound::Standby | NamesFound::Others => self.is_standby = true,
+            NamesShown::Master { flushed } => self.mark = Some(*flushed),
+            NamesShown::InRecovery | NamesShown::Others(_) => self.is_in_recovery = true,
         }
     }
 
@@ -120,7 +112,7 @@ impl MarkState {
 
     /// Whether every commit from now on waits for exactly these names.
     pub fn confirms(&self, names: &str) -> bool {
-        self.names == names && (names.is_empty() || (self.in_force && self.commits_wait))
+        self.names == names && (names.is_empty() || (self.in_force && self.waiting_enabled))
     }
 
     /// Returns the mark; `None` while it is not known.
@@ -136,12 +128,12 @@ mod tests {
 
     fn started(names: &str) -> MarkState {
         let mut state = MarkState::default();
-        state.write(names, WrittenFor::Start);
+        state.begin_change(names, WrittenFor::Start);
         state
     }
 
     /// Performs the task that is due.
-    fn found(state: &mut MarkState, found: NamesFound) {
+    fn found(state: &mut MarkState, found: NamesShown) {
         let task = state.task().expect("a task is due");
         state.record(&task, &found);
     }
@@ -157,48 +149,48 @@ mod tests {
             state.task().unwrap().needs_checkpoint,
             "the checkpointer may not have run"
         );
-        found(&mut state, NamesFound::Others);
+        found(&mut state, NamesShown::Others(String::new()));
         assert_eq!((at(&state), state.confirms("a")), (None, false));
-        found(&mut state, NamesFound::Master(Lsn(7)));
+        found(&mut state, NamesShown::Master { flushed: Lsn(7) });
         assert_eq!((at(&state), state.confirms("a"), state.task()), (Some(7), true, None));
     }
 
     #[test]
     fn other_names_lose_the_mark_before_they_are_written_and_the_same_ones_keep_it() {
         let mut state = started("a");
-        found(&mut state, NamesFound::Master(Lsn(7)));
-        state.write("a", WrittenFor::Reload);
+        found(&mut state, NamesShown::Master { flushed: Lsn(7) });
+        state.begin_change("a", WrittenFor::Reload);
         assert_eq!(at(&state), Some(7));
-        state.write("2 (a,b)", WrittenFor::Reload);
+        state.begin_change("2 (a,b)", WrittenFor::Reload);
         assert_eq!((at(&state), state.confirms("2 (a,b)")), (None, false));
         assert!(!state.task().unwrap().needs_checkpoint, "commits wait already");
-        found(&mut state, NamesFound::Master(Lsn(9)));
+        found(&mut state, NamesShown::Master { flushed: Lsn(9) });
         assert_eq!(at(&state), Some(9));
     }
 
     #[test]
     fn after_an_empty_list_a_checkpoint_is_needed_again() {
         let mut state = started("a");
-        found(&mut state, NamesFound::Master(Lsn(7)));
-        state.write("", WrittenFor::Reload);
+        found(&mut state, NamesShown::Master { flushed: Lsn(7) });
+        state.begin_change("", WrittenFor::Reload);
         assert_eq!((at(&state), state.task(), state.confirms("")), (None, None, true));
-        state.write("a", WrittenFor::Reload);
+        state.begin_change("a", WrittenFor::Reload);
         assert!(state.task().unwrap().needs_checkpoint);
     }
 
     #[test]
     fn what_was_found_for_earlier_names_or_an_earlier_server_counts_no_more() {
         let changes: [fn(&mut MarkState); 4] = [
-            |state| state.write("b", WrittenFor::Reload),
-            |state| state.write("a", WrittenFor::Start),
-            MarkState::stopped,
-            MarkState::promoted,
+            |state| state.begin_change("b", WrittenFor::Reload),
+            |state| state.begin_change("a", WrittenFor::Start),
+            MarkState::record_stop,
+            MarkState::record_promotion,
         ];
         for change in changes {
             let mut state = started("a");
             let task = state.task().unwrap();
             change(&mut state);
-            state.record(&task, &NamesFound::Master(Lsn(7)));
+            state.record(&task, &NamesShown::Master { flushed: Lsn(7) });
             assert_eq!(at(&state), None, "{state:?}");
             assert!(!state.confirms("a") && !state.is_current(&task), "{state:?}");
         }
@@ -207,31 +199,31 @@ mod tests {
     #[test]
     fn a_standby_confirms_its_names_and_gets_its_mark_after_the_promotion() {
         let mut state = started("nobody");
-        found(&mut state, NamesFound::Standby);
+        found(&mut state, NamesShown::InRecovery);
         assert_eq!((at(&state), state.task()), (None, None));
-        state.write("b", WrittenFor::Reload);
+        state.begin_change("b", WrittenFor::Reload);
         assert!(!state.confirms("b"));
         assert!(
             !state.task().unwrap().needs_checkpoint,
             "commits wait for nobody already"
         );
-        found(&mut state, NamesFound::Standby);
+        found(&mut state, NamesShown::InRecovery);
         assert!(state.confirms("b"));
-        state.promoted();
+        state.record_promotion();
         assert!(state.confirms("b"), "the names are still in force");
-        found(&mut state, NamesFound::Master(Lsn(7)));
+        found(&mut state, NamesShown::Master { flushed: Lsn(7) });
         assert_eq!(at(&state), Some(7));
     }
 
     #[test]
     fn marks_of_two_servers_differ_even_at_the_same_position() {
         let mark = |state: &mut MarkState| {
-            found(state, NamesFound::Master(Lsn(7)));
+            found(state, NamesShown::Master { flushed: Lsn(7) });
             state.mark().unwrap()
         };
         let mut state = started("a");
         let first = mark(&mut state);
-        state.write("a", WrittenFor::Start);
+        state.begin_change("a", WrittenFor::Start);
         assert_ne!(first, mark(&mut state));
     }
 }

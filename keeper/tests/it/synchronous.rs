@@ -9,7 +9,7 @@ use keeper::postgres::config::files::ConfigFiles;
 use keeper::postgres::instance::Instance;
 use keeper::postgres::server::postmaster::ChildStatus;
 use keeper::postgres::server::supervisor::{StopLimits, StopOutcome};
-use keeper::synchronous::{InSync, MarkState, NamesFound, WrittenFor};
+use keeper::synchronous::{InSync, MarkState, WrittenFor};
 use model::Lsn;
 use stolon_tests::deadlines::{INSTANCE_TEST_TIMEOUT, SHORT_TIMEOUT};
 use stolon_tests::process::{Signal, send_signal};
@@ -149,7 +149,7 @@ fn e1_a_standby_is_shown_in_sync_although_it_lacks_what_was_acknowledged_before(
             );
             let names = "2 (stolon_a,stolon_b)";
             let mut state = MarkState::default();
-            state.write(names, WrittenFor::Start);
+            state.begin_change(names, WrittenFor::Start);
             set_master_names(&master, names).await;
             is_shown_in_sync(&master, "stolon_b").await;
 
@@ -157,13 +157,13 @@ fn e1_a_standby_is_shown_in_sync_although_it_lacks_what_was_acknowledged_before(
             let shown = master
                 .instance
                 .sql()
-                .show_names(names, false, SHORT_TIMEOUT)
+                .confirm_standby_names(names, false, SHORT_TIMEOUT)
                 .await
                 .unwrap();
-            let NamesShown::Until(mark) = shown else {
+            let NamesShown::Master { flushed: mark } = shown else {
                 panic!("{shown:?}")
             };
-            state.record(&task, &NamesFound::Master(mark));
+            state.record(&task, &NamesShown::Master { flushed: mark });
             let in_sync = async || {
                 let senders = master.instance.sql().wal_senders().await.unwrap();
                 let behind = senders
@@ -209,11 +209,11 @@ fn e2_after_an_empty_list_nothing_waits_before_the_checkpointer_has_read_the_new
             let at = master
                 .instance
                 .sql()
-                .show_names("stolon_a", false, SHORT_TIMEOUT)
+                .confirm_standby_names("stolon_a", false, SHORT_TIMEOUT)
                 .await
                 .unwrap();
             assert!(
-                matches!(at, NamesShown::Until(end) if flushed < Some(end)),
+                matches!(at, NamesShown::Master { flushed: end } if flushed < Some(end)),
                 "{flushed:?} {at:?}"
             );
 
@@ -222,7 +222,7 @@ fn e2_after_an_empty_list_nothing_waits_before_the_checkpointer_has_read_the_new
             let unanswered = master
                 .instance
                 .sql()
-                .show_names("stolon_a", true, limit)
+                .confirm_standby_names("stolon_a", true, limit)
                 .await
                 .unwrap_err();
             assert!(unanswered.to_string().contains("no response"), "{unanswered}");
@@ -230,11 +230,11 @@ fn e2_after_an_empty_list_nothing_waits_before_the_checkpointer_has_read_the_new
             let marked = master
                 .instance
                 .sql()
-                .show_names("stolon_a", true, SHORT_TIMEOUT)
+                .confirm_standby_names("stolon_a", true, SHORT_TIMEOUT)
                 .await
                 .unwrap();
             assert!(
-                matches!(marked, NamesShown::Until(end) if flushed < Some(end)),
+                matches!(marked, NamesShown::Master { flushed: end } if flushed < Some(end)),
                 "{marked:?}"
             );
             let commit = insert(&master.instance, 2);
@@ -259,10 +259,10 @@ fn e3_a_cancelled_or_terminated_wait_makes_the_row_visible_at_once() {
             let shown = master
                 .instance
                 .sql()
-                .show_names(names, true, SHORT_TIMEOUT)
+                .confirm_standby_names(names, true, SHORT_TIMEOUT)
                 .await
                 .unwrap();
-            assert!(matches!(shown, NamesShown::Until(_)), "{shown:?}");
+            assert!(matches!(shown, NamesShown::Master { .. }), "{shown:?}");
             for (id, function, is_tagged) in [(1, "pg_cancel_backend", true), (2, "pg_terminate_backend", false)] {
                 let commit = insert(&master.instance, id);
                 let pid = waiting(&master.instance).await.remove(0);
@@ -292,7 +292,7 @@ fn e4_waiting_commits_succeed_when_the_names_become_empty() {
             master
                 .instance
                 .sql()
-                .show_names(names, true, SHORT_TIMEOUT)
+                .confirm_standby_names(names, true, SHORT_TIMEOUT)
                 .await
                 .unwrap();
             let commit = insert(&master.instance, 1);
@@ -316,7 +316,7 @@ fn e5_a_fast_shutdown_acknowledges_nothing_that_waits_and_sends_it_to_the_standb
             master
                 .instance
                 .sql()
-                .show_names(names, true, SHORT_TIMEOUT)
+                .confirm_standby_names(names, true, SHORT_TIMEOUT)
                 .await
                 .unwrap();
             is_shown_in_sync(&master, "stolon_b").await;
@@ -361,7 +361,7 @@ fn e6_a_server_that_restarts_by_itself_shows_what_waited() {
             master
                 .instance
                 .sql()
-                .show_names(names, true, SHORT_TIMEOUT)
+                .confirm_standby_names(names, true, SHORT_TIMEOUT)
                 .await
                 .unwrap();
             crash(1).await;
@@ -376,7 +376,7 @@ fn e6_a_server_that_restarts_by_itself_shows_what_waited() {
             master
                 .instance
                 .sql()
-                .show_names(names, true, SHORT_TIMEOUT)
+                .confirm_standby_names(names, true, SHORT_TIMEOUT)
                 .await
                 .unwrap();
             crash(2).await;
@@ -399,7 +399,7 @@ async fn promoted_with_a_suspended_checkpointer(first_names: &str) -> (Node, Nod
     let shown = standby
         .instance
         .sql()
-        .show_names(first_names, true, SHORT_TIMEOUT)
+        .confirm_standby_names(first_names, true, SHORT_TIMEOUT)
         .await
         .unwrap();
     assert_eq!(shown, NamesShown::InRecovery);
@@ -459,7 +459,7 @@ fn what_the_keeper_writes_itself_does_not_wait_for_standbys() {
             master
                 .instance
                 .sql()
-                .show_names(names, true, SHORT_TIMEOUT)
+                .confirm_standby_names(names, true, SHORT_TIMEOUT)
                 .await
                 .unwrap();
             master
@@ -506,17 +506,17 @@ fn settings_of_synchronous_commit_for_roles_and_databases_are_found() {
             let position = master
                 .instance
                 .sql()
-                .show_names("", false, SHORT_TIMEOUT)
+                .confirm_standby_names("", false, SHORT_TIMEOUT)
                 .await
                 .unwrap();
             assert!(
-                matches!(position, NamesShown::Until(end) if end > Lsn(0)),
+                matches!(position, NamesShown::Master { flushed: end } if end > Lsn(0)),
                 "{position:?}"
             );
             let others = master
                 .instance
                 .sql()
-                .show_names("other", true, SHORT_TIMEOUT)
+                .confirm_standby_names("other", true, SHORT_TIMEOUT)
                 .await
                 .unwrap();
             assert_eq!(others, NamesShown::Others(String::new()));

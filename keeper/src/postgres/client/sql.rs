@@ -161,7 +161,7 @@ impl SqlClient {
     /// shows these names, the postmaster has read them and has signalled all its processes. `with_checkpoint`: the
     /// position is read after a checkpoint that began after that, so that the checkpointer has read them, too
     /// (synchronous SY-4).
-    pub async fn show_names(
+    pub async fn confirm_standby_names(
         &self,
         names: &str,
         with_checkpoint: bool,
@@ -182,14 +182,12 @@ impl SqlClient {
         };
         let rows = self.connection.run_anew(action, statements, limit, is_shown).await?;
         let row = first_row(action, &rows)?;
-        match (field(row, 0).as_str(), row.get(1).and_then(Lsn::parse)) {
-            ("names", _) => Ok(NamesShown::Others(field(row, 1))),
+        let answer = field(row, 1);
+        match (field(row, 0).as_str(), Lsn::parse(&answer)) {
+            ("names", _) => Ok(NamesShown::Others(answer)),
             ("recovery", _) => Ok(NamesShown::InRecovery),
-            ("flushed", Some(position)) => Ok(NamesShown::Until(position)),
-            _ => Err(SqlError::Answer {
-                action,
-                answer: field(row, 1),
-            }),
+            ("flushed", Some(flushed)) => Ok(NamesShown::Master { flushed }),
+            _ => Err(SqlError::Answer { action, answer }),
         }
     }
 
@@ -411,15 +409,15 @@ impl SqlClient {
     }
 }
 
-/// What a new connection shows of the names of the synchronous standbys.
+/// What a new connection shows of `synchronous_standby_names`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NamesShown {
     /// Other names.
     Others(String),
     /// The names, on a server in recovery.
     InRecovery,
-    /// The names; later WAL than this is flushed only after all processes were signalled.
-    Until(Lsn),
+    /// The names, on a master. WAL after `flushed` is flushed only after all processes were signalled.
+    Master { flushed: Lsn },
 }
 
 /// Identity and position of an instance.

@@ -1,4 +1,4 @@
-//! Names and gate of single dbs; whole rounds are played in `reconcile::tests`.
+//! Names and client logins of single dbs; whole rounds are played in `reconcile::tests`.
 
 use model::DbSpec;
 
@@ -82,8 +82,8 @@ fn a_standby_of_a_synchronous_cluster_waits_for_nobody_that_exists() {
 /// Rule: synchronous SY-11.
 #[test]
 fn a_closed_gate_opens_when_each_wanted_standby_is_in_sync_or_none_is_wanted() {
-    let process = |gate_closed| ProcessState {
-        gate_closed,
+    let process = |logins_blocked| ProcessState {
+        logins_blocked,
         ..ProcessState::default()
     };
     let answered = |in_sync: &[&str]| {
@@ -92,9 +92,9 @@ fn a_closed_gate_opens_when_each_wanted_standby_is_in_sync_or_none_is_wanted() {
             ..ServerFacts::default()
         }))
     };
-    let missing = |standbys: &[&str], server| match gate(&master(standbys, &["x"]), &process(true), &server) {
-        ClientGate::Open => "open".to_owned(),
-        ClientGate::Closed { missing } => missing.iter().map(|uid| uid.as_str()).collect::<Vec<_>>().join(","),
+    let missing = |standbys: &[&str], server| match client_logins(&master(standbys, &["x"]), &process(true), &server) {
+        ClientLogins::Allowed => "open".to_owned(),
+        ClientLogins::Blocked { missing } => missing.iter().map(|uid| uid.as_str()).collect::<Vec<_>>().join(","),
     };
     assert_eq!(missing(&["b", "c"], answered(&["b"])), "c");
     assert_eq!(missing(&["b", "c"], answered(&["b", "c"])), "open");
@@ -113,10 +113,13 @@ fn a_closed_gate_opens_when_each_wanted_standby_is_in_sync_or_none_is_wanted() {
         assert_eq!(missing(&["b"], unknown), "b");
     }
     assert_eq!(
-        gate(&master(&["b"], &[]), &process(false), &answered(&[])),
-        ClientGate::Open
+        client_logins(&master(&["b"], &[]), &process(false), &answered(&[])),
+        ClientLogins::Allowed
     );
     let mut off = master(&["b"], &[]);
     off.spec.synchronous_replication = false;
-    assert_eq!(gate(&off, &process(true), &answered(&[])), ClientGate::Open);
+    assert_eq!(
+        client_logins(&off, &process(true), &answered(&[])),
+        ClientLogins::Allowed
+    );
 }
