@@ -86,7 +86,7 @@ impl ObserveScope {
 #[derive(Debug, thiserror::Error)]
 pub enum ObserveError {
     /// Whether there is a database cluster could not be determined.
-    #[error("look at PGDATA")]
+    #[error("read PGDATA")]
     Data(#[source] FileError),
     /// The configured parameters.
     #[error("cannot get configured pg parameters")]
