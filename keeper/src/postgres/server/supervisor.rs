@@ -439,7 +439,7 @@ mod tests {
     #[tokio::test]
     async fn the_own_server_is_stopped_while_its_data_hang() {
         let dir = tempfile::tempdir().unwrap();
-        let script = format!("printf \"$$\"'\n{LOCK} && exec sleep 1000");
+        let script = format!("printf \"$$\"'\n{LOCK} && exec env --default-signal=INT sleep 1000");
         let supervisor = launched(dir.path(), &script).await;
         let _hung = hang(&supervisor).await;
         let stopped = supervisor.stop(StopLimits::default()).await;
