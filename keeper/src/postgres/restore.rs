@@ -1,6 +1,8 @@
 //! Restores a backup with the operator's command (keeper 5.3): into a directory of its own, checked, and moved to its
 //! place. Recovering the data from the WAL archive is left to the server, when to do what to `reconcile`.
 
+use std::fs;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +15,7 @@ use crate::postgres::config::conf;
 use crate::postgres::data::atomic_files::{read_bytes_if_there, write_atomically};
 use crate::postgres::data::changes::DataChanges;
 use crate::postgres::data::cluster_files::{self, RecoverySignal};
+use crate::postgres::data::external_dir_holders;
 use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::inspect;
 use crate::postgres::data::owned_dirs::OwnedDirs;
@@ -146,6 +149,8 @@ async fn check(
         }
         .into());
     }
+    let (restored, own) = (directory.to_owned(), instance.config().data.clone());
+    changes.run(move || check_links(&restored, &own)).await???;
     let restored = directory.to_owned();
     let found = changes.run(move || cluster_files::data_major(&restored)).await??;
     let programs = instance.programs().version().await.map_err(RestoreError::from)?.major;
@@ -169,6 +174,32 @@ async fn check(
     Ok(prepared)
 }
 
+/// Checks that nothing outside the restored directory is another server's. Links are restored as they were on the host
+/// that was backed up, which may be this one.
+fn check_links(restored: &Path, own: &Path) -> Result<Result<(), RestoreError>, FileError> {
+    let wal = restored.join("pg_wal");
+    if let Ok(target) = fs::read_link(&wal) {
+        return Ok(Err(RestoreError::LinkedWal { link: wal, target }));
+    }
+    let links = restored.join("pg_tblspc");
+    let entries = match fs::read_dir(&links) {
+        Ok(entries) => entries,
+        Err(absent) if absent.kind() == io::ErrorKind::NotFound => return Ok(Ok(())),
+        Err(failed) => return Err(FileError::new("read", links)(failed)),
+    };
+    for entry in entries {
+        let entry = entry.map_err(FileError::new("read", links.clone()))?;
+        let Ok(location) = fs::read_link(entry.path()) else {
+            continue;
+        };
+        if let Some(holder) = external_dir_holders::holder_of(&location, &location, own) {
+            let (program, pid) = (holder.program, holder.pid);
+            return Ok(Err(RestoreError::TablespaceInUse { location, program, pid }));
+        }
+    }
+    Ok(Ok(()))
+}
+
 fn prepare(restored: &Path, signal: RecoverySignal) -> Result<(), FileError> {
     cluster_files::prepare_recovery(restored, signal)?;
     // An earlier recovery target or a former upstream, in the file that the first start includes.
@@ -185,6 +216,29 @@ fn prepare(restored: &Path, signal: RecoverySignal) -> Result<(), FileError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn links_of_the_server_that_was_backed_up_are_refused() {
+        let (restored, wal) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let check = || check_links(restored.path(), Path::new("/nonexistent")).unwrap();
+        assert!(check().is_ok());
+        fs::create_dir(restored.path().join("pg_tblspc")).unwrap();
+        std::os::unix::fs::symlink(wal.path(), restored.path().join("pg_tblspc/16384")).unwrap();
+        assert!(check().is_ok(), "nobody uses the directory");
+        let open = fs::File::create(wal.path().join("file")).unwrap();
+        let mut other = std::process::Command::new("sleep")
+            .arg("1000")
+            .stdin(open)
+            .spawn()
+            .unwrap();
+        let refused = check().unwrap_err();
+        other.kill().unwrap();
+        other.wait().unwrap();
+        assert!(matches!(refused, RestoreError::TablespaceInUse { .. }), "{refused}");
+        std::os::unix::fs::symlink(wal.path(), restored.path().join("pg_wal")).unwrap();
+        let refused = check().unwrap_err().to_string();
+        assert!(refused.contains("pg_wal is a link to"), "{refused}");
+    }
 
     /// Rule: keeper T3.
     #[test]

@@ -24,6 +24,32 @@ pub enum RestoreError {
     /// The control file cannot be read.
     #[error("the restored data are damaged")]
     Control(#[source] ControlError),
+    /// `pg_wal` is a link, as in the server that was backed up: its WAL may be there.
+    #[error(
+        "the restored {} is a link to {}, where the WAL of the server that was backed up may be: restore it as a \
+         directory",
+        link.display(),
+        target.display()
+    )]
+    LinkedWal {
+        /// The link.
+        link: PathBuf,
+        /// Where it leads.
+        target: PathBuf,
+    },
+    /// A tablespace is where another server's is.
+    #[error(
+        "the restored tablespace {} is in use by {program} (process {pid}): restore it into another directory",
+        location.display()
+    )]
+    TablespaceInUse {
+        /// Its directory.
+        location: PathBuf,
+        /// The name of a process that uses it.
+        program: String,
+        /// Its id.
+        pid: i32,
+    },
     /// The version of the programs is unknown.
     #[error(transparent)]
     Programs(#[from] ProgramsError),

@@ -150,6 +150,14 @@ const RECOVERY_SETTINGS: [&str; 11] = [
     "restore_command",
 ];
 
+/// Settings of the server that was backed up which must not have an effect on the recovery of its backup: the commands may
+/// remove WAL from the archive that this recovery, or that of an older backup, needs.
+const BACKUP_SETTINGS: [&str; 3] = [
+    "archive_cleanup_command",
+    "recovery_end_command",
+    "recovery_target_inclusive",
+];
+
 /// Returns the configured parameters to publish: without managed ones and recovery settings.
 pub fn published(configured: &Parameters) -> Parameters {
     let ours = |name: &str| is_never_reported(name) || RECOVERY_SETTINGS.contains(&name);
@@ -284,6 +292,9 @@ impl Recovery {
         let mut settings = BTreeMap::from([
             ("restore_command".to_owned(), command.unwrap_or(NO_ARCHIVE).to_owned()),
             (TIMELINE.to_owned(), LATEST.to_owned()),
+            // Also where a file that the backup's configuration includes sets them.
+            ("archive_cleanup_command".to_owned(), String::new()),
+            ("recovery_end_command".to_owned(), String::new()),
         ]);
         if let Some(target) = &pitr.recovery_target_settings {
             let values = [
@@ -317,7 +328,8 @@ pub fn without_recovery_settings(content: &[u8]) -> Vec<u8> {
             .iter()
             .position(|byte| !(byte.is_ascii_alphanumeric() || *byte == b'_'));
         let name = name[..end.unwrap_or(name.len())].to_ascii_lowercase();
-        RECOVERY_SETTINGS.iter().any(|setting| setting.as_bytes() == name)
+        let mut settings = RECOVERY_SETTINGS.iter().chain(&BACKUP_SETTINGS);
+        settings.any(|setting| setting.as_bytes() == name)
     };
     let lines = content
         .split(|byte| *byte == b'\n')
