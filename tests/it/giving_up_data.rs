@@ -40,8 +40,15 @@ async fn an_older_copy_is_elected_by_an_operator_when_master_and_synchronous_sta
     cluster.wait_caught_up(&older, "keeper0").await;
     assert_eq!(cluster.stop(&older, Signal::INT).await, 0);
     sql.run("insert into test values ('given up')").await.unwrap();
-    cluster.kill_keeper_and_postgres("keeper0");
+    // The standby first, until it counts as failed: it could still be elected otherwise, and be the one that is replaced.
     cluster.kill_keeper_and_postgres(&in_sync);
+    eventually(format!("{in_sync} to count as failed"), LONG_TIMEOUT, async || {
+        let data = cluster.data().await.map_err(|error| error.to_string())?;
+        let keeper = data.keepers().get(in_sync.as_str()).ok_or("no keeper")?;
+        check(!keeper.status.healthy, || format!("{:?}", keeper.status))
+    })
+    .await;
+    cluster.kill_keeper_and_postgres("keeper0");
     cluster.start(&older);
     cluster.wait_healthy(&older, &Role::Standby).await;
     cluster

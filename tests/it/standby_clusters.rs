@@ -306,5 +306,5 @@ async fn another_upstream_and_an_apply_delay_need_no_restart() {
     // Without an upstream a standby cluster is refused.
     let patch = r#"{"standbyConfig":{"standbySettings":null}}"#;
     let (status, text) = cluster.stolonctl(&["update", "--patch", patch]).await;
-    assert!(status != 0 && text.contains("role standby without"), "{text}");
+    assert!(status != 0 && text.contains("role standby needs an upstream"), "{text}");
 }
