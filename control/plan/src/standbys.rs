@@ -8,6 +8,7 @@ use crate::draft::Draft;
 use crate::entropy::Entropy;
 use crate::in_sync;
 use crate::note::Note;
+use crate::proxies;
 use crate::synchronous;
 use crate::view::{Assessment, PlanView};
 use base::clock::Boottime;
@@ -38,9 +39,16 @@ pub(crate) fn keep_master_role(draft: &mut Draft, view: &PlanView, master: &DbUi
     if view.spec.role == Role::Standby {
         return;
     }
+    let mut is_promoted = false;
     if let Some(db) = draft.db_mut(master) {
+        is_promoted = db.spec.role != Role::Master;
         db.spec.role = Role::Master;
         db.spec.follow_config = None;
+    }
+    // Its commits do not wait for standbys yet, and clients may be connected already: none may write before they do
+    // (synchronous SY-8).
+    if is_promoted && view.spec_is_synchronous() {
+        proxies::close(draft);
     }
 }
 

@@ -141,3 +141,19 @@ fn a_former_first_db_without_a_standby_config_follows_nothing() {
         .and_then(|db| db.spec.follow_config.clone());
     assert!(follow.is_none_or(|follow| follow == FollowConfig::external(None)));
 }
+
+/// Synchronous SY-8: clients that read from the first db must not write to it before its commits wait for standbys.
+#[test]
+fn the_promotion_of_a_synchronous_standby_cluster_closes_the_proxies() {
+    for synchronous in [true, false] {
+        let mut setup = standby_cluster(2);
+        setup.spec().synchronous_replication = Some(synchronous);
+        let before = setup.round();
+        assert_eq!(before.next.proxy.unwrap().spec.master_db_uid, db_uid("db1"));
+        setup.spec().role = Some(Role::Master);
+        let plan = setup.round();
+        assert_eq!(plan.next.dbs()[&db_uid("db1")].spec.role, Role::Master);
+        let proxy = plan.next.proxy.unwrap();
+        assert_eq!(proxy.spec.master_db_uid.is_empty(), synchronous);
+    }
+}
