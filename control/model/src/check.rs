@@ -62,7 +62,7 @@ impl CheckedClusterData {
                 return Err(Undecidable::MissingMaster { db });
             }
         }
-        support::cluster_data(self).map_err(Undecidable::NotSupported)
+        support::spec(&self.spec).map_err(Undecidable::NotSupported)
     }
 
     /// Returns the cluster, which checked data always has.

@@ -83,6 +83,15 @@ pub struct DbSpec {
     pub external_synchronous_standbys: Option<Vec<String>>,
 }
 
+impl DbStatus {
+    /// Returns the entry of the timeline history for a timeline, if it holds one.
+    pub fn history_entry(&self, timeline: u64) -> Option<&TimelineHistory> {
+        self.timelines_history
+            .iter()
+            .find(|entry| entry.timeline_id == timeline)
+    }
+}
+
 impl Db {
     /// Returns whether its keeper has applied the current generation (sentinel 1.1).
     pub fn is_converged(&self) -> bool {

@@ -1,20 +1,12 @@
 //! Valid specs that cannot be carried out. No decision may be based on such a document. What a program does then is left to
 //! it.
 
-use crate::{CheckedClusterData, InitMode, Role, Spec};
+use crate::{InitMode, Role, Spec};
 
 /// Why a valid spec cannot be carried out, with the remedy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct NotSupported(pub &'static str);
-
-/// Checks that everything that cluster data request can be carried out.
-///
-/// # Errors
-/// The first thing that cannot.
-pub fn cluster_data(checked: &CheckedClusterData) -> Result<(), NotSupported> {
-    spec(&checked.spec)
-}
 
 /// Checks that everything that a cluster spec requests can be carried out.
 ///

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::memory::Memory;
 use crate::note::Note;
 use base::clock::Boottime;
-use model::{Db, DbInitMode, DbStatus, DbUid, Lsn, Spec, TimelineHistory};
+use model::{Db, DbInitMode, DbStatus, DbUid, Lsn, Spec};
 
 /// Consecutive reports of a standby without progress after which missing WAL counts (sentinel 1.4).
 const STALLED_REPORTS: u32 = 10;
@@ -121,7 +121,7 @@ fn other_branch(master: &DbStatus, db: &DbStatus) -> Option<Note> {
         if own <= 1 {
             return None;
         }
-        let (of_master, of_db) = (history_entry(master, own - 1)?, history_entry(db, own - 1)?);
+        let (of_master, of_db) = (master.history_entry(own - 1)?, db.history_entry(own - 1)?);
         let (followed_at, at) = (of_master.switch_point, of_db.switch_point);
         return (followed_at != at).then_some(Note::ForkedElsewhere {
             followed,
@@ -130,21 +130,13 @@ fn other_branch(master: &DbStatus, db: &DbStatus) -> Option<Note> {
             at,
         });
     }
-    let (followed_at, at) = (history_entry(master, own)?.switch_point, db.xlog_pos);
+    let (followed_at, at) = (master.history_entry(own)?.switch_point, db.xlog_pos);
     (followed_at < at).then_some(Note::ForkedBefore {
         followed,
         own,
         followed_at,
         at,
     })
-}
-
-/// Returns the entry of the timeline history for a timeline, if it holds one.
-pub(crate) fn history_entry(status: &DbStatus, timeline: u64) -> Option<&TimelineHistory> {
-    status
-        .timelines_history
-        .iter()
-        .find(|entry| entry.timeline_id == timeline)
 }
 
 /// Returns why a standby cannot catch up: the master no longer has the WAL that it needs (sentinel C-9).

@@ -75,34 +75,28 @@ pub(crate) fn elect(draft: &mut Draft, view: &PlanView<'_>, master: &DbUid, db: 
 /// The old master may come back until no proxy may forward to it any more, so the proxies are closed first, and a later
 /// round elects (fencing F-6).
 fn elect_as_requested(draft: &mut Draft, view: &PlanView<'_>, replaced: ReplacedMaster<'_>) -> bool {
-    match requested::candidate(view, replaced) {
-        Some((request, Ok(candidate))) if draft.are_proxies_closed() => {
-            draft.note(Note::ElectingAsRequested {
-                keeper: request.to,
-                request: request.id,
-            });
-            install(draft, view, replaced, &candidate);
-            return true;
-        }
-        Some((request, Ok(candidate))) => {
-            draft.note(Note::ClosingAsRequested {
-                db: candidate.db,
-                keeper: request.to,
-            });
-            if let Some((_, revision)) = view.failover {
+    if let Some((request, revision)) = view.failover {
+        let keeper = request.to.clone();
+        match requested::candidate(view, request, *revision, replaced) {
+            Ok(candidate) if draft.are_proxies_closed() => {
+                draft.note(Note::ElectingAsRequested {
+                    keeper,
+                    request: request.id.clone(),
+                });
+                install(draft, view, replaced, &candidate);
+                return true;
+            }
+            Ok(Candidate { db, .. }) => {
+                draft.note(Note::ClosingAsRequested { db, keeper });
                 draft.require(Condition::FailoverRequest {
                     revision: *revision,
                     fate: RequestFate::Kept,
                 });
+                draft.require(view.info_unchanged(replaced.db));
+                proxies::close(draft);
             }
-            draft.require(view.info_unchanged(replaced.db));
-            proxies::close(draft);
+            Err(reason) => draft.note(Note::FailoverRefused { keeper, reason }),
         }
-        Some((request, Err(reason))) => draft.note(Note::FailoverRefused {
-            keeper: request.to,
-            reason,
-        }),
-        None => {}
     }
     note_none_in_sync(draft, view, replaced);
     draft.note(Note::NoEligibleMasters {});

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow, bail, ensure};
 use base::{Clock, RandomBytes};
 use daemon::args::Switch;
-use model::{FailoverRequest, GoDuration, KeeperUid, Timestamp, from_slice, short_uid, support};
+use model::{FailoverRequest, GoDuration, KeeperUid, Timestamp, from_slice, short_uid};
 use store::{KeyRange, Revision, Store};
 
 use super::confirm::{Confirmation, ask_to_confirm};
@@ -151,7 +151,7 @@ impl FailoverCommand<'_> {
                 ),
             });
         }
-        support::cluster_data(&checked).context("the cluster data ask for more than this version does")?;
+        stored_document::ensure_supported(&checked.spec)?;
         let infos: Vec<_> = infos.iter().filter_map(|entry| from_slice(&entry.value).ok()).collect();
         let report = assess::assess(&checked, &infos, &self.to).map_err(|why| anyhow!(why))?;
         let revision = entry.map_or(Revision::ABSENT, |entry| entry.mod_revision);

@@ -2,7 +2,6 @@
 //! place. Recovering the data from the WAL archive is left to the server, when to do what to `reconcile`.
 
 use std::fs;
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +17,7 @@ use crate::postgres::data::cluster_files::{self, RecoverySignal};
 use crate::postgres::data::external_dir_holders;
 use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::inspect;
+use crate::postgres::data::links;
 use crate::postgres::data::owned_dirs::OwnedDirs;
 use crate::postgres::data::staging::StagedData;
 use crate::postgres::instance::Instance;
@@ -181,17 +181,7 @@ fn check_links(restored: &Path, own: &Path) -> Result<Result<(), RestoreError>, 
     if let Ok(target) = fs::read_link(&wal) {
         return Ok(Err(RestoreError::LinkedWal { link: wal, target }));
     }
-    let links = restored.join("pg_tblspc");
-    let entries = match fs::read_dir(&links) {
-        Ok(entries) => entries,
-        Err(absent) if absent.kind() == io::ErrorKind::NotFound => return Ok(Ok(())),
-        Err(failed) => return Err(FileError::new("read", links)(failed)),
-    };
-    for entry in entries {
-        let entry = entry.map_err(FileError::new("read", links.clone()))?;
-        let Ok(location) = fs::read_link(entry.path()) else {
-            continue;
-        };
+    for location in links::locations(restored)? {
         if let Some(holder) = external_dir_holders::holder_of(&location, &location, own) {
             let (program, pid) = (holder.program, holder.pid);
             return Ok(Err(RestoreError::TablespaceInUse { location, program, pid }));

@@ -1,7 +1,7 @@
 //! Which dbs could replace the master, and why the others cannot (sentinel C-10, C-12, extensions; synchronous
 //! SY-1, SY-2, SY-9). Which of them is chosen is left to `choose`.
 
-use crate::classify::{Validity, history_entry, validity};
+use crate::classify::{Validity, validity};
 use crate::condition::Condition;
 use crate::elect::usable::{CleanEnd, MasterState};
 use crate::in_sync;
@@ -263,7 +263,9 @@ fn reason_against_fallback(
     // The replaced master failed before clients could write to it (extensions ).
     let before_announcement = !view.is_announced(replaced.uid) && own == current;
     // Only the WAL of the replaced master's promotion is discarded, and little more (sentinel C-12).
-    let discarded = history_entry(master, own).map(|switch| switch.switch_point.bytes_behind(master.xlog_pos));
+    let discarded = master
+        .history_entry(own)
+        .map(|switch| switch.switch_point.bytes_behind(master.xlog_pos));
     let allowed = DISCARDED_BYTES_MAX.min(i128::from(view.spec.max_standby_lag));
     let replaced_just_promoted =
         no_regular_candidate && own < current && discarded.is_some_and(|bytes| bytes <= allowed);

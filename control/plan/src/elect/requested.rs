@@ -9,13 +9,15 @@ use crate::report::KeeperReport;
 use crate::view::PlanView;
 use model::{Db, DbUid, FailoverRequest, KeeperUid};
 
-/// Returns the candidate that an operator asked for, or why it is none; none without a request.
+/// Returns the candidate that an operator asked for, by a request of this revision, or why it is none.
 pub(crate) fn candidate(
     view: &PlanView<'_>,
+    request: &FailoverRequest,
+    revision: i64,
     replaced: ReplacedMaster<'_>,
-) -> Option<(FailoverRequest, Result<Candidate, FailoverRefusal>)> {
-    let (request, revision) = view.failover?;
-    let answer = check(view, request, replaced).map(|(uid, db, report)| Candidate {
+) -> Result<Candidate, FailoverRefusal> {
+    let (uid, db, report) = check(view, request, replaced)?;
+    Ok(Candidate {
         db: uid.clone(),
         at: db.status.xlog_pos,
         quality: ReportQuality::Fresh,
@@ -26,12 +28,11 @@ pub(crate) fn candidate(
                 revision: Some(report.revision),
             },
             request: Condition::FailoverRequest {
-                revision: *revision,
+                revision,
                 fate: RequestFate::Deleted,
             },
         },
-    });
-    Some((request.clone(), answer))
+    })
 }
 
 /// Returns the db that is asked for, if it may be elected.

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use model::{CheckedClusterData, Db, DbStatus, DbUid, KeeperInfo, KeeperUid, Lsn, Phase, Timestamp};
+use model::{CheckedClusterData, ClusterData, Db, DbStatus, DbUid, KeeperInfo, KeeperUid, Lsn, Phase, Timestamp};
 
 /// A failover that can be requested.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub(super) enum DbCondition {
 /// What the target is known to lack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Missing {
-    /// So many bytes up to the last known position of the master, on the same timeline; none or fewer when it is ahead.
+    /// Bytes up to the last known position of the master, on the same timeline; 0 or negative when it is ahead.
     Bytes(i128),
     /// The target left the master's timeline at this position.
     LeftTimeline { timeline: u64, at: Lsn },
@@ -206,12 +206,13 @@ fn recorded(checked: &CheckedClusterData, uid: &DbUid, db: &Db) -> RecordedDb {
         db: uid.clone(),
         position: db.status.xlog_pos,
         timeline: db.status.timeline_id,
-        state: state(checked, db),
+        state: condition(&checked.data, db),
     }
 }
 
-fn state(checked: &CheckedClusterData, db: &Db) -> DbCondition {
-    let keeper = checked.data.keepers().get(&db.spec.keeper_uid);
+/// Returns whether a db can be reached.
+pub(super) fn condition(data: &ClusterData, db: &Db) -> DbCondition {
+    let keeper = data.keepers().get(&db.spec.keeper_uid);
     match keeper {
         Some(keeper) if keeper.status.healthy && db.status.healthy => DbCondition::Healthy,
         Some(keeper) if keeper.status.healthy => DbCondition::PostgresFailed,
@@ -222,10 +223,6 @@ fn state(checked: &CheckedClusterData, db: &Db) -> DbCondition {
 
 /// Returns what a db is known to lack of what the master wrote.
 fn missing(master: &DbStatus, target: &DbStatus) -> Missing {
-    let switch = |of: &DbStatus, timeline: u64| {
-        let entry = of.timelines_history.iter().find(|entry| entry.timeline_id == timeline);
-        entry.map(|entry| entry.switch_point)
-    };
     let (of_master, own) = (master.timeline_id, target.timeline_id);
     if own == of_master {
         return Missing::Bytes(target.xlog_pos.bytes_behind(master.xlog_pos));
@@ -235,7 +232,7 @@ fn missing(master: &DbStatus, target: &DbStatus) -> Missing {
     } else {
         (master, own)
     };
-    match switch(later, timeline) {
+    match later.history_entry(timeline).map(|entry| entry.switch_point) {
         Some(at) if own > of_master => Missing::LeftTimeline { timeline, at },
         Some(at) => Missing::MasterLeftTimeline { timeline, at },
         None => Missing::Unknown,
@@ -249,7 +246,7 @@ fn sync_sets(checked: &CheckedClusterData, master: &Db) -> SyncSets {
             .data
             .dbs()
             .get(db)
-            .map(|of| (of.spec.keeper_uid.clone(), state(checked, of))),
+            .map(|of| (of.spec.keeper_uid.clone(), condition(&checked.data, of))),
     };
     let members = |list: &Option<Vec<DbUid>>| list.iter().flatten().map(member).collect();
     SyncSets {

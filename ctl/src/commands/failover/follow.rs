@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use super::super::{CommandOutcome, print};
 use super::FailoverCommand;
-use super::assess::{FailoverReport, RecordedDb};
+use super::assess::{DbCondition, FailoverReport, RecordedDb, condition};
 use super::request::{WrittenRequest, withdraw};
 
 /// Delay after a reading that failed.
@@ -127,10 +127,9 @@ fn keeper_of(data: &ClusterData, uid: &DbUid) -> KeeperUid {
 }
 
 fn is_healthy(data: &ClusterData, uid: &DbUid) -> bool {
-    data.dbs().get(uid).is_some_and(|db| {
-        let keeper = data.keepers().get(&db.spec.keeper_uid);
-        db.status.healthy && db.is_converged() && keeper.is_some_and(|keeper| keeper.status.healthy)
-    })
+    data.dbs()
+        .get(uid)
+        .is_some_and(|db| condition(data, db) == DbCondition::Healthy && db.is_converged())
 }
 
 /// Prints each step until the new master is announced.
