@@ -28,7 +28,7 @@ pub enum FailoverRefusal {
     /// Its keeper has `--can-be-master=false`.
     MayNotBeMaster,
     /// It is a standby on a lower timeline than another db. Its promotion would make a second timeline with the same
-    /// number, and other data could not be told apart from its own (sentinel C-12).
+    /// number, and other data could not be distinguished from its own (sentinel C-12).
     LowerTimeline {
         /// Its timeline.
         own: u64,

@@ -61,8 +61,8 @@ impl Txn {
         self
     }
 
-    /// Adds the condition that the key has no lease with a greater id than this, or does not exist. Ids say which lease is
-    /// the later one only for a writer that gives each new lease a greater id, as a proxy does.
+    /// Adds the condition that the key has no lease with a greater id than this, or does not exist. The order of ids
+    /// is that of the leases only for a writer that gives each new lease a greater id, as a proxy does.
     #[must_use]
     pub fn if_lease_id_at_most(mut self, key: &str, lease: LeaseId) -> Self {
         let greater = lease.0.saturating_add(1);
