@@ -43,7 +43,7 @@ pub(crate) fn elect(draft: &mut Draft, view: &PlanView<'_>, master: &DbUid, db: 
     draft.note(Note::FindingMaster {});
     let replaced = ReplacedMaster { uid: master, db, state };
     let mut candidates = find_regular(draft, view, replaced);
-    let fallbacks = find_fallbacks(view, replaced, candidates.is_empty());
+    let fallbacks = find_fallbacks(draft, view, replaced, candidates.is_empty());
     // A former master lacks what clients write from now on, so none may write: the proxies close first, and a later
     // round elects it once no proxy may still forward (fencing F-6).
     if candidates.is_empty() && !fallbacks.is_empty() && !proxies_closed {
@@ -160,7 +160,8 @@ fn note_waiting_for_proxies(draft: &mut Draft, view: &PlanView<'_>) {
     });
 }
 
-/// Returns the regular candidates, and notes why other dbs are none.
+/// Returns the regular candidates, and notes why other dbs are none. Why a former master is none is left to
+/// `find_fallbacks` where that has more to say.
 fn find_regular(draft: &mut Draft, view: &PlanView<'_>, replaced: ReplacedMaster<'_>) -> Vec<Candidate> {
     let mut found = Vec::new();
     for (uid, db) in view.data.dbs().iter().filter(|(uid, _)| *uid != replaced.uid) {
@@ -168,22 +169,35 @@ fn find_regular(draft: &mut Draft, view: &PlanView<'_>, replaced: ReplacedMaster
         draft.deadlines.wake_after(deadline, view.now);
         match answer {
             Ok(candidate) => found.push(candidate),
-            Err(why) => draft.notes.extend(why.note(uid, db)),
+            Err(why) => match why.note(uid, db) {
+                Note::NotEligible { .. } if db.is_master_type() => {}
+                note => draft.note(note),
+            },
         }
     }
     found
 }
 
-/// Returns the former masters that are kept and could be used again.
-fn find_fallbacks(view: &PlanView<'_>, replaced: ReplacedMaster<'_>, no_regular_candidate: bool) -> Vec<Candidate> {
+/// Returns the former masters that are kept and could be used again, and notes why others could not.
+fn find_fallbacks(
+    draft: &mut Draft,
+    view: &PlanView<'_>,
+    replaced: ReplacedMaster<'_>,
+    no_regular_candidate: bool,
+) -> Vec<Candidate> {
     // With synchronous replication a standby that may be elected makes going back needless, and then no standby has to
     // be made again (synchronous SY-9).
     if replaced.commits_wait() && !no_regular_candidate {
         return Vec::new();
     }
-    view.former_masters(replaced.uid)
-        .filter_map(|(uid, db)| eligible::fallback(view, uid, db, replaced, no_regular_candidate).ok())
-        .collect()
+    let mut found = Vec::new();
+    for (uid, db) in view.former_masters(replaced.uid) {
+        match eligible::fallback(view, uid, db, replaced, no_regular_candidate) {
+            Ok(candidate) => found.push(candidate),
+            Err(why) => draft.note(why.note(uid, db)),
+        }
+    }
+    found
 }
 
 /// Closes the proxies, so that a former master can be elected once no proxy may still forward (fencing F-6).

@@ -96,6 +96,10 @@ notes! {
     }
     /// A standby's keeper is leaving, or its instance is stopped.
     info CandidateLeaving "ignoring keeper since it is stopping" { "db" = db: DbUid, "keeper" = keeper: KeeperUid }
+    /// A db cannot be elected for another reason (sentinel N-5).
+    info NotEligible "ignoring keeper since its db cannot be elected" {
+        "db" = db: DbUid, "keeper" = keeper: KeeperUid, "reason" = reason: &'static str,
+    }
     /// The proxies are closed so that a former master can be elected (sentinel C-12, extensions ).
     info ClosingForOldMaster "closing proxies before going back to the old master" {
         "db" = db: DbUid, "keeper" = keeper: KeeperUid,

@@ -1,13 +1,13 @@
 //! Which dbs could replace the master, and why the others cannot (sentinel C-10, C-12, extensions; synchronous
 //! SY-1, SY-2, SY-9). Which of them is chosen is left to `choose`.
 
-use crate::classify::{Validity, validity};
+use crate::classify::{DbClass, Validity, validity};
 use crate::condition::Condition;
 use crate::elect::usable::{CleanEnd, MasterState};
 use crate::in_sync;
 use crate::note::Note;
 use crate::report::KeeperReport;
-use crate::view::PlanView;
+use crate::view::{Assessment, PlanView};
 use base::clock::Boottime;
 use model::{Db, DbUid, Lsn};
 
@@ -74,8 +74,14 @@ pub(crate) enum ReportQuality {
 pub(crate) enum Ineligible {
     /// It is a former master, and the failed one was not announced yet: it can only be a fallback.
     FormerMaster,
-    /// It is unhealthy, not converged, or not of the master's cluster.
-    NotGood,
+    /// It or its keeper is unhealthy, or it did not converge in time.
+    Failed,
+    /// It has not converged yet.
+    Converging,
+    /// Its first copy is not complete.
+    NotCopied,
+    /// Its data are of another cluster, or of another branch than the master's.
+    Invalid,
     /// It is on another timeline than the master.
     OtherTimeline,
     /// Its keeper is leaving, or its instance is stopped.
@@ -101,17 +107,35 @@ pub(crate) enum Ineligible {
 }
 
 impl Ineligible {
-    /// Returns the note that is logged, if any. What the statuses show already is not.
-    pub(crate) fn note(self, uid: &DbUid, db: &Db) -> Option<Note> {
+    /// Returns the note that is logged.
+    pub(crate) fn note(self, uid: &DbUid, db: &Db) -> Note {
         let (uid, keeper) = (uid.clone(), db.spec.keeper_uid.clone());
-        match self {
-            Self::Leaving => Some(Note::CandidateLeaving { db: uid, keeper }),
-            Self::TooFarBehind { at, master } => Some(Note::TooFarBehind { db: uid, at, master }),
-            Self::MayNotBeMaster => Some(Note::MayNotBeMaster { db: uid, keeper }),
-            Self::MissingWal { at, lsn } => Some(Note::MissingWal { db: uid, at, lsn }),
-            Self::FormerMaster | Self::NotGood | Self::OtherTimeline | Self::NotInSync => None,
-            Self::KeeperNotRunning | Self::NotRunning | Self::StoppedOnOtherTimeline => None,
-            Self::OtherData | Self::ClientsMayHaveWritten => None,
+        let reason = match self {
+            Self::Leaving => return Note::CandidateLeaving { db: uid, keeper },
+            Self::TooFarBehind { at, master } => return Note::TooFarBehind { db: uid, at, master },
+            Self::MayNotBeMaster => return Note::MayNotBeMaster { db: uid, keeper },
+            Self::MissingWal { at, lsn } => return Note::MissingWal { db: uid, at, lsn },
+            Self::FormerMaster => "it is no standby, and the failed master was not announced",
+            Self::Failed => "it or its keeper is unhealthy, or it has not converged in time",
+            Self::Converging => "it has not converged yet",
+            Self::NotCopied => "its first copy is not complete",
+            Self::Invalid => "its data are of another cluster or another branch of it",
+            Self::OtherTimeline => "it is on another timeline than the master",
+            Self::NotInSync => "it is not known to have been in sync with the master",
+            Self::KeeperNotRunning => "it is a former master, and its keeper is not running or is leaving",
+            Self::NotRunning => "it is a former master that neither runs nor was stopped by its keeper",
+            Self::StoppedOnOtherTimeline => {
+                "it is a former master that stopped on another timeline than it reported before"
+            }
+            Self::OtherData => "it is a former master with incomplete data, or data of another cluster or branch",
+            Self::ClientsMayHaveWritten => {
+                "it is a former master, and clients may have written to the failed one since"
+            }
+        };
+        Note::NotEligible {
+            db: uid,
+            keeper,
+            reason,
         }
     }
 }
@@ -131,9 +155,19 @@ pub(crate) fn regular(
     let answer = if assessment.is_good() {
         reason_against(view, uid, db, replaced).map_or_else(|| Ok(candidate(view, uid, db, replaced)), Err)
     } else {
-        Err(Ineligible::NotGood)
+        Err(reason_not_good(&assessment))
     };
     (answer, assessment.deadline)
+}
+
+/// Returns why a db that is not good, or not valid, cannot be elected.
+fn reason_not_good(assessment: &Assessment) -> Ineligible {
+    match (&assessment.validity, assessment.class) {
+        (Validity::Invalid(_), _) => Ineligible::Invalid,
+        (_, DbClass::Failed) => Ineligible::Failed,
+        (Validity::Unknown, _) => Ineligible::NotCopied,
+        (Validity::Valid, DbClass::Converging | DbClass::Good) => Ineligible::Converging,
+    }
 }
 
 fn candidate(view: &PlanView<'_>, uid: &DbUid, db: &Db, replaced: ReplacedMaster<'_>) -> Candidate {

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use super::cluster::{Setup, base, check, db_uid};
-use crate::Urgency;
+use super::cluster::{Setup, base, check, db_uid, db2_elected, synchronous};
+use crate::{Note, Urgency};
 use model::Lsn;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -135,4 +135,108 @@ fn a_leaving_standby_is_no_candidate() {
     let mut setup = after_orderly_shutdown();
     setup.info("keeper2").leaving = true;
     check(&mut setup, "db3 lacks WAL");
+}
+
+/// Why dbs cannot be elected, but for the reasons that have a message of their own.
+fn reasons(mut setup: Setup) -> String {
+    let plan = setup.plan().unwrap();
+    let reasons = plan.notes.iter().filter_map(|note| match note {
+        Note::NotEligible { db, reason, .. } => Some(format!("{db}: {reason}")),
+        _ => None,
+    });
+    reasons.collect::<Vec<_>>().join("; ")
+}
+
+#[test]
+fn an_election_notes_why_each_standby_is_no_candidate() {
+    let failed = |change: fn(&mut Setup)| {
+        let mut setup = base(2);
+        setup.unhealthy("db1").at("db1", 1, 1_000).at("db2", 1, 1_000);
+        change(&mut setup);
+        reasons(setup)
+    };
+    assert_eq!(failed(|_| {}), "");
+    assert_eq!(
+        failed(|setup| {
+            setup.unhealthy("db2");
+        }),
+        "db2: it or its keeper is unhealthy, or it has not converged in time"
+    );
+    assert_eq!(
+        failed(|setup| {
+            setup.converging("db2", 2, SECOND);
+        }),
+        "db2: it has not converged yet"
+    );
+    assert_eq!(
+        failed(|setup| {
+            setup.converging("db2", 1, SECOND);
+            setup.db("db2").status.current_generation = 0;
+        }),
+        "db2: its first copy is not complete"
+    );
+    assert_eq!(
+        failed(|setup| {
+            setup.at("db2", 2, 1_000);
+        }),
+        "db2: its data are of another cluster or another branch of it"
+    );
+    assert_eq!(
+        failed(|setup| {
+            setup.at("db1", 2, 1_000).at("db2", 1, 390);
+            setup.left_timeline_1("db1", 400);
+        }),
+        "db2: it is on another timeline than the master"
+    );
+    let mut setup = synchronous(3, &["db2"], &["db2"]);
+    setup.unhealthy("db1").unhealthy("db2");
+    assert_eq!(
+        reasons(setup),
+        "db2: it or its keeper is unhealthy, or it has not converged in time; \
+         db3: it is not known to have been in sync with the master"
+    );
+}
+
+#[test]
+fn an_election_notes_one_reason_why_a_former_master_is_no_candidate() {
+    // db2 replaced db1, was announced, and has failed
+    let failed = |change: fn(&mut Setup)| {
+        let mut setup = base(2);
+        db2_elected(&mut setup);
+        setup.db("db1").generation = 1;
+        setup.at("db1", 1, 450).at("db2", 2, 500_000).unhealthy("db2");
+        setup.left_timeline_1("db2", 400);
+        setup.proxy().spec.master_db_uid = db_uid("db2");
+        change(&mut setup);
+        reasons(setup)
+    };
+    assert_eq!(
+        failed(|setup| {
+            setup.silent("keeper1").unhealthy("db1");
+        }),
+        "db1: it is a former master, and its keeper is not running or is leaving"
+    );
+    assert_eq!(
+        failed(|setup| setup.state("keeper1").healthy = false),
+        "db1: it is a former master that neither runs nor was stopped by its keeper"
+    );
+    assert_eq!(
+        failed(|setup| {
+            setup.stopped("keeper1", 3, 450);
+        }),
+        "db1: it is a former master that stopped on another timeline than it reported before"
+    );
+    assert_eq!(
+        failed(|_| {}),
+        "db1: it is a former master with incomplete data, or data of another cluster or branch"
+    );
+    assert_eq!(
+        failed(|setup| {
+            setup.at("db1", 2, 450);
+            setup.db("db1").status.timelines_history = setup.db("db2").status.timelines_history.clone();
+            setup.at("db2", 3, 500_000);
+            setup.db("db2").status.timelines_history.clear();
+        }),
+        "db1: it is a former master, and clients may have written to the failed one since"
+    );
 }

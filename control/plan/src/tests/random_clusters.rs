@@ -19,10 +19,11 @@ const CASES: u64 = 3_000;
 const ROUNDS: usize = 4;
 
 /// Decisions that are among the cases, by their notes.
-const REACHED: [&str; 21] = [
+const REACHED: [&str; 22] = [
     "a standby becomes electable",
     "electing db as the new master",
     "no eligible masters",
+    "ignoring keeper since its db cannot be elected",
     "ignoring an operator's request for a failover",
     "closing proxies before electing the db that an operator asked for",
     "electing the db that an operator asked for: what it lacks is lost",
@@ -364,6 +365,7 @@ fn run(seed: u64) -> BTreeSet<&'static str> {
             }
         };
         noted.extend(plan.notes.iter().map(crate::Note::message));
+        explains_every_db(&setup.data, &plan);
         if !electable(&plan.next).1.is_subset(&electable(&setup.data).1) {
             noted.insert("a standby becomes electable");
         }
@@ -380,6 +382,30 @@ fn run(seed: u64) -> BTreeSet<&'static str> {
     }
     settles(&mut setup);
     noted
+}
+
+/// Checks that a plan that finds no eligible master notes a reason for each db.
+fn explains_every_db(data: &ClusterData, plan: &Plan) {
+    if !plan.notes.contains(&crate::Note::NoEligibleMasters {}) {
+        return;
+    }
+    let others = data.dbs().keys().filter(|uid| Some(*uid) != data.master_uid());
+    for uid in others {
+        let is_explained = plan.notes.iter().any(|note| ineligible_db(note) == Some(uid));
+        assert!(is_explained, "no reason for {uid}: {:?}", plan.notes);
+    }
+}
+
+/// The db that cannot be elected for the reason in this note.
+fn ineligible_db(note: &crate::Note) -> Option<&DbUid> {
+    match note {
+        crate::Note::NotEligible { db, .. }
+        | crate::Note::TooFarBehind { db, .. }
+        | crate::Note::MissingWal { db, .. }
+        | crate::Note::MayNotBeMaster { db, .. }
+        | crate::Note::CandidateLeaving { db, .. } => Some(db),
+        _ => None,
+    }
 }
 
 /// Checks that the same reports, read again and again, stop to cause decisions.
