@@ -50,6 +50,7 @@ pub use memory::Memory;
 pub use note::{DbList, Note, ProxyList};
 pub use observation::{Observations, Observed};
 pub use plan_error::{PlanError, Violation};
+pub use synchronous::missing_synchronous_standbys;
 
 /// The input of a plan: the cluster data, the infos read with it, the memory and the time.
 #[derive(Debug, Clone, Copy)]

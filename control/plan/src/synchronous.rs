@@ -9,7 +9,7 @@ use crate::draft::Draft;
 use crate::in_sync;
 use crate::note::{DbList, Note};
 use crate::view::{Assessment, PlanView};
-use model::{Db, DbUid, FAKE_STANDBY};
+use model::{CheckedClusterData, Db, DbUid, FAKE_STANDBY, Keeper, Spec};
 
 /// What the sets are decided from.
 struct Sync<'a> {
@@ -59,7 +59,7 @@ pub(crate) fn manage(
         master,
         db,
         assessments,
-        limits: limits(view, db),
+        limits: limits(view.keeper_of(db), view.spec),
     };
     let (previous, known, settled) = sync.update_known(draft);
     if !settled {
@@ -70,9 +70,12 @@ pub(crate) fn manage(
         return;
     }
     let next = sync.next_set(draft, &previous);
-    sync.note_missing(draft, &previous, &next);
+    let is_final = next == previous;
     if let Some(master) = draft.db_mut(master) {
         write_sets(master, next, known, sync.limits.min);
+    }
+    if is_final {
+        sync.note_missing(draft);
     }
 }
 
@@ -88,13 +91,42 @@ pub(crate) fn write_sets(db: &mut Db, wanted: BTreeSet<DbUid>, known: BTreeSet<D
 
 /// Returns the number of standbys that the commits of a master wait for at least.
 pub(crate) fn minimum(view: &PlanView<'_>, master: &Db) -> usize {
-    limits(view, master).min
+    limits(view.keeper_of(master), view.spec).min
 }
 
-/// Returns the limits of the set. PostgreSQL 9.5 and earlier waits for one standby only, so one is replaced at once
+/// Returns how many standbys the commits of the master wait for in vain, as far as the cluster data show: members of the
+/// wanted set that are not healthy standbys count as lost (sentinel S-13). 0 without synchronous replication.
+pub fn missing_synchronous_standbys(checked: &CheckedClusterData) -> usize {
+    let (data, spec) = (&checked.data, &checked.spec);
+    let master = data.master_uid().and_then(|uid| data.dbs().get(uid));
+    master.map_or(0, |master| {
+        let min = limits(data.keepers().get(&master.spec.keeper_uid), spec).min;
+        count_missing(master, min, |uid| {
+            let standby = data.dbs().get(uid).filter(|db| db.is_standby_type());
+            standby.is_none_or(|db| !db.status.healthy)
+        })
+    })
+}
+
+/// Returns how many standbys a master waits for in vain: the lost members of its wanted set, and, while it waits for a
+/// standby that does not exist, as many as the set lacks of `min` (sentinel S-13).
+fn count_missing(master: &Db, min: usize, is_lost: impl Fn(&DbUid) -> bool) -> usize {
+    if !master.spec.synchronous_replication {
+        return 0;
+    }
+    let wanted = in_sync::wanted(master);
+    let lost = wanted.iter().filter(|uid| is_lost(uid)).count();
+    let placeholders = master.spec.external_synchronous_standbys.iter().flatten().count();
+    match placeholders {
+        0 => lost,
+        // The minimum may have been lowered since the set was written.
+        _ => lost + min.saturating_sub(wanted.len()).max(placeholders),
+    }
+}
+
+/// Returns the limits of the set, from the keeper of the master. PostgreSQL 9.5 and earlier waits for one standby only, so one is replaced at once
 /// (sentinel S-1).
-fn limits(view: &PlanView<'_>, master: &Db) -> Limits {
-    let keeper = view.keeper_of(master);
+fn limits(keeper: Option<&Keeper>, spec: &Spec) -> Limits {
     let version = keeper.map(|keeper| keeper.status.postgres_binary_version);
     if version.is_some_and(|version| version.major == 9 && version.minor <= 5) {
         return Limits {
@@ -104,8 +136,8 @@ fn limits(view: &PlanView<'_>, master: &Db) -> Limits {
         };
     }
     Limits {
-        min: usize::from(view.spec.min_synchronous_standbys),
-        max: usize::from(view.spec.max_synchronous_standbys),
+        min: usize::from(spec.min_synchronous_standbys),
+        max: usize::from(spec.max_synchronous_standbys),
         merge: true,
     }
 }
@@ -252,14 +284,17 @@ impl Sync<'_> {
         ordered
     }
 
-    /// Notes that commits wait because standbys are missing and none is on its way to replace them (synchronous SY-18).
-    fn note_missing(&self, draft: &mut Draft, previous: &BTreeSet<DbUid>, next: &BTreeSet<DbUid>) {
-        let lost = next.iter().filter(|uid| self.lost(draft, uid).is_some()).count();
-        let missing = lost + self.limits.min.saturating_sub(next.len());
-        if missing > 0 && previous == next {
+    /// Notes that commits wait because standbys of the set that was written are missing (synchronous SY-18).
+    fn note_missing(&self, draft: &mut Draft) {
+        let Some(master) = draft.next.dbs().get(self.master) else {
+            return;
+        };
+        let missing = count_missing(master, self.limits.min, |uid| self.lost(draft, uid).is_some());
+        if missing > 0 {
+            let wanted = list(&in_sync::wanted(master));
             draft.note(Note::SyncStandbysMissing {
                 master: self.master.clone(),
-                wanted: list(next),
+                wanted,
                 missing,
             });
         }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use base::counted;
-use model::{ClusterData, DbUid, KeeperUid};
+use model::{CheckedClusterData, DbUid, KeeperUid};
 
 /// What the cluster data hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -12,7 +12,7 @@ pub(crate) struct ClusterOverview {
     pub(crate) announced: Option<KeeperUid>,
     pub(crate) is_master_healthy: bool,
     pub(crate) healthy_standbys: usize,
-    /// Standbys that commits wait for and that are not there or not healthy.
+    /// Standbys that commits wait for in vain (sentinel S-13).
     pub(crate) missing_sync_standbys: usize,
     pub(crate) keepers: usize,
     pub(crate) failed_keepers: usize,
@@ -21,7 +21,8 @@ pub(crate) struct ClusterOverview {
 }
 
 impl ClusterOverview {
-    pub(crate) fn of(data: &ClusterData) -> Self {
+    pub(crate) fn of(checked: &CheckedClusterData) -> Self {
+        let data = &checked.data;
         let is_healthy = |uid: &DbUid| data.dbs().get(uid).is_some_and(|db| db.status.healthy);
         let standbys = data.dbs().values().filter(|db| db.is_standby_type());
         let keepers = data.keepers();
@@ -29,7 +30,7 @@ impl ClusterOverview {
             announced: data.proxied_master().map(|(_, db)| db.spec.keeper_uid.clone()),
             is_master_healthy: data.master_uid().is_some_and(is_healthy),
             healthy_standbys: standbys.filter(|db| db.status.healthy).count(),
-            missing_sync_standbys: missing_sync_standbys(data),
+            missing_sync_standbys: plan::missing_synchronous_standbys(checked),
             keepers: keepers.len(),
             failed_keepers: keepers.values().filter(|keeper| !keeper.status.healthy).count(),
             proxies: data.proxy.as_ref().map_or(0, |proxy| proxy.spec.enabled_proxies.len()),
@@ -56,43 +57,35 @@ impl fmt::Display for ClusterOverview {
     }
 }
 
-/// Returns how many of the standbys that the master's commits wait for are not there or not healthy (sentinel S-13). A
-/// name that no standby has stands for one that is missing.
-fn missing_sync_standbys(data: &ClusterData) -> usize {
-    let master = data.master_uid().and_then(|uid| data.dbs().get(uid));
-    let Some(master) = master.filter(|master| master.spec.synchronous_replication) else {
-        return 0;
-    };
-    let is_there = |uid: &&DbUid| {
-        let db = data.dbs().get(*uid);
-        db.is_some_and(|db| db.status.healthy && db.is_standby_type())
-    };
-    let wanted = master.spec.synchronous_standbys.iter().flatten();
-    let absent = wanted.filter(|uid| !is_there(uid)).count();
-    absent + master.spec.external_synchronous_standbys.iter().flatten().count()
-}
-
 #[cfg(test)]
 mod tests {
+    use model::Stored;
+
     use super::*;
+
+    /// The overview of this document; its cluster has the master d1 and a minimum of 3 standbys.
+    fn overview(dbs: &str) -> ClusterOverview {
+        let spec = r#"{"initMode":"new","minSynchronousStandbys":3,"maxSynchronousStandbys":3}"#;
+        let data =
+            format!(r#"{{"formatVersion":1,"cluster":{{"spec":{spec},"status":{{"master":"d1"}}}},"dbs":{dbs}}}"#);
+        let stored = Stored::decode(Some(data.as_bytes()));
+        ClusterOverview::of(stored.usable().unwrap_or_else(|| panic!("{stored:?}")))
+    }
 
     /// The missing standbys of a master with this spec, beside d2.
     fn missing(spec: &str, d2: &str) -> usize {
-        let data = format!(
-            r#"{{"formatVersion":1,"cluster":{{"status":{{"master":"d1"}}}},"dbs":{{"d1":{{"spec":{spec}}},"d2":{d2}}}}}"#
-        );
-        let data = ClusterData::parse(data.as_bytes()).unwrap().unwrap();
-        ClusterOverview::of(&data).missing_sync_standbys
+        overview(&format!(r#"{{"d1":{{"spec":{spec}}},"d2":{d2}}}"#)).missing_sync_standbys
     }
 
     #[test]
     fn a_former_master_is_no_healthy_standby() {
-        let data = r#"{"formatVersion":1,"cluster":{"status":{"master":"d2"}},"dbs":{
+        let overview = overview(
+            r#"{
             "d1":{"spec":{"role":"master"},"status":{"healthy":true}},
             "d2":{"spec":{"role":"master"},"status":{"healthy":true}},
-            "d3":{"spec":{"role":"standby","followConfig":{"type":"internal","dbuid":"d2"}},"status":{"healthy":true}}}}"#;
-        let data = ClusterData::parse(data.as_bytes()).unwrap().unwrap();
-        assert_eq!(ClusterOverview::of(&data).healthy_standbys, 1);
+            "d3":{"spec":{"role":"standby","followConfig":{"type":"internal","dbuid":"d1"}},"status":{"healthy":true}}}"#,
+        );
+        assert_eq!(overview.healthy_standbys, 1);
     }
 
     #[test]
@@ -106,8 +99,20 @@ mod tests {
         assert_eq!(missing(waits, &standby(true)), 0);
         assert_eq!(missing(waits, &standby(false)), 1);
         assert_eq!(missing(waits, r#"{"spec":{"role":"master"}}"#), 1, "a former master");
-        let fake = r#"{"synchronousReplication":true,"externalSynchronousStandbys":["stolonfakestandby"]}"#;
-        assert_eq!(missing(fake, &standby(true)), 1);
         assert_eq!(missing("{}", &standby(false)), 0);
+    }
+
+    /// Row X44 (sentinel 15.5).
+    #[test]
+    fn a_set_below_the_minimum_lacks_as_many_as_the_log_has() {
+        let standby =
+            r#"{"spec":{"role":"standby","followConfig":{"type":"internal","dbuid":"d1"}},"status":{"healthy":true}}"#;
+        let waits = |wanted: &str| {
+            format!(
+                r#"{{"synchronousReplication":true,"synchronousStandbys":{wanted},"externalSynchronousStandbys":["stolonfakestandby"]}}"#
+            )
+        };
+        assert_eq!(missing(&waits(r#"["d2"]"#), standby), 2);
+        assert_eq!(missing(&waits("[]"), standby), 3);
     }
 }

@@ -273,7 +273,7 @@ impl Sentinel {
     /// Records that there is usable cluster data. Returns the interval of rounds that it sets.
     fn record_usable_data(&mut self, data: &CheckedClusterData) -> Duration {
         self.missing_data.reset();
-        let overview = ClusterOverview::of(&data.data);
+        let overview = ClusterOverview::of(data);
         self.metrics.set_cluster(&overview);
         self.status.set_cluster(overview);
         self.failover

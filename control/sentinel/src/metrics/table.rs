@@ -29,7 +29,7 @@ daemon::metric_table! {
     HEALTHY_STANDBYS = MetricRow::gauge("stolon_sentinel_healthy_standbys", MetricUnit::Count,
         "Healthy standbys in the cluster data");
     SYNC_STANDBYS_MISSING = MetricRow::gauge("stolon_sentinel_synchronous_standbys_missing", MetricUnit::Count,
-        "Standbys that the master's commits wait for and that are missing or not healthy, 0 without synchronous replication");
+        "Standbys that the master's commits wait for in vain: not healthy, or lacking to minSynchronousStandbys; 0 without synchronous replication");
     KEEPERS = MetricRow::gauge("stolon_sentinel_keepers", MetricUnit::Count, "Keepers in the cluster data");
     KEEPERS_FAILED = MetricRow::gauge("stolon_sentinel_keepers_failed", MetricUnit::Count,
         "Keepers in the cluster data that are not healthy");
