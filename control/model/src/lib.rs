@@ -32,6 +32,7 @@ mod spec_names;
 mod stored;
 pub mod support;
 mod timestamp;
+mod unfit_data;
 mod validate;
 
 pub use check::{CheckedClusterData, Undecidable, Unusable};
@@ -68,6 +69,7 @@ pub use spec_names::{SpecInput, repeated_members_warning, spec_text_warnings};
 pub use stored::Stored;
 pub use support::NotSupported;
 pub use timestamp::{Timestamp, TimestampError};
+pub use unfit_data::{UnfitData, check_requested_data};
 pub use validate::{InvalidSpec, SpecChangeError, replace_spec};
 
 /// Returns whether a value is its type's default, which class-Z fields omit when written (data-model J-5).

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use model::KeeperUid;
+use model::UnfitData;
 
 /// Why the request of an operator is not carried out.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,51 +21,29 @@ pub enum FailoverRefusal {
     Failed,
     /// The keeper does not report its db healthy at present.
     NotReported,
-    /// Its data were never complete, or are being copied.
-    Incomplete,
-    /// Its data are of another database cluster.
-    OtherSystem,
-    /// Its keeper has `--can-be-master=false`.
-    MayNotBeMaster,
-    /// It is a standby on a lower timeline than another db. Its promotion would make a second timeline with the same
-    /// number, and other data could not be distinguished from its own (sentinel C-12).
-    LowerTimeline {
-        /// Its timeline.
-        own: u64,
-        /// The highest one in the cluster.
-        highest: u64,
-    },
-    /// Another former master is kept. With closed proxies it could be elected instead, although it may lack more
-    /// (extensions X-2.9; synchronous SY-9).
-    FormerMasterKept {
-        /// Its keeper.
-        keeper: KeeperUid,
-    },
+    /// Its data cannot become the master's.
+    Unfit(UnfitData),
+}
+
+impl From<UnfitData> for FailoverRefusal {
+    fn from(why: UnfitData) -> Self {
+        Self::Unfit(why)
+    }
 }
 
 impl fmt::Display for FailoverRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::LossNotAccepted => f.write_str("it does not accept the loss of data"),
-            Self::OtherMaster => f.write_str("it is about another master"),
+            Self::LossNotAccepted => f.write_str("the request does not accept the loss of data"),
+            Self::OtherMaster => f.write_str(
+                "another db is the master than when the request was made: repeat the command if that one has failed",
+            ),
             Self::NoDb => f.write_str("the keeper has no db"),
-            Self::IsMaster => f.write_str("it is the keeper of the failed master"),
+            Self::IsMaster => f.write_str("the keeper has the failed master itself"),
             Self::Leaving => f.write_str("the keeper is stopping"),
             Self::Failed => f.write_str("the keeper or its db is not healthy"),
             Self::NotReported => f.write_str("the keeper does not report its db healthy at present"),
-            Self::Incomplete => f.write_str("its data are not complete, or are being copied"),
-            Self::OtherSystem => f.write_str("its data are of another database cluster"),
-            Self::MayNotBeMaster => f.write_str("it cannot be master (--can-be-master=false)"),
-            Self::LowerTimeline { own, highest } => write!(
-                f,
-                "it is a standby on timeline {own}, and timeline {highest} exists: its promotion would make a second \
-                 timeline with the same number"
-            ),
-            Self::FormerMasterKept { keeper } => write!(
-                f,
-                "the former master of keeper {keeper} is kept and could be elected instead: remove it first, with \
-                 `stolonctl removekeeper {keeper}`"
-            ),
+            Self::Unfit(why) => write!(f, "the keeper cannot become the master: {why}"),
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::elect::eligible::{Candidate, CandidateKind, ReplacedMaster, ReportQua
 use crate::failover_refusal::FailoverRefusal;
 use crate::report::KeeperReport;
 use crate::view::PlanView;
-use model::{Db, DbUid, FailoverRequest, KeeperUid};
+use model::{Db, DbUid, FailoverRequest, check_requested_data};
 
 /// Returns the candidate that an operator asked for, by a request of this revision, or why it is none.
 pub(crate) fn candidate(
@@ -52,7 +52,7 @@ fn check<'v>(
         return Err(FailoverRefusal::IsMaster);
     }
     let report = check_keeper(view, uid, db)?;
-    check_data(view, uid, db, replaced)?;
+    check_requested_data(&view.data, replaced.uid, uid)?;
     Ok((uid, db, report))
 }
 
@@ -83,50 +83,4 @@ fn check_keeper<'v>(view: &'v PlanView<'_>, uid: &DbUid, db: &Db) -> Result<&'v 
     }
     let is_healthy = report.reports_healthy(uid);
     is_healthy.then_some(report).ok_or(FailoverRefusal::NotReported)
-}
-
-/// Checks that the data of a db can be those of a master. How old they are does not matter: that is what the operator
-/// gives up.
-fn check_data(view: &PlanView<'_>, uid: &DbUid, db: &Db, replaced: ReplacedMaster<'_>) -> Result<(), FailoverRefusal> {
-    if db.status.current_generation <= 0 || !(db.is_standby_type() || db.is_master_type()) {
-        return Err(FailoverRefusal::Incomplete);
-    }
-    if db.status.system_id != replaced.db.status.system_id {
-        return Err(FailoverRefusal::OtherSystem);
-    }
-    // A former master goes on as one, on its own timeline.
-    if db.is_standby_type() {
-        let keeper = view.keeper_of(db);
-        if keeper.is_some_and(|keeper| keeper.status.can_be_master == Some(false)) {
-            return Err(FailoverRefusal::MayNotBeMaster);
-        }
-        let same_system = view
-            .data
-            .dbs()
-            .values()
-            .filter(|other| other.status.system_id == db.status.system_id);
-        let highest = same_system
-            .map(|other| other.status.timeline_id)
-            .max()
-            .unwrap_or_default();
-        let own = db.status.timeline_id;
-        if own < highest {
-            return Err(FailoverRefusal::LowerTimeline { own, highest });
-        }
-    }
-    match other_fallback(view, uid, replaced) {
-        Some(keeper) => Err(FailoverRefusal::FormerMasterKept { keeper }),
-        None => Ok(()),
-    }
-}
-
-/// Returns the keeper of another former master that closed proxies would turn into a candidate, although clients have
-/// written to the failed master since.
-fn other_fallback(view: &PlanView<'_>, requested: &DbUid, replaced: ReplacedMaster<'_>) -> Option<KeeperUid> {
-    let timeline = replaced.db.status.timeline_id;
-    let mut others = view.former_masters(replaced.uid).filter(|(uid, _)| *uid != requested);
-    let other = others.find(|(_, db)| replaced.commits_wait() || db.status.timeline_id == timeline);
-    other
-        .filter(|_| view.is_announced(replaced.uid))
-        .map(|(_, db)| db.spec.keeper_uid.clone())
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::cluster::{HOUR, Setup, base, check, db_uid, described, keeper_of, synchronous, uids};
 use crate::{Condition, FailoverRefusal, Note, Plan, RequestFate};
-use model::{FailoverRequest, Lsn, Role, Stopped, Timestamp};
+use model::{FailoverRequest, Lsn, Role, Stopped, Timestamp, UnfitData};
 
 /// The revision of the request.
 const REVISION: i64 = 50;
@@ -225,14 +225,22 @@ fn a_standby_on_a_lower_timeline_is_refused() {
     setup.at("db1", 2, 900);
     assert_eq!(
         refusal(&mut setup),
-        FailoverRefusal::LowerTimeline { own: 1, highest: 2 }
+        FailoverRefusal::Unfit(UnfitData::LowerTimeline {
+            own: 1,
+            highest: 2,
+            keeper: keeper_of("db1")
+        })
     );
     // whoever has the higher one
     let mut setup = closed();
     setup.at("db2", 3, 900);
     assert_eq!(
         refusal(&mut setup),
-        FailoverRefusal::LowerTimeline { own: 1, highest: 3 }
+        FailoverRefusal::Unfit(UnfitData::LowerTimeline {
+            own: 1,
+            highest: 3,
+            keeper: keeper_of("db2")
+        })
     );
 }
 
@@ -300,15 +308,15 @@ fn the_keeper_has_to_be_there_and_to_report_complete_data() {
     );
     assert_eq!(
         with(|setup| setup.db("db3").status.current_generation = 0),
-        FailoverRefusal::Incomplete
+        FailoverRefusal::Unfit(UnfitData::Incomplete)
     );
     assert_eq!(
         with(|setup| setup.db("db3").status.system_id = "other".to_owned()),
-        FailoverRefusal::OtherSystem
+        FailoverRefusal::Unfit(UnfitData::OtherSystem)
     );
     assert_eq!(
         with(|setup| setup.keeper_status("keeper3").can_be_master = Some(false)),
-        FailoverRefusal::MayNotBeMaster
+        FailoverRefusal::Unfit(UnfitData::MayNotBeMaster)
     );
 }
 
@@ -363,7 +371,8 @@ fn another_former_master_is_not_made_a_candidate_by_closing_the_proxies() {
     let former = &mut setup.db("db2").spec;
     (former.role, former.follow_config) = (Role::Master, None);
     let keeper = keeper_of("db2");
-    assert_eq!(refusal(&mut setup), FailoverRefusal::FormerMasterKept { keeper });
+    let expected = FailoverRefusal::Unfit(UnfitData::FormerMasterKept { keeper });
+    assert_eq!(refusal(&mut setup), expected);
 }
 
 #[test]

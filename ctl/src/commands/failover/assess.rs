@@ -1,9 +1,13 @@
-//! Whether a failover to a keeper can be requested, and what may be missing then. Pure; the leading sentinel decides by
-//! the same conditions, on what is there at that time (synchronous SY-20).
+//! Whether a failover to a keeper can be requested, and what may be missing then. Pure. The leading sentinel makes the
+//! same check of the data (`model::check_requested_data`), and decides on the infos of that time whether the keeper is there
+//! (synchronous SY-20).
 
 use std::time::Duration;
 
-use model::{CheckedClusterData, ClusterData, Db, DbStatus, DbUid, KeeperInfo, KeeperUid, Lsn, Phase, Timestamp};
+use model::{
+    CheckedClusterData, ClusterData, Db, DbStatus, DbUid, KeeperInfo, KeeperUid, Lsn, Phase, Timestamp, UnfitData,
+    check_requested_data,
+};
 
 /// A failover that can be requested.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,12 +31,12 @@ pub(super) struct RecordedDb {
     pub(super) db: DbUid,
     pub(super) position: Lsn,
     pub(super) timeline: u64,
-    pub(super) state: DbCondition,
+    pub(super) state: DbHealth,
 }
 
-/// Whether a db can be reached.
+/// Health of a db and its keeper.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum DbCondition {
+pub(super) enum DbHealth {
     Healthy,
     /// The master: it has not applied its spec, so it was not promoted, or not in time.
     NotConverged,
@@ -67,7 +71,7 @@ pub(super) struct SyncSets {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Member {
     pub(super) db: DbUid,
-    pub(super) found: Option<(KeeperUid, DbCondition)>,
+    pub(super) found: Option<(KeeperUid, DbHealth)>,
 }
 
 /// Returns what may be missing after a failover to a keeper.
@@ -87,17 +91,17 @@ pub(super) fn assess(
     let (master_uid, master) = master.ok_or("the cluster data name no master db that they hold")?;
     let (uid, db) = find_target(checked, to, master_uid)?;
     let mut of_master = recorded(checked, master_uid, master);
-    if of_master.state == DbCondition::Healthy && master.is_converged() {
+    if of_master.state == DbHealth::Healthy && master.is_converged() {
         return Err(format!(
             "the master is healthy: keeper {0} has it; to hand it over, stop that keeper with SIGTERM, or use \
              `stolonctl failkeeper {0}`",
             of_master.keeper
         ));
     }
-    if of_master.state == DbCondition::Healthy {
-        of_master.state = DbCondition::NotConverged;
+    if of_master.state == DbHealth::Healthy {
+        of_master.state = DbHealth::NotConverged;
     }
-    check_target(checked, infos, uid, db, master)?;
+    check_target(checked, infos, uid, db, master_uid)?;
     let target = recorded(checked, uid, db);
     let others = data
         .dbs()
@@ -139,32 +143,32 @@ fn find_target<'d>(
     Ok((uid, db))
 }
 
-/// Checks that the data of a db can become the master's: healthy, complete, of this cluster, and never on a lower
-/// timeline as a standby.
+/// Checks that the keeper of a db is there, and that its data can become the master's.
 fn check_target(
     checked: &CheckedClusterData,
     infos: &[KeeperInfo],
     uid: &DbUid,
     db: &Db,
-    master: &Db,
+    master: &DbUid,
 ) -> Result<(), String> {
-    let (keeper, status) = (&db.spec.keeper_uid, &db.status);
-    if status.current_generation <= 0 {
-        return Err(format!(
-            "keeper {keeper} has no complete data: they were never made, or are being copied"
-        ));
+    let keeper = &db.spec.keeper_uid;
+    let cannot = |why: UnfitData| format!("keeper {keeper} cannot become the master: {why}");
+    let fitness = check_requested_data(&checked.data, master, uid);
+    // A keeper that is copying is not healthy either: the copy is the reason.
+    if fitness == Err(UnfitData::Incomplete) {
+        return Err(cannot(UnfitData::Incomplete));
     }
     let info = infos.iter().find(|info| info.uid == *keeper);
     let is_kept_stopped = db.is_master_type() && info.is_some_and(|info| info.stopped.is_some() && !info.leaving);
-    match recorded(checked, uid, db).state {
-        DbCondition::Healthy | DbCondition::NotConverged => {}
-        DbCondition::PostgresFailed if is_kept_stopped => {}
-        DbCondition::PostgresFailed => {
+    match db_health(&checked.data, db) {
+        DbHealth::Healthy | DbHealth::NotConverged => {}
+        DbHealth::PostgresFailed if is_kept_stopped => {}
+        DbHealth::PostgresFailed => {
             return Err(format!(
                 "the PostgreSQL of keeper {keeper} is not healthy: see `stolonctl status` and its log"
             ));
         }
-        DbCondition::KeeperFailed(_) => {
+        DbHealth::KeeperFailed(_) => {
             return Err(format!(
                 "keeper {keeper} is not healthy: start it, and wait until it is"
             ));
@@ -173,31 +177,7 @@ fn check_target(
     if info.is_some_and(|info| info.is_leaving_or_stopped()) && !is_kept_stopped {
         return Err(format!("keeper {keeper} is stopping"));
     }
-    if status.system_id != master.status.system_id {
-        return Err(format!(
-            "the data of keeper {keeper} are of another database cluster than the master's"
-        ));
-    }
-    if db.is_master_type() {
-        return Ok(());
-    }
-    let keeper_status = checked.data.keepers().get(keeper).map(|keeper| &keeper.status);
-    if keeper_status.is_some_and(|status| status.can_be_master == Some(false)) {
-        return Err(format!("keeper {keeper} cannot be master (--can-be-master=false)"));
-    }
-    let same_system = checked
-        .data
-        .dbs()
-        .values()
-        .filter(|other| other.status.system_id == status.system_id);
-    match same_system.max_by_key(|other| other.status.timeline_id) {
-        Some(highest) if highest.status.timeline_id > status.timeline_id => Err(format!(
-            "keeper {keeper} has a standby on timeline {}, and keeper {} has timeline {}: promoted, it would make a \
-             second timeline with the same number, and copies of both could be mixed up",
-            status.timeline_id, highest.spec.keeper_uid, highest.status.timeline_id
-        )),
-        _ => Ok(()),
-    }
+    fitness.map_err(cannot)
 }
 
 fn recorded(checked: &CheckedClusterData, uid: &DbUid, db: &Db) -> RecordedDb {
@@ -206,18 +186,18 @@ fn recorded(checked: &CheckedClusterData, uid: &DbUid, db: &Db) -> RecordedDb {
         db: uid.clone(),
         position: db.status.xlog_pos,
         timeline: db.status.timeline_id,
-        state: condition(&checked.data, db),
+        state: db_health(&checked.data, db),
     }
 }
 
-/// Returns whether a db can be reached.
-pub(super) fn condition(data: &ClusterData, db: &Db) -> DbCondition {
+/// Returns the health of a db and its keeper.
+pub(super) fn db_health(data: &ClusterData, db: &Db) -> DbHealth {
     let keeper = data.keepers().get(&db.spec.keeper_uid);
     match keeper {
-        Some(keeper) if keeper.status.healthy && db.status.healthy => DbCondition::Healthy,
-        Some(keeper) if keeper.status.healthy => DbCondition::PostgresFailed,
-        Some(keeper) => DbCondition::KeeperFailed(keeper.status.last_healthy_time),
-        None => DbCondition::KeeperFailed(Timestamp::default()),
+        Some(keeper) if keeper.status.healthy && db.status.healthy => DbHealth::Healthy,
+        Some(keeper) if keeper.status.healthy => DbHealth::PostgresFailed,
+        Some(keeper) => DbHealth::KeeperFailed(keeper.status.last_healthy_time),
+        None => DbHealth::KeeperFailed(Timestamp::default()),
     }
 }
 
@@ -246,7 +226,7 @@ fn sync_sets(checked: &CheckedClusterData, master: &Db) -> SyncSets {
             .data
             .dbs()
             .get(db)
-            .map(|of| (of.spec.keeper_uid.clone(), condition(&checked.data, of))),
+            .map(|of| (of.spec.keeper_uid.clone(), db_health(&checked.data, of))),
     };
     let members = |list: &Option<Vec<DbUid>>| list.iter().flatten().map(member).collect();
     SyncSets {

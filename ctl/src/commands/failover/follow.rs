@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use super::super::{CommandOutcome, print};
 use super::FailoverCommand;
-use super::assess::{DbCondition, FailoverReport, RecordedDb, condition};
+use super::assess::{DbHealth, FailoverReport, RecordedDb, db_health};
 use super::request::{WrittenRequest, withdraw};
 
 /// Delay after a reading that failed.
@@ -129,7 +129,7 @@ fn keeper_of(data: &ClusterData, uid: &DbUid) -> KeeperUid {
 fn is_healthy(data: &ClusterData, uid: &DbUid) -> bool {
     data.dbs()
         .get(uid)
-        .is_some_and(|db| condition(data, db) == DbCondition::Healthy && db.is_converged())
+        .is_some_and(|db| db_health(data, db) == DbHealth::Healthy && db.is_converged())
 }
 
 /// Prints each step until the new master is announced.

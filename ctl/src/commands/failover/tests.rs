@@ -163,7 +163,7 @@ fn what_cannot_become_the_master_is_refused() {
     let target = |change: &'static dyn Fn(&mut model::Db)| {
         refused("k3", &|checked| change(checked.data.dbs_mut().get_mut("d3").unwrap()))
     };
-    assert!(target(&|db| db.status.current_generation = 0).contains("no complete data"));
+    assert!(target(&|db| db.status.current_generation = 0).contains("its data are not complete"));
     assert!(target(&|db| db.status.healthy = false).contains("PostgreSQL of keeper k3 is not healthy"));
     assert!(target(&|db| db.status.system_id = "8".to_owned()).contains("of another database cluster"));
     let cannot_be_master = |checked: &mut CheckedClusterData| {
@@ -173,6 +173,12 @@ fn what_cannot_become_the_master_is_refused() {
     let ahead = |checked: &mut CheckedClusterData| checked.data.dbs_mut().get_mut("d2").unwrap().status.timeline_id = 4;
     let text = refused("k3", &ahead);
     assert!(text.contains("timeline 1, and keeper k2 has timeline 4"), "{text}");
+    let other_former_master = |checked: &mut CheckedClusterData| {
+        let spec = &mut checked.data.dbs_mut().get_mut("d2").unwrap().spec;
+        (spec.role, spec.follow_config) = (Role::Master, None);
+    };
+    let text = refused("k3", &other_former_master);
+    assert!(text.contains("`stolonctl removekeeper k2`"), "{text}");
     let initializing = |checked: &mut CheckedClusterData| {
         checked.data.cluster.as_mut().unwrap().status.phase = model::Phase::Initializing;
     };

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use base::printable;
 use model::Timestamp;
 
-use super::assess::{DbCondition, FailoverReport, Member, Missing, RecordedDb, SyncSets};
+use super::assess::{DbHealth, FailoverReport, Member, Missing, RecordedDb, SyncSets};
 
 /// Most members of a set, and other keepers, that are printed.
 const LISTED_MAX: usize = 20;
@@ -78,13 +78,13 @@ fn position(of: &RecordedDb) -> String {
     format!("{} on timeline {}", of.position, of.timeline)
 }
 
-fn state(state: DbCondition, wall: Timestamp) -> String {
+fn state(state: DbHealth, wall: Timestamp) -> String {
     match state {
-        DbCondition::Healthy => "healthy".to_owned(),
-        DbCondition::NotConverged => "healthy, but it has not applied its spec".to_owned(),
-        DbCondition::PostgresFailed => "keeper healthy, PostgreSQL not".to_owned(),
-        DbCondition::KeeperFailed(since) if since.is_zero() => "keeper not healthy".to_owned(),
-        DbCondition::KeeperFailed(since) => {
+        DbHealth::Healthy => "healthy".to_owned(),
+        DbHealth::NotConverged => "healthy, but it has not applied its spec".to_owned(),
+        DbHealth::PostgresFailed => "keeper healthy, PostgreSQL not".to_owned(),
+        DbHealth::KeeperFailed(since) if since.is_zero() => "keeper not healthy".to_owned(),
+        DbHealth::KeeperFailed(since) => {
             format!("keeper not healthy since {since}, {}", ago(wall.since(since).as_secs()))
         }
     }
