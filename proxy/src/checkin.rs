@@ -229,14 +229,14 @@ impl CheckInLoop {
                 };
                 counter.increment(1);
                 self.status.set_failure(None);
-                self.log.check_in_succeeded();
+                self.log.check_in_answered();
                 Ok(Some(result))
             }
             Err(error) => {
                 let metrics = &self.metrics.route;
                 let (counter, what) = match &error {
                     CheckInError::Decode { .. } => (&metrics.checkins_unusable, "cluster data unreadable"),
-                    _ => (&metrics.checkins_failed, "store silent"),
+                    _ => (&metrics.checkins_failed, "check-in failed"),
                 };
                 counter.increment(1);
                 self.status.set_failure(Some(format!("{what}: {}", Chain(&error))));
@@ -316,7 +316,10 @@ impl CheckInLoop {
     fn compare_clocks(&mut self) -> bool {
         let jumped = self.clocks.has_jumped(&self.clock);
         if jumped {
-            warn!("the wall clock has moved more than the time that passed, closing connections to master");
+            warn!(
+                "the wall clock jumped ahead, closing connections to master: the machine may have been suspended, check \
+                 time synchronisation"
+            );
             self.stop_forwarding(CloseReason::ClockJump);
         }
         jumped

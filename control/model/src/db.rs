@@ -44,7 +44,7 @@ pub struct DbSpec {
     /// Whether commits wait for standbys.
     #[serde(skip_serializing_if = "is_zero")]
     pub synchronous_replication: bool,
-    /// Whether a diverged instance is rewound before it is copied.
+    /// Whether a diverged instance is rewound instead of copied, where possible.
     #[serde(skip_serializing_if = "is_zero")]
     pub use_pgrewind: bool,
     /// Extra `max_wal_senders`.

@@ -141,7 +141,7 @@ pub struct Spec {
     pub proxy_timeout: Duration,
     /// Number of standbys that slots and senders are provided for.
     pub max_standbys: u16,
-    /// Number of standbys that one instance feeds.
+    /// Wanted number of standbys (sentinel N-19).
     pub max_standbys_per_sender: u16,
     /// Bytes of lag with which an asynchronous standby may be elected.
     pub max_standby_lag: u32,
@@ -155,7 +155,7 @@ pub struct Spec {
     pub additional_wal_senders: u16,
     /// Extra physical slots on the master, named without the `stolon_` prefix.
     pub additional_master_replication_slots: Option<Vec<String>>,
-    /// Whether a diverged instance is rewound before it is copied.
+    /// Whether a diverged instance is rewound instead of copied, where possible.
     pub use_pgrewind: bool,
     /// How the cluster is initialised.
     pub init_mode: InitMode,

@@ -50,12 +50,12 @@ pub(crate) fn elect(draft: &mut Draft, view: &PlanView<'_>, master: &DbUid, db: 
         close_for_fallback(draft, view, &fallbacks);
         return false;
     }
-    if replaced.commits_wait() && state.wal_end().is_some() {
+    if replaced.is_synchronous() {
         candidates = prefer_complete(candidates);
-        if let Some(until) = wait_for_complete(state, &candidates).filter(|until| view.now <= *until) {
-            draft.deadlines.wake_after(until, view.now);
-            return false;
-        }
+    }
+    if let Some(until) = wait_for_complete(replaced, &candidates).filter(|until| view.now <= *until) {
+        draft.deadlines.wake_after(until, view.now);
+        return false;
     }
     // Only after a failure: a master that left cleanly lost nothing, and its standbys have all of its data.
     if proxies_closed && state.has_failed() {
@@ -115,20 +115,20 @@ fn prefer_complete(candidates: Vec<Candidate>) -> Vec<Candidate> {
         .collect()
 }
 
-/// Returns until when an election waits for a standby that receives everything, if there is one that could be elected
-/// without that (synchronous SY-12).
-fn wait_for_complete(state: MasterState, candidates: &[Candidate]) -> Option<Boottime> {
-    match state {
-        MasterState::Left { since, .. } if candidates.iter().all(|candidate| !candidate.is_complete) => {
-            Some(since + COMPLETE_STANDBY_WAIT)
-        }
-        MasterState::Left { .. } | MasterState::Failed { .. } | MasterState::Usable => None,
-    }
+/// Returns until when an election waits for a standby to receive everything that a synchronous master wrote before its
+/// clean stop, if standbys that were in sync could be elected without that (synchronous SY-12).
+fn wait_for_complete(replaced: ReplacedMaster<'_>, candidates: &[Candidate]) -> Option<Boottime> {
+    let MasterState::Left { end: Some(_), since } = replaced.state else {
+        return None;
+    };
+    let has_complete = candidates.iter().any(|candidate| candidate.is_complete);
+    let waits = replaced.is_synchronous() && !candidates.is_empty() && !has_complete;
+    waits.then_some(since + COMPLETE_STANDBY_WAIT)
 }
 
 /// Notes that no standby is known to have every commit that was acknowledged (sentinel N-5).
 fn note_none_in_sync(draft: &mut Draft, view: &PlanView<'_>, replaced: ReplacedMaster<'_>) {
-    if !replaced.commits_wait() || view.standbys().next().is_none() {
+    if !replaced.is_synchronous() || view.standbys().next().is_none() {
         return;
     }
     let list = |set: std::collections::BTreeSet<DbUid>| DbList(set.into_iter().collect());
@@ -187,7 +187,7 @@ fn find_fallbacks(
 ) -> Vec<Candidate> {
     // With synchronous replication a standby that may be elected makes going back needless, and then no standby has to
     // be made again (synchronous SY-9).
-    if replaced.commits_wait() && !no_regular_candidate {
+    if replaced.is_synchronous() && !no_regular_candidate {
         return Vec::new();
     }
     let mut found = Vec::new();

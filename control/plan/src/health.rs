@@ -159,8 +159,8 @@ fn update_dbs(draft: &mut Draft, memory: &mut Memory, input: HealthInput<'_>) {
 
 /// Returns the state in a report, if it may be used.
 ///
-/// The last state before the report became stale would have been recorded if every round were written (L-12), so it is
-/// used in any case. An info found at the start is used only while it is fresh.
+/// Rounds that change only times and positions are not written, so the recorded state may be older than the last report:
+/// the report is used even once it is stale. An info found at the start is used only while it is fresh.
 fn usable_state(report: &KeeperReport) -> Option<&PostgresState> {
     let is_usable = report.is_fresh() || report.arrival != Arrival::FoundAtStart;
     report.info.postgres_state.as_ref().filter(|_| is_usable)
@@ -194,7 +194,7 @@ fn db_error(
             };
             (Some(report.since), Some(why))
         }
-        // A leaving keeper's db counts as failed even while its shutdown is still running (extensions ).
+        // A leaving keeper's db is in error even while its shutdown is still running (extensions ).
         Some(_) if report.info.leaving => (Some(report.leaving_since), None),
         Some(state) => ((!state.healthy).then_some(report.since), None),
     }

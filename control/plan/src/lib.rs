@@ -1,5 +1,5 @@
 //! The sentinel's decisions: what the cluster data should become, and why. A pure function of what was read, what is
-//! remembered and the time; reading, writing and logging are left to the loop.
+//! remembered and the time. Reading and writing are left to the loop, and so is when the notes of a plan are logged.
 //!
 //! Cluster data that ask for what `model::support` lists as not supported are refused as a whole and left unchanged.
 

@@ -19,7 +19,7 @@ pub struct Memory {
     pub leadership: Option<u64>,
     /// Keepers in the cluster data that have never published, with the time since which that is known.
     pub(crate) never_published: BTreeMap<KeeperUid, Boottime>,
-    /// Since when each db has been in error (sentinel H-12, H-14).
+    /// Since when each db has been in error (sentinel H-12).
     pub(crate) db_errors: BTreeMap<DbUid, Boottime>,
     /// Consecutive reports of each db with the same position (sentinel H-13).
     pub(crate) stalls: BTreeMap<DbUid, Stall>,

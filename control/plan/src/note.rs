@@ -8,7 +8,8 @@ use model::{DbUid, KeeperUid, Lsn, ProxyUid};
 /// Declares the notes with their level, message and fields (sentinel 13).
 macro_rules! notes {
     ($($(#[$doc:meta])* $level:ident $name:ident $message:literal { $($key:literal = $field:ident: $kind:ty),* $(,)? })+) => {
-        /// One note of a plan. Messages and fields are those of Go stolon, which operators know (sentinel 13).
+        /// One note of a plan. Messages that operators of Go stolon know keep their words, fields are named as in the JSON
+        /// (sentinel 13).
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
         #[expect(missing_docs, reason = "the fields are named as they are printed")]
         pub enum Note {

@@ -11,7 +11,7 @@ pub enum PlanError {
     #[error(transparent)]
     Undecidable(#[from] Undecidable),
     /// There is no keeper to initialise the cluster on (sentinel I-1).
-    #[error("cannot choose initial master: no keepers registered")]
+    #[error("cannot choose initial master: no keepers registered: start a keeper")]
     NoKeepers,
     /// The keeper that has the existing data is not registered (sentinel I-2).
     #[error(
@@ -30,7 +30,8 @@ pub enum PlanError {
 /// A broken invariant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
-    /// Its number in sentinel 17.
+    /// Its number in sentinel 17, or that of a rule named there (fencing F-10, extensions, synchronous SY-6, SY-8,
+    /// SY-20).
     pub rule: &'static str,
     /// What is wrong.
     pub what: String,

@@ -27,7 +27,7 @@ pub(crate) struct KeeperReport {
     pub(crate) is_keeper_running: bool,
     /// The key exists, whatever its age.
     pub(crate) key_exists: bool,
-    /// Since when its db counts as failed, if the keeper is leaving.
+    /// Since when its db is in error, if the keeper is leaving.
     pub(crate) leaving_since: Boottime,
 }
 
@@ -133,7 +133,7 @@ fn freshness(known: &KeeperHistory, readable_since: Boottime, spec: &Spec, now: 
     }
 }
 
-/// Returns since when a leaving keeper counts as failed: its publication, less one renewal interval. The timers of a
+/// Returns since when the db of a leaving keeper is in error: its publication, less one renewal interval. The timers of a
 /// killed keeper run from its last renewal, which is no earlier, so an orderly shutdown never delays the failover.
 fn leaving_since(known: &KeeperHistory, readable_since: Boottime) -> Boottime {
     let last_renewal = known.since.before(LIVENESS_PERIOD);

@@ -3,7 +3,6 @@
 mod candidates;
 mod cluster;
 mod damage;
-mod derived;
 mod describe;
 mod durations;
 mod elections;
@@ -20,5 +19,6 @@ mod rows;
 mod simulation;
 mod standby_clusters;
 mod standbys;
+mod steady_rows;
 mod synchronous;
 mod synchronous_rows;

@@ -29,8 +29,8 @@ pub(super) struct RouteLog {
 /// Kinds of failures; a change of the kind is logged.
 #[derive(Debug, PartialEq, Eq)]
 enum FailureKind {
-    /// The store did not answer, or with an error.
-    Store,
+    /// No answer from the store or an error, a check-in that took too long, or a jump of the wall clock.
+    Other,
     /// The cluster data cannot be decoded, for this reason.
     Unreadable(String),
 }
@@ -49,8 +49,8 @@ impl RouteLog {
         }
     }
 
-    /// Logs the first check-in that does not fail any more.
-    pub(super) fn check_in_succeeded(&mut self) {
+    /// Logs the first check-in that does not fail any more, whether or not the cluster data are usable.
+    pub(super) fn check_in_answered(&mut self) {
         if self.failure.take().is_some() {
             info!("checking in again");
         }
@@ -60,7 +60,7 @@ impl RouteLog {
     pub(super) fn check_in_failed(&mut self, error: &CheckInError) {
         let failure = match error {
             CheckInError::Decode { source, .. } => FailureKind::Unreadable(Chain(source).to_string()),
-            _ => FailureKind::Store,
+            _ => FailureKind::Other,
         };
         if self.failure.as_ref() == Some(&failure) {
             debug!(error = %Chain(error), "could not check in");

@@ -180,9 +180,9 @@ mod tests {
         status.route_opened("a", "10.0.0.1:5432".to_owned());
         status.check_in_succeeded(at(2), at(17));
         assert_eq!(reason(at(16)), None);
-        status.set_failure(Some("store silent: no response".to_owned()));
+        status.set_failure(Some("check-in failed: no response".to_owned()));
         assert_eq!(reason(at(16)), None, "the lease still runs");
-        assert_eq!(reason(at(17)).as_deref(), Some("store silent: no response"));
+        assert_eq!(reason(at(17)).as_deref(), Some("check-in failed: no response"));
         status.set_failure(None);
         status.route_closed("not enabled".to_owned());
         status.check_in_succeeded(at(18), at(33));

@@ -217,7 +217,7 @@ fn sigusr1_logs_a_summary() {
             .wait_for_log("check timeout timer fired", SHORT_TIMEOUT)
             .await;
         kill_process(pid, rustix::process::Signal::USR1).unwrap();
-        let closed = "INFO summary route=closed why=\"store silent: ";
+        let closed = "INFO summary route=closed why=\"check-in failed: ";
         proxy.process.wait_for_log(closed, SHORT_TIMEOUT).await;
         harness.etcd.thaw();
     });

@@ -9,7 +9,7 @@ pub(super) fn check(transition: &Transition<'_>, violations: &mut Violations) {
     let (old_master, new_master) = (&master(transition.derived), &master(transition.next));
     let is_normal = phase(transition.before) == Some(&Phase::Normal);
     let master_db = transition.derived.dbs().get(old_master).filter(|_| is_normal);
-    // While the master is unhealthy or not converged, no db changes but by an election.
+    // While the master is unhealthy or not converged, no db is removed but by an election.
     let is_steady = |db: &&Db| {
         let applied = db.status.current_generation == db.generation;
         old_master == new_master && db.status.healthy && applied

@@ -201,8 +201,8 @@ fn check_timing(transition: &Transition<'_>, change: Change<'_>, violations: &mu
     if !is_keeper_present {
         return;
     }
-    let in_doubt = transition.first_run && transition.is_reported_healthy(old_uid, old);
-    violations.require(!in_doubt, "INV-32", || {
+    let reports_healthy = transition.first_run && transition.is_reported_healthy(old_uid, old);
+    violations.require(!reports_healthy, "INV-32", || {
         format!("{old_uid} is replaced in a first run although it reports healthy")
     });
     let (spec, memory) = (transition.spec, transition.memory);

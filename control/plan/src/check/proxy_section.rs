@@ -21,9 +21,9 @@ pub(super) fn check(transition: &Transition<'_>, violations: &mut Violations) {
     });
     // A proxy that still forwards to a former master would write to it while another one is announced.
     if was.is_empty() && !is.is_empty() {
-        let is_waiting = transition.before.dbs().get(is);
-        let is_waiting = is_waiting.is_some_and(|db| db.spec.synchronous_replication);
-        violations.require(is_waiting || !transition.spec_is_synchronous(), "SY-8", || {
+        let announced = transition.before.dbs().get(is);
+        let is_synchronous = announced.is_some_and(|db| db.spec.synchronous_replication);
+        violations.require(is_synchronous || !transition.spec_is_synchronous(), "SY-8", || {
             format!("{is} is announced before its commits wait for standbys")
         });
         let forwarding = transition.forwarding_proxies();

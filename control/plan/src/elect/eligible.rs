@@ -26,7 +26,7 @@ pub(crate) struct ReplacedMaster<'a> {
 impl ReplacedMaster<'_> {
     /// Returns whether only standbys that were in sync may replace it (synchronous SY-1). Its own flag decides: the
     /// spec of the cluster may have changed since its commits began or ceased to wait (sentinel N-6).
-    pub(crate) fn commits_wait(&self) -> bool {
+    pub(crate) fn is_synchronous(&self) -> bool {
         self.db.spec.synchronous_replication
     }
 }
@@ -196,7 +196,7 @@ fn reason_against(view: &PlanView<'_>, uid: &DbUid, db: &Db, replaced: ReplacedM
     {
         return Some(Ineligible::Leaving);
     }
-    let lacking = if replaced.commits_wait() {
+    let lacking = if replaced.is_synchronous() {
         reason_not_in_sync(uid, db, replaced)
     } else {
         reason_behind(view, db, replaced)
@@ -268,7 +268,7 @@ pub(crate) fn fallback(
     // The recorded position is about its own timeline; an instance that stopped on another one has different data
     // (extensions ). With synchronous replication it has all that was acknowledged on any timeline (synchronous
     // SY-9).
-    if !replaced.commits_wait() && stopped.is_some_and(|stopped| stopped.timeline_id != db.status.timeline_id) {
+    if !replaced.is_synchronous() && stopped.is_some_and(|stopped| stopped.timeline_id != db.status.timeline_id) {
         return Err(Ineligible::StoppedOnOtherTimeline);
     }
     reason_against_fallback(view, uid, db, replaced, no_regular_candidate)
@@ -287,7 +287,7 @@ fn reason_against_fallback(
     let (own, current) = (db.status.timeline_id, master.timeline_id);
     let complete = db.status.current_generation > 0;
     let same_system = db.status.system_id.is_empty() || db.status.system_id == master.system_id;
-    if replaced.commits_wait() && complete && same_system {
+    if replaced.is_synchronous() && complete && same_system {
         // The write that announces a synchronous master removes all former ones (synchronous SY-8). One that is still
         // there had all that was acknowledged when it was replaced, and nothing was since (synchronous SY-9).
         return view

@@ -173,7 +173,7 @@ fn a_db_is_removed_for_a_reason_and_never_the_master() {
     other_system.db("db1").status.system_id = "1".to_owned();
     other_system.db("db3").status.system_id = "2".to_owned();
     breaks(other_system.clone(), "", remove_db3);
-    // not while the master is in doubt
+    // not while the master's keeper is leaving
     other_system.info("keeper1").leaving = true;
     breaks(other_system, "INV-20", remove_db3);
 }

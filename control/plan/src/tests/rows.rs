@@ -27,7 +27,7 @@ fn no_keeper_no_master() {
     assert_eq!(refusal, PlanError::NoKeepers);
     assert_eq!(
         refusal.to_string(),
-        "cannot choose initial master: no keepers registered"
+        "cannot choose initial master: no keepers registered: start a keeper"
     );
 }
 

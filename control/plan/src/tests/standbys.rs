@@ -56,10 +56,10 @@ fn a_standby_with_lost_data_is_replaced() {
     let mut going = lost("db2");
     going.info("keeper2").leaving = true;
     check(&mut going, "nothing");
-    // nothing is removed while the master is in doubt
-    let mut in_doubt = base(2);
-    in_doubt.unhealthy("db1").info("keeper2").data_lost = db_uid("db2");
-    check(&mut in_doubt, "elects db2");
+    // nothing is removed while the master is unhealthy
+    let mut unhealthy = base(2);
+    unhealthy.unhealthy("db1").info("keeper2").data_lost = db_uid("db2");
+    check(&mut unhealthy, "elects db2");
 }
 
 /// Rows X19, X20 (sentinel 15.5).

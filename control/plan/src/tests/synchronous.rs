@@ -88,7 +88,7 @@ fn the_first_position_of_a_generation_is_remembered() {
 }
 
 #[test]
-fn a_report_proves_nothing_about_another_generation_or_while_the_master_is_in_doubt() {
+fn a_report_proves_nothing_about_another_generation_or_from_a_master_that_is_not_reported_well() {
     let marked = |change: fn(&mut Setup)| {
         let mut setup = reported(1_000);
         setup.state("keeper1").sync_marked = true;
@@ -234,7 +234,7 @@ fn a_former_master_beside_an_announced_one_is_removed_in_the_next_steady_round()
         &mut setup.clone(),
         "removes db1 (old master); db3 follows db2; db2 waits for db3; keeper1 is silent",
     );
-    // nothing irrevocable while the announced one is in doubt
+    // nothing irrevocable while the announced one is reported unhealthy
     setup.state("keeper2").healthy = false;
     let plan = setup.plan().unwrap();
     assert!(plan.next.dbs().contains_key("db1"));
@@ -287,10 +287,10 @@ fn no_former_master_is_left_when_synchronous_replication_begins() {
         "removes db1 (old master); db3 follows db2; db2 waits for db3; in sync with db2: nobody; \
          keeper1 is silent; db2 is not announced yet",
     );
-    // while the master is in doubt neither happens
-    let mut in_doubt = asynchronous();
-    in_doubt.state("keeper2").healthy = false;
-    let plan = in_doubt.plan().unwrap();
+    // while the master is reported unhealthy neither happens
+    let mut reported_unhealthy = asynchronous();
+    reported_unhealthy.state("keeper2").healthy = false;
+    let plan = reported_unhealthy.plan().unwrap();
     assert!(plan.next.dbs().contains_key("db1"));
     assert!(!plan.next.dbs()["db2"].spec.synchronous_replication);
 }
