@@ -56,9 +56,9 @@ enum Command {
     Spec(spec::Args),
     /// Replace or patch the cluster spec
     Update(update::Args),
-    /// Mark a keeper as failed
+    /// Fail a keeper for one round: a standby replaces its master
     Failkeeper(failkeeper::Args),
-    /// Make an older copy the master when nobody else can be elected, and lose what it lacks
+    /// Make a standby that lacks data the master when no other can be elected; what it lacks is lost
     Failover(failover::Args),
     /// Remove a keeper from the cluster data
     Removekeeper(removekeeper::Args),

@@ -1,4 +1,4 @@
-//! An operator elects an older copy when those that have everything are lost: `stolonctl failover` (synchronous SY-20).
+//! An operator elects a standby that lacks data when those that have everything are lost: `stolonctl failover` (synchronous SY-20).
 
 use model::{Role, from_slice};
 use serde_json::json;
@@ -61,7 +61,7 @@ async fn an_older_copy_is_elected_by_an_operator_when_master_and_synchronous_sta
     let (status, output) = cluster.stolonctl(&arguments).await;
     assert_eq!(status, 0, "{output}");
     for words in [
-        "The master is replaced: keeper keeper0",
+        "Master to be replaced: keeper keeper0",
         "all that the new one lacks is lost",
         "known to be in sync: keeper",
         "promoted and announced: keeper",

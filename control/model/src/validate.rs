@@ -78,11 +78,11 @@ impl ClusterSpec {
         ];
         for (name, value) in durations {
             if value.is_some_and(|value| value.is_negative()) {
-                return invalid(format!("{name} must be positive"));
+                return invalid(format!("{name} must be positive, or zero"));
             }
         }
         if self.proxy_check_interval >= self.proxy_timeout {
-            return invalid("proxyCheckInterval should be less than proxyTimeout");
+            return invalid("proxyCheckInterval should be less than proxyTimeout: lower the one or raise the other");
         }
         for (name, value) in [
             ("maxStandbys", self.max_standbys),
@@ -103,7 +103,7 @@ impl ClusterSpec {
             check_slot_name(name)?;
         }
         if self.pg_hba.iter().flatten().any(|line| line.contains('\n')) {
-            return invalid("pgHBA entries cannot contain newlines");
+            return invalid("pgHBA entries cannot contain newlines: give each line its own entry");
         }
         self.check_init_mode(init_mode)?;
         match &self.default_su_repl_access_mode {
@@ -127,17 +127,21 @@ impl ClusterSpec {
     fn check_init_mode(&self, init_mode: &InitMode) -> Result<(), InvalidSpec> {
         let standby = self.role == Some(Role::Standby);
         match init_mode {
-            InitMode::New if standby => invalid("invalid cluster role standby when initMode is new"),
+            InitMode::New if standby => {
+                invalid("invalid cluster role standby when initMode is new: set role to master, or initMode to pitr")
+            }
             InitMode::New => Ok(()),
             InitMode::Existing => match &self.existing_config {
                 None => invalid("existingConfig undefined: it is required when initMode is existing"),
-                Some(config) if config.keeper_uid.is_empty() => invalid("existingConfig.keeperUID undefined"),
+                Some(config) if config.keeper_uid.is_empty() => {
+                    invalid("existingConfig.keeperUID undefined: set it to the keeper that has the data")
+                }
                 Some(_) => Ok(()),
             },
             InitMode::Pitr => match &self.pitr_config {
                 None => invalid("pitrConfig undefined: it is required when initMode is pitr"),
                 Some(config) if config.data_restore_command.is_empty() => {
-                    invalid("pitrConfig.dataRestoreCommand undefined")
+                    invalid("pitrConfig.dataRestoreCommand undefined: set it to the command that restores the backup")
                 }
                 Some(config) if config.recovery_target_settings.is_some() && standby => {
                     invalid("pitrConfig.recoveryTargetSettings cannot be set when the role is standby")
@@ -153,10 +157,14 @@ impl ClusterSpec {
 fn check_slot_name(name: &str) -> Result<(), InvalidSpec> {
     let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
     if name.is_empty() || !name.chars().all(good) {
-        return invalid(format!("wrong replication slot name: {name:?}"));
+        return invalid(format!(
+            "wrong replication slot name: {name:?}: use lower-case letters, digits and underscores"
+        ));
     }
     if name.starts_with("stolon_") {
-        return invalid(format!("replication slot name is reserved: {name:?}"));
+        return invalid(format!(
+            "replication slot name is reserved: {name:?}: choose one that does not begin with stolon_"
+        ));
     }
     Ok(())
 }

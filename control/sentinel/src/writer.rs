@@ -154,7 +154,7 @@ impl DataWriter {
             Ok(TxnOutcome::Conflict) => {
                 info!("a sentinel has written the initial cluster data, or a keeper has appeared")
             }
-            Err(error) => error!(error = %Chain(&error), "error saving cluster data"),
+            Err(error) => error!(error = %Chain(&error), "cannot create the cluster data"),
         }
     }
 }

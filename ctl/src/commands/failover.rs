@@ -1,5 +1,5 @@
-//! `failover`: makes an older copy the master when nobody else can be elected, at the operator's word (cli 20; synchronous
-//! SY-20). What may be missing is computed by `assess` and printed by `text`; the leading sentinel elects.
+//! `failover`: makes a standby that lacks data the master when no other can be elected, at an operator's request (cli 20;
+//! synchronous SY-20). What may be missing is computed by `assess` and printed by `text`; the leading sentinel elects.
 
 mod assess;
 mod follow;
@@ -26,10 +26,10 @@ use request::RequestOutcome;
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 /// What is added to the time that proxies may need to close.
 const TIMEOUT_MARGIN: Duration = Duration::from_secs(10);
-/// The values that are accepted: below, no election is made in time; above, a forgotten request would act.
+/// The values that are accepted: below, no election is made in time; above, a request could be carried out long after the operator has forgotten it.
 const TIMEOUT_MIN: Duration = Duration::from_secs(5);
 const TIMEOUT_MAX: Duration = Duration::from_secs(600);
-/// How often the request is tried again because another program wrote in between.
+/// Attempts to write the request, each of which fails if another program writes in between.
 const ATTEMPTS: u32 = 10;
 
 #[derive(Debug, clap::Args)]
@@ -78,7 +78,7 @@ pub(super) async fn run(
     for _ in 0..ATTEMPTS {
         let (now, revision) = command.read().await?;
         if now != first {
-            bail!("the cluster is not any more as it was shown: repeat the command, and look at it again");
+            bail!("the cluster has changed since the report: repeat the command");
         }
         let request = FailoverRequest {
             id: id.clone(),
@@ -93,13 +93,13 @@ pub(super) async fn run(
         }
     }
     bail!(
-        "cannot request the failover: failed after {ATTEMPTS} retries, another program wrote the cluster data each time"
+        "cannot request the failover: gave up after {ATTEMPTS} attempts, another program wrote the cluster data each time"
     )
 }
 
 /// Returns the keeper and the timeout that were typed, if the command may be carried out at all.
 fn check_arguments(args: &Args) -> anyhow::Result<(KeeperUid, Option<Duration>)> {
-    const PURPOSE: &str = "failover makes an older copy the master when no other can be elected; to replace a master \
+    const PURPOSE: &str = "failover makes a standby that lacks data the master when no other can be elected; to replace a master \
                            that runs, stop its keeper with SIGTERM, or use `stolonctl failkeeper`";
     ensure!(
         args.arguments.is_empty(),

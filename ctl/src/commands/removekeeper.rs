@@ -32,7 +32,10 @@ fn remove(data: &mut ClusterData, uid: &KeeperUid) -> anyhow::Result<()> {
     }
     let master = data.master_uid().and_then(|master| data.dbs().get(master));
     if master.is_some_and(|db| db.spec.keeper_uid == *uid) {
-        bail!("keeper assigned db is the current cluster master db: keeper {uid} stays until another one is master");
+        bail!(
+            "keeper assigned db is the current cluster master db: make another keeper's db the master first, with \
+             `stolonctl failkeeper {uid}`"
+        );
     }
     data.keepers_mut().remove(uid);
     if data.dbs.is_some() {

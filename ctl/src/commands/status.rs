@@ -103,7 +103,7 @@ fn decode_all<T: DeserializeOwned>(entries: &[Entry]) -> Vec<T> {
         Ok(info) => Some(info),
         Err(error) => {
             print_stderr(format_args!(
-                "left out, not readable: {}: {}",
+                "WARNING: cannot decode {}, not in this status: {}",
                 entry.key.escape_debug(),
                 Chain(&error)
             ));

@@ -104,7 +104,7 @@ async fn nothing_is_requested_without_both_options_and_a_yes() {
     let output = harness.run_with(&FAILOVER, b"no\n").await;
     assert_eq!((output.stderr.as_str(), output.status), ("", 0));
     assert!(
-        output.stdout.starts_with("The master is replaced: keeper k1, db d1\n"),
+        output.stdout.starts_with("Master to be replaced: keeper k1, db d1\n"),
         "{}",
         output.stdout
     );

@@ -52,10 +52,10 @@ fn report(change: impl FnOnce(&mut CheckedClusterData)) -> String {
 #[test]
 fn what_may_be_missing_is_printed() {
     let expected = "\
-The master is replaced: keeper k1, db d1
+Master to be replaced: keeper k1, db d1
   keeper not healthy since 2024-05-06T07:05:12Z, 1 min 30 s ago
   last known position 0/5000148 on timeline 1
-The new master: keeper k3, db d3
+New master: keeper k3, db d3
   position 0/4000000 on timeline 1
   16777544 bytes behind the last known position of the master
   the master may have written more than is known; all that the new one lacks is lost
@@ -63,7 +63,7 @@ Synchronous replication, at least 1 standby:
   commits wait for: keeper k2, keeper not healthy since 2024-05-06T04:05:12Z, 3 h 1 min ago
   commits wait for: db d9, which is gone
   known to be in sync: keeper k2, keeper not healthy since 2024-05-06T04:05:12Z, 3 h 1 min ago
-Others that have more, and are made again from the new master:
+Others that have more, and are copied again from the new master:
   keeper k2: 0/4FFFFB0 on timeline 1, keeper not healthy since 2024-05-06T04:05:12Z, 3 h 1 min ago
 
 ";
@@ -79,10 +79,10 @@ fn without_synchronous_replication_the_sets_are_left_out() {
         checked.data.keepers_mut().get_mut("k1").unwrap().status.healthy = true;
     });
     let expected = "\
-The master is replaced: keeper k1, db d1
+Master to be replaced: keeper k1, db d1
   keeper healthy, PostgreSQL not
   last known position 0/5000148 on timeline 1
-The new master: keeper k3, db d3
+New master: keeper k3, db d3
   position 0/4000000 on timeline 1
   16777544 bytes behind the last known position of the master
   the master may have written more than is known; all that the new one lacks is lost
@@ -134,7 +134,7 @@ fn names_are_printed_as_what_they_are() {
         checked.data.dbs_mut().get_mut("d1").unwrap().spec.keeper_uid = "k\u{1b}[2J".into();
     });
     assert!(
-        text.starts_with("The master is replaced: keeper k\\u{1b}[2J, db d1\n"),
+        text.starts_with("Master to be replaced: keeper k\\u{1b}[2J, db d1\n"),
         "{text}"
     );
 }

@@ -14,7 +14,7 @@ const LISTED_MAX: usize = 20;
 pub(super) fn report(of: &FailoverReport, wall: Timestamp) -> String {
     let FailoverReport { master, target, .. } = of;
     let mut out = format!(
-        "The master is replaced: keeper {}, db {}\n",
+        "Master to be replaced: keeper {}, db {}\n",
         name(&master.keeper),
         name(&master.db)
     );
@@ -22,11 +22,7 @@ pub(super) fn report(of: &FailoverReport, wall: Timestamp) -> String {
     push(&mut out, &format!("last known position {}", position(master)));
     push_heading(
         &mut out,
-        &format!(
-            "The new master: keeper {}, db {}",
-            name(&target.keeper),
-            name(&target.db)
-        ),
+        &format!("New master: keeper {}, db {}", name(&target.keeper), name(&target.db)),
     );
     push(&mut out, &format!("position {}", position(target)));
     push(&mut out, &missing(of));
@@ -40,7 +36,7 @@ pub(super) fn report(of: &FailoverReport, wall: Timestamp) -> String {
     if !of.ahead.is_empty() {
         push_heading(
             &mut out,
-            "Others that have more, and are made again from the new master:",
+            "Others that have more, and are copied again from the new master:",
         );
         for other in of.ahead.iter().take(LISTED_MAX) {
             let keeper = name(&other.keeper);
