@@ -1,4 +1,4 @@
-//! The check-in with the store: performs the steps that `session` orders, one check-in after the other, until the proxy
+//! The check-in with the store: performs the steps that `sequence` orders, one check-in after the other, until the proxy
 //! stops (proxy P-2). What the data mean is decided in `route`; clients are served by `listener`.
 
 mod clock_jump;
@@ -10,7 +10,7 @@ mod requests;
 mod resolve;
 mod resolver;
 mod route_log;
-mod session;
+mod sequence;
 mod status;
 mod step;
 mod timing;
@@ -34,7 +34,7 @@ use self::info_publisher::InfoPublisher;
 use self::resolve::{network_facts, resolve};
 use self::resolver::Resolver;
 use self::route_log::RouteLog;
-use self::session::CheckInSession;
+use self::sequence::CheckInSequence;
 pub use self::status::CheckInStatus;
 use self::step::{CheckInResult, CheckInStep, PublishOutcome, RouteReport};
 use self::timing::{CheckInTiming, RETRY_DELAY_MAX, RETRY_DELAY_MIN};
@@ -248,22 +248,22 @@ impl CheckInLoop {
 
     async fn check_in(&mut self, started: Boottime, limit: Duration) -> Result<CheckInResult, CheckInError> {
         self.publisher.maintain_lease().await;
-        let mut session = CheckInSession::new(
+        let mut sequence = CheckInSequence::new(
             self.me.clone(),
             self.store.keys().cluster_data(),
             self.applied_timing,
             self.forwarding.open_endpoint(),
             self.cached.take(),
         );
-        let result = self.perform(&mut session, started, limit).await;
-        self.cached = session.into_reusable();
+        let result = self.perform(&mut sequence, started, limit).await;
+        self.cached = sequence.into_reusable();
         result
     }
 
     /// Performs the steps of a check-in that was started then and may take `limit`.
     async fn perform(
         &mut self,
-        session: &mut CheckInSession,
+        sequence: &mut CheckInSequence,
         started: Boottime,
         limit: Duration,
     ) -> Result<CheckInResult, CheckInError> {
@@ -275,18 +275,18 @@ impl CheckInLoop {
                 .ok_or(CheckInError::TimedOut(limit))
         };
         loop {
-            match session.next_step() {
+            match sequence.next_step() {
                 CheckInStep::CompareClocks => {
                     let jumped = self.compare_clocks();
-                    session.clocks_compared(jumped)?;
+                    sequence.clocks_compared(jumped)?;
                 }
-                CheckInStep::Read => session.read(self.read(left()?).await?)?,
+                CheckInStep::Read => sequence.read(self.read(left()?).await?)?,
                 CheckInStep::Listen(read_at) => self.forwarding.start_listening(read_at, self.timing()).await?,
                 CheckInStep::StopForwarding => self.stop_forwarding(CloseReason::RouteChange),
                 CheckInStep::Resolve(endpoint) => {
                     let master = self.resolve_master(endpoint, left()?).await;
                     let address = master.as_ref().and_then(MasterAddress::address);
-                    session.resolved(&network_facts(self.forwarding.listen_address(), address), master);
+                    sequence.resolved(&network_facts(self.forwarding.listen_address(), address), master);
                 }
                 CheckInStep::DiscardRequests => self.publisher.discard_requests(),
                 CheckInStep::EndMasterChange => self.forwarding.end_master_change(),
@@ -298,7 +298,7 @@ impl CheckInLoop {
                     if matches!(outcome, Ok(PublishOutcome::Published(_))) {
                         self.log.info_published();
                     }
-                    if let Some(err) = session.published(outcome)? {
+                    if let Some(err) = sequence.published(outcome)? {
                         self.log.publishing_failed(&err);
                     }
                 }

@@ -140,7 +140,7 @@ fn other_branch(master: &DbStatus, db: &DbStatus) -> Option<Note> {
 }
 
 /// Returns why a standby cannot catch up: the master no longer has the WAL that it needs (sentinel C-9).
-pub(crate) fn reason_not_to_catch_up(uid: &DbUid, db: &Db, master: &DbStatus, memory: &Memory) -> Option<Note> {
+pub(crate) fn why_it_cannot_catch_up(uid: &DbUid, db: &Db, master: &DbStatus, memory: &Memory) -> Option<Note> {
     let stalled = memory
         .stalls
         .get(uid)

@@ -204,7 +204,7 @@ fn find_fallbacks(
 fn close_for_fallback(draft: &mut Draft, view: &PlanView<'_>, fallbacks: &[Candidate]) {
     for candidate in fallbacks {
         let keeper = view.data.dbs().get(&candidate.db).map(|db| db.spec.keeper_uid.clone());
-        draft.note(Note::ClosingForOldMaster {
+        draft.note(Note::ClosingForFormerMaster {
             db: candidate.db.clone(),
             keeper: keeper.unwrap_or_default(),
         });

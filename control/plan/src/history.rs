@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::observation::{Observations, Observed};
-use crate::outage::{normal_latency_limit, outage_since};
+use crate::outage::{longest_normal_latency, outage_since};
 use base::clock::Boottime;
 use model::{BootUuid, ClusterUid, KeeperInfo, KeeperUid, ProxyInfo, ProxyUid, Spec};
 
@@ -87,7 +87,7 @@ impl History {
         next.cluster = cluster.clone();
         next.read_at = Some(now);
         next.outage = self.read_at.map_or(Duration::ZERO, |last| {
-            let answered = observations.own_requests.min(normal_latency_limit(self.latency));
+            let answered = observations.own_requests.min(longest_normal_latency(self.latency));
             outage_since(
                 now.since(last).saturating_sub(answered),
                 observations.latency,

@@ -202,7 +202,7 @@ fn plan_normal(draft: &mut Draft, view: &PlanView<'_>, entropy: &mut Entropy<'_>
         let waits = !view.spec_is_synchronous() || db.spec.synchronous_replication;
         let ready = waits && view.is_reported_healthy(master, db);
         proxies::announce(draft, &view.proxies, master, ready);
-        standbys::keep_master_role(draft, view, master);
+        standbys::set_master_role(draft, view, master);
         // Everything else needs a master that standbys can be compared with and copied from.
         if db.status.healthy && db.is_converged() {
             standbys::manage_standbys(draft, view, master, db, entropy);

@@ -102,7 +102,7 @@ notes! {
         "db" = db: DbUid, "keeper" = keeper: KeeperUid, "reason" = reason: &'static str,
     }
     /// The proxies are closed so that a former master can be elected (sentinel C-12, extensions ).
-    info ClosingForOldMaster "closing proxies before going back to the old master" {
+    info ClosingForFormerMaster "closing proxies before going back to a former master" {
         "db" = db: DbUid, "keeper" = keeper: KeeperUid,
     }
     /// The request of an operator cannot be carried out (synchronous SY-20).
@@ -132,9 +132,9 @@ notes! {
     /// The master has failed and no db can replace it (sentinel N-8).
     error NoEligibleMasters "no eligible masters" {}
     /// A former master is removed (sentinel N-14).
-    info RemovingOldMaster "removing old master db" { "db" = db: DbUid, "keeper" = keeper: KeeperUid }
+    info RemovingFormerMaster "removing old master db" { "db" = db: DbUid, "keeper" = keeper: KeeperUid }
     /// A former master is kept as fallback (sentinel N-14).
-    info KeepingOldMaster "keeping former master db as a fallback" {
+    info KeepingFormerMaster "keeping former master db as a fallback" {
         "db" = db: DbUid, "keeper" = keeper: KeeperUid,
     }
     /// A standby does not belong to the master's cluster (sentinel N-15).

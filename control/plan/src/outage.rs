@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-/// Returns the longest duration of a request that is not taken for one that waited for the end of an outage.
-pub(crate) fn normal_latency_limit(usually_took: Duration) -> Duration {
-    usually_took.saturating_mul(2).max(Duration::from_secs(1))
+/// Returns the longest normal latency; a longer one may include the wait for the end of an outage.
+pub(crate) fn longest_normal_latency(usual_latency: Duration) -> Duration {
+    usual_latency.saturating_mul(2).max(Duration::from_secs(1))
 }
 
 /// Returns the part of the time since the last read in which the store may not have answered.
@@ -15,17 +15,17 @@ pub(crate) fn normal_latency_limit(usually_took: Duration) -> Duration {
 /// the usual latency does not count. If reads are missing before it, the whole time does not count.
 pub(crate) fn outage_since(
     elapsed: Duration,
-    took: Duration,
-    usually_took: Duration,
+    latency: Duration,
+    usual_latency: Duration,
     sleep_interval: Duration,
 ) -> Duration {
     // Reads follow each other within a sleepInterval; half of one more, at least a second, allows for a late one.
     let longest_delay = sleep_interval.saturating_add((sleep_interval / 2).max(Duration::from_secs(1)));
-    if elapsed.saturating_sub(took) > longest_delay {
+    if elapsed.saturating_sub(latency) > longest_delay {
         // It is unknown how much of a read after an outage was spent waiting for the store.
         return elapsed;
     }
-    took.min(elapsed).saturating_sub(normal_latency_limit(usually_took))
+    latency.min(elapsed).saturating_sub(longest_normal_latency(usual_latency))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::classify::{Convergence, DbClass, Validity, reason_not_to_catch_up};
+use crate::classify::{Convergence, DbClass, Validity, why_it_cannot_catch_up};
 use crate::draft::Draft;
 use crate::entropy::Entropy;
 use crate::in_sync;
@@ -35,7 +35,7 @@ pub(crate) fn remove_dead_keepers(draft: &mut Draft, view: &PlanView) {
 
 /// Sets the role of the master, which also promotes a standby cluster (sentinel N-13). The first db of a standby cluster
 /// keeps the role that it has.
-pub(crate) fn keep_master_role(draft: &mut Draft, view: &PlanView, master: &DbUid) {
+pub(crate) fn set_master_role(draft: &mut Draft, view: &PlanView, master: &DbUid) {
     if view.spec.role == Role::Standby {
         return;
     }
@@ -100,9 +100,9 @@ fn remove_former_masters(draft: &mut Draft, view: &PlanView, master: &DbUid, mas
             is_former_removable(view, master, db)
         };
         if removable {
-            draft.remove_db(uid, |db, keeper| Note::RemovingOldMaster { db, keeper });
+            draft.remove_db(uid, |db, keeper| Note::RemovingFormerMaster { db, keeper });
         } else {
-            draft.note(Note::KeepingOldMaster {
+            draft.note(Note::KeepingFormerMaster {
                 db: uid.clone(),
                 keeper: db.spec.keeper_uid.clone(),
             });
@@ -137,7 +137,7 @@ fn remove_unusable(draft: &mut Draft, view: &PlanView, master: &Db, assessments:
             draft.remove_db(uid, |db, keeper| Note::RemovingInvalid { db, keeper });
             continue;
         }
-        if let Some(why) = reason_not_to_catch_up(uid, db, &master.status, view.memory) {
+        if let Some(why) = why_it_cannot_catch_up(uid, db, &master.status, view.memory) {
             // A malformed WAL name proves nothing about the standby; it is only logged.
             let is_proven = matches!(why, Note::CannotSync { .. });
             draft.note(why);

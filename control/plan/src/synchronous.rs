@@ -12,7 +12,7 @@ use crate::view::{Assessment, PlanView};
 use model::{CheckedClusterData, Db, DbUid, FAKE_STANDBY, Keeper, Spec};
 
 /// What the sets are decided from.
-struct Sync<'a> {
+struct SyncInput<'a> {
     view: &'a PlanView<'a>,
     master: &'a DbUid,
     db: &'a Db,
@@ -54,15 +54,15 @@ pub(crate) fn manage(
     if former && !db.spec.synchronous_replication {
         return;
     }
-    let sync = Sync {
+    let sync = SyncInput {
         view,
         master,
         db,
         assessments,
         limits: limits(view.keeper_of(db), view.spec),
     };
-    let (previous, known, settled) = sync.update_known(draft);
-    if !settled {
+    let (previous, known) = sync.settle_sets(draft);
+    if known != previous {
         // The wanted set stays until its new members are in sync (sentinel S-3).
         if let Some(master) = draft.db_mut(master) {
             master.status.synchronous_standbys = Some(known.into_iter().collect());
@@ -142,36 +142,37 @@ fn limits(keeper: Option<&Keeper>, spec: &Spec) -> Limits {
     }
 }
 
-impl Sync<'_> {
-    /// Returns the wanted and the known set after the last report of the master, and whether they are equal; only then
-    /// the wanted set may change further (sentinel S-2, S-3).
-    fn update_known(&self, draft: &mut Draft) -> (BTreeSet<DbUid>, BTreeSet<DbUid>, bool) {
+impl SyncInput<'_> {
+    /// Returns the wanted and the known set after the last report of the master; only when they are equal the wanted set
+    /// may change further. Without the members that are lost before they were in sync the wanted set is the known one
+    /// (sentinel S-2, S-3).
+    fn settle_sets(&self, draft: &mut Draft) -> (BTreeSet<DbUid>, BTreeSet<DbUid>) {
         let wanted = in_sync::wanted(self.db);
         let mut known = in_sync::electable(self.db);
-        if known != wanted {
-            let proven = in_sync::proven(self.view, self.master, self.db);
-            known.extend(proven.into_iter().filter(|uid| is_standby(draft, uid)));
-            let mut pending = wanted.difference(&known);
-            let lost = pending.find_map(|uid| Some((uid, self.lost(draft, uid)?)));
-            if let Some((uid, lost)) = lost {
-                draft.note(lost.pending_note(self.master, uid));
-                draft.note(Note::SyncSetReduced {
-                    master: self.master.clone(),
-                    known: list(&known),
-                    wanted: list(&wanted),
-                });
-                return (known.clone(), known, true);
-            }
+        if known == wanted {
+            return (wanted, known);
         }
-        let settled = known == wanted;
-        if !settled {
+        let proven = in_sync::proven(self.view, self.master, self.db);
+        known.extend(proven.into_iter().filter(|uid| is_standby(draft, uid)));
+        let mut pending = wanted.difference(&known);
+        let lost = pending.find_map(|uid| Some((uid, self.lost(draft, uid)?)));
+        if let Some((uid, lost)) = lost {
+            draft.note(lost.pending_note(self.master, uid));
+            draft.note(Note::SyncSetReduced {
+                master: self.master.clone(),
+                known: list(&known),
+                wanted: list(&wanted),
+            });
+            return (known.clone(), known);
+        }
+        if known != wanted {
             draft.note(Note::SyncSetPending {
                 master: self.master.clone(),
                 known: list(&known),
                 wanted: list(&wanted),
             });
         }
-        (wanted, known, settled)
+        (wanted, known)
     }
 
     /// Returns the next wanted set, from the previous one, whose members are all in sync (sentinel 8.2).
@@ -265,7 +266,7 @@ impl Sync<'_> {
         };
         // A former master follows no other db.
         if !db.is_standby_type() {
-            return Some(Lost::Failed);
+            return Some(Lost::Unusable);
         }
         let assessment = self.assessments.get(uid);
         let failed = assessment.is_none_or(|assessment| {
@@ -273,7 +274,7 @@ impl Sync<'_> {
         });
         // Its keeper stops it as soon as commits do not wait for it (synchronous SY-13).
         let leaving = self.view.report_of(db).is_some_and(|report| report.info.leaving);
-        (failed || leaving).then_some(Lost::Failed)
+        (failed || leaving).then_some(Lost::Unusable)
     }
 
     /// Returns dbs in the order of preference: the most advanced first, by uid among equals.
@@ -307,7 +308,7 @@ enum Lost {
     /// Its db is gone.
     Removed,
     /// It has failed, is invalid, or its keeper is leaving.
-    Failed,
+    Unusable,
 }
 
 impl Lost {
@@ -316,7 +317,7 @@ impl Lost {
         let (master, db) = (master.clone(), uid.clone());
         match self {
             Self::Removed => Note::PendingSyncRemoved { master, db },
-            Self::Failed => Note::PendingSyncNotGood { master, db },
+            Self::Unusable => Note::PendingSyncNotGood { master, db },
         }
     }
 
@@ -325,7 +326,7 @@ impl Lost {
         let (master, db) = (master.clone(), uid.clone());
         match self {
             Self::Removed => Note::SyncStandbyRemoved { master, db },
-            Self::Failed => Note::SyncStandbyFailed { master, db },
+            Self::Unusable => Note::SyncStandbyFailed { master, db },
         }
     }
 }

@@ -1,5 +1,5 @@
 //! The open route: its gate, its lease and its connections, and the listener's desired state, which follows from them.
-//! Whether it opens or closes is decided in `session`.
+//! Whether it opens or closes is decided in `sequence`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

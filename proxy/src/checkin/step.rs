@@ -1,4 +1,4 @@
-//! What a check-in consists of, as data: its steps, and what some of them return. Their order is in `session`; they are
+//! What a check-in consists of, as data: its steps, and what some of them return. Their order is in `sequence`; they are
 //! performed by the check-in's loop.
 
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! How long a check-in may take, and when the next one starts (proxy P-2, P-3). Pure; the lease itself is in `session`.
+//! How long a check-in may take, and when the next one starts (proxy P-2, P-3). Pure; the lease itself is in `sequence`.
 
 use std::time::Duration;
 

@@ -27,7 +27,7 @@ pub(crate) fn install(draft: &mut Draft, view: &PlanView<'_>, replaced: Replaced
     // If the replaced master's keeper has published anything since, the plan is made again (extensions ).
     draft.require(view.info_unchanged(replaced.db));
     make_master(draft, view, replaced, best);
-    remove_former_masters(draft, view, replaced, &best.db);
+    remove_outdated_former_masters(draft, view, replaced, &best.db);
     let reason = match replaced.state {
         MasterState::Failed { .. } if !view.is_keeper_gone(replaced.db) => ReplaceReason::MasterUnhealthy,
         _ => ReplaceReason::KeeperGone,
@@ -77,7 +77,7 @@ fn make_master(draft: &mut Draft, view: &PlanView<'_>, replaced: ReplacedMaster<
 }
 
 /// Returns the standbys that commits of the elected db wait for: those of the replaced master, itself replaced by it
-/// (sentinel N-9.5; synchronous SY-6). The former master never streams from the new one, so commits wait until the next
+/// (sentinel N-9.5; synchronous SY-6). The replaced master never streams from the new one, so commits wait until the next
 /// steady round.
 fn inherited_set(replaced: ReplacedMaster<'_>, elected: &DbUid) -> BTreeSet<DbUid> {
     let mut wanted = in_sync::wanted(replaced.db);
@@ -90,12 +90,12 @@ fn inherited_set(replaced: ReplacedMaster<'_>, elected: &DbUid) -> BTreeSet<DbUi
 /// Removes former masters that may lack what clients wrote since they were replaced, so that a synchronous master that
 /// fails before it is announced is never replaced by one of them (synchronous SY-8, SY-9): those that the announced
 /// master left, and those from before its commits waited.
-fn remove_former_masters(draft: &mut Draft, view: &PlanView<'_>, replaced: ReplacedMaster<'_>, elected: &DbUid) {
+fn remove_outdated_former_masters(draft: &mut Draft, view: &PlanView<'_>, replaced: ReplacedMaster<'_>, elected: &DbUid) {
     let may_be_outdated = view.is_announced(replaced.uid) || !replaced.is_synchronous();
     if !view.spec_is_synchronous() || !may_be_outdated {
         return;
     }
     for (uid, _) in view.former_masters(replaced.uid).filter(|(uid, _)| *uid != elected) {
-        draft.remove_db(uid, |db, keeper| Note::RemovingOldMaster { db, keeper });
+        draft.remove_db(uid, |db, keeper| Note::RemovingFormerMaster { db, keeper });
     }
 }

@@ -69,9 +69,9 @@ fn reason(note: &Note) -> Option<String> {
         Note::FailoverRefused { reason, .. } => format!("request refused: {reason}"),
         Note::ClosingAsRequested { db, .. } => format!("to elect {db} as requested"),
         Note::ElectingAsRequested { keeper, .. } => format!("as requested for {keeper}"),
-        Note::ClosingForOldMaster { db, .. } => format!("to go back to {db}"),
+        Note::ClosingForFormerMaster { db, .. } => format!("to go back to {db}"),
         Note::MasterSlow { db, .. } => format!("{db} is slow"),
-        Note::KeepingOldMaster { db, .. } => format!("{db} is kept for now"),
+        Note::KeepingFormerMaster { db, .. } => format!("{db} is kept for now"),
         Note::WaitingForDb { db, .. } => format!("waits for {db}"),
         Note::WaitingForMaster { db, .. } => format!("{db} is not announced yet"),
         Note::WaitingForProxies { proxies, .. } => format!("{proxies} may still forward"),
@@ -86,7 +86,7 @@ fn reason(note: &Note) -> Option<String> {
 /// Why a db is removed.
 fn removal(note: &Note) -> Option<(&DbUid, &'static str)> {
     match note {
-        Note::RemovingOldMaster { db, .. } => Some((db, "old master")),
+        Note::RemovingFormerMaster { db, .. } => Some((db, "old master")),
         Note::RemovingInvalid { db, .. } => Some((db, "invalid")),
         Note::RemovingLost { db, .. } => Some((db, "lost")),
         Note::RemovingUnsyncable { db, .. } => Some((db, "WAL gone")),

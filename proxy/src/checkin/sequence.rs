@@ -41,7 +41,7 @@ impl Stage {
 /// A check-in: rounds that decide on one version of the cluster data each, until one of them is published while that
 /// version is still the current one.
 #[derive(Debug)]
-pub(super) struct CheckInSession {
+pub(super) struct CheckInSequence {
     me: ProxyUid,
     cluster_data_key: String,
     /// The intervals of the last good check-in; `None` before the first one that read cluster data.
@@ -78,7 +78,7 @@ struct Decided {
     master: Option<MasterAddress>,
 }
 
-impl CheckInSession {
+impl CheckInSequence {
     /// Returns a check-in that starts from the cached cluster data: if they have changed, the transaction that
     /// publishes fails and returns the current ones. Only when there is nothing to publish are they read.
     pub(super) fn new(

@@ -1,4 +1,4 @@
-//! The old master while a new one is promoted, proves itself, or fails: rows of sentinel 15.5 about asynchronous
+//! The former master while a new one is promoted, is found healthy, or fails: rows of sentinel 15.5 about asynchronous
 //! clusters, and extensions.
 
 use std::time::Duration;

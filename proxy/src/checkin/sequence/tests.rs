@@ -123,34 +123,34 @@ fn unanswered() -> Result<PublishOutcome, CheckInError> {
 fn run(case: Case) -> String {
     let mut case = case;
     let (mut compared, mut steps) = (0, Vec::new());
-    let mut session = CheckInSession::new(
+    let mut sequence = CheckInSequence::new(
         ProxyUid::from("me"),
         "clusterdata".to_owned(),
         case.applied,
         case.open.take(),
         case.cached.take(),
     );
-    let mut perform = |session: &mut CheckInSession| -> Result<CheckInResult, CheckInError> {
+    let mut perform = |sequence: &mut CheckInSequence| -> Result<CheckInResult, CheckInError> {
         loop {
-            let step = session.next_step();
+            let step = sequence.next_step();
             steps.push(name(&step));
             match step {
                 CheckInStep::CompareClocks => {
                     compared += 1;
-                    session.clocks_compared(case.jump == Some(compared))?;
+                    sequence.clocks_compared(case.jump == Some(compared))?;
                 }
-                CheckInStep::Read => session.read(document(case.stored.as_deref(), Some(READ_AT)))?,
+                CheckInStep::Read => sequence.read(document(case.stored.as_deref(), Some(READ_AT)))?,
                 CheckInStep::Resolve(master) => {
                     let address = master.map(|(_, endpoint)| {
                         let host = endpoint.host.replace("name-of-", "10.0.0.");
                         SocketAddr::new(host.parse().unwrap(), endpoint.port)
                     });
                     let network = network_facts(([127, 0, 0, 1], 5432).into(), address);
-                    session.resolved(&network, address.map(MasterAddress::Confirmed));
+                    sequence.resolved(&network, address.map(MasterAddress::Confirmed));
                 }
                 CheckInStep::Publish(_) => {
                     let published = Ok(PublishOutcome::Published(SENT_AT));
-                    if session
+                    if sequence
                         .published(case.answers.pop_front().unwrap_or(published))?
                         .is_some()
                     {
@@ -162,11 +162,11 @@ fn run(case: Case) -> String {
             }
         }
     };
-    let result = perform(&mut session);
+    let result = perform(&mut sequence);
     if let Err(err) = result {
         steps.push(err.to_string());
     }
-    match session.into_reusable() {
+    match sequence.into_reusable() {
         Some(document) => steps.push(format!("keep {}", document.revision.0)),
         None => steps.push("read next".to_owned()),
     }
@@ -339,7 +339,7 @@ fn the_greater_of_the_old_and_the_new_timeout_is_published_and_the_new_one_grant
             timeout: Duration::from_secs(seconds),
             ..CheckInTiming::default()
         });
-        let mut session = CheckInSession::new(
+        let mut sequence = CheckInSequence::new(
             ProxyUid::from("me"),
             "clusterdata".to_owned(),
             applied,
@@ -348,15 +348,15 @@ fn the_greater_of_the_old_and_the_new_timeout_is_published_and_the_new_one_grant
         );
         let (mut timeouts, address) = (Vec::new(), ([10, 0, 0, 1], 5432).into());
         loop {
-            match session.next_step() {
-                CheckInStep::CompareClocks => session.clocks_compared(false).unwrap(),
-                CheckInStep::Resolve(_) => session.resolved(
+            match sequence.next_step() {
+                CheckInStep::CompareClocks => sequence.clocks_compared(false).unwrap(),
+                CheckInStep::Resolve(_) => sequence.resolved(
                     &network_facts(([127, 0, 0, 1], 5432).into(), Some(address)),
                     Some(MasterAddress::Confirmed(address)),
                 ),
                 CheckInStep::Publish(content) => {
                     timeouts.push(content.timeout.as_secs());
-                    session.published(Ok(PublishOutcome::Published(SENT_AT))).unwrap();
+                    sequence.published(Ok(PublishOutcome::Published(SENT_AT))).unwrap();
                 }
                 CheckInStep::Open(granted) => timeouts.push(granted.timeout.as_secs()),
                 CheckInStep::Done(_) => break,
