@@ -143,7 +143,8 @@ pub async fn run(args: Args, clock: Clock, random: RandomBytes) -> ExitCode {
         Command::Removekeeper(args) => removekeeper::run(&store, &clock, args).await,
         Command::Promote(args) => promote::run(&store, &clock, args).await,
         Command::Clusterdata(args) => clusterdata::run(&store, args).await,
-        _ => Ok(CommandOutcome::Success), // handled above
+        // these have ended above
+        Command::Playground(_) | Command::Version(_) | Command::Switchover(_) => Ok(CommandOutcome::Success),
     };
     match outcome {
         Ok(CommandOutcome::Success) => ExitCode::SUCCESS,

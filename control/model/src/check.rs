@@ -1,6 +1,11 @@
 //! Checks that a cluster data document may be used. Every reader does this once, after parsing.
 
-use crate::{Cluster, ClusterData, DbUid, FORMAT_VERSION, InvalidSpec, NotSupported, Phase, Spec, support};
+use crate::{
+    Cluster, ClusterData, ClusterSpec, DbUid, FORMAT_VERSION, InvalidSpec, NotSupported, Phase, Spec, support,
+};
+
+/// Why checked data have a spec.
+const HAS_SPEC: &str = "ClusterData::check refuses data without a spec";
 
 /// Cluster data with a supported format version and a valid spec (store C-7).
 #[derive(Debug, Clone, PartialEq)]
@@ -71,6 +76,18 @@ impl CheckedClusterData {
             .cluster
             .as_ref()
             .expect("ClusterData::check refuses data without a cluster")
+    }
+
+    /// Returns the spec as it is stored, without defaults.
+    pub fn stored_spec(&self) -> &ClusterSpec {
+        let spec = self.cluster().spec.as_ref();
+        spec.expect(HAS_SPEC)
+    }
+
+    /// Returns the spec as it is stored, to be changed in the document. The effective `spec` stays as it was.
+    pub fn stored_spec_mut(&mut self) -> &mut ClusterSpec {
+        let cluster = self.data.cluster.as_mut();
+        cluster.and_then(|cluster| cluster.spec.as_mut()).expect(HAS_SPEC)
     }
 }
 

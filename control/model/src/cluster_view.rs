@@ -1,4 +1,4 @@
-//! The cluster as a person looks at it: each keeper with its db, the master, and where clients go. How it is printed is
+//! A summary of the cluster data: each keeper with its db, the master, and where clients go. How it is printed is
 //! left to the programs.
 
 use crate::{ClusterData, Db, DbUid, KeeperUid, Lsn, Role};
@@ -25,7 +25,7 @@ pub struct KeeperView {
     pub db: Option<DbView>,
 }
 
-/// A db as a person looks at it.
+/// A db in the summary.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DbView {
     /// Master or standby.

@@ -1,4 +1,4 @@
-//! The terms of a keeper's liveness key: keepers renew it by them, sentinels judge by them (extensions ). The key
+//! TTL and renewal interval of a keeper's liveness key, for keepers and sentinels (extensions ). The key
 //! itself is left to the keeper, what follows from it to `plan`.
 
 use std::time::Duration;

@@ -174,9 +174,9 @@ mod tests {
     fn fault(name: &str, value: &str) -> &'static str {
         match check_parameter(name, value) {
             None => "none",
-            Some(UnusableParameter::Invalid(_)) => "unreadable",
-            Some(UnusableParameter::Reserved(_)) => "owned",
-            Some(UnusableParameter::Managed(_)) => "set",
+            Some(UnusableParameter::Invalid(_)) => "invalid",
+            Some(UnusableParameter::Reserved(_)) => "reserved",
+            Some(UnusableParameter::Managed(_)) => "managed",
         }
     }
 
@@ -204,7 +204,7 @@ mod tests {
             "@a",
             long.as_str(),
         ] {
-            assert_eq!(fault(name, "1"), "unreadable", "{name:?}");
+            assert_eq!(fault(name, "1"), "invalid", "{name:?}");
         }
         for name in [
             "work_mem",
@@ -217,8 +217,8 @@ mod tests {
         ] {
             assert_eq!(fault(name, "1"), "none", "{name:?}");
         }
-        assert_eq!(fault("work_mem", "1\0"), "unreadable");
-        assert_eq!(fault("work_mem", &"1".repeat(VALUE_BYTES_MAX + 1)), "unreadable");
+        assert_eq!(fault("work_mem", "1\0"), "invalid");
+        assert_eq!(fault("work_mem", &"1".repeat(VALUE_BYTES_MAX + 1)), "invalid");
         assert_eq!(fault("archive_command", "a 'quoted' \\ text\nof two lines\tü"), "none");
     }
 
@@ -237,7 +237,7 @@ mod tests {
             "DATA_DIRECTORY",
             "Hba_File",
         ] {
-            assert_eq!(fault(name, "/tmp/x"), "owned", "{name}");
+            assert_eq!(fault(name, "/tmp/x"), "reserved", "{name}");
         }
         for name in [
             "listen_addresses",
@@ -255,7 +255,7 @@ mod tests {
             "hot_standby",
             "Port",
         ] {
-            assert_eq!(fault(name, "1"), "set", "{name}");
+            assert_eq!(fault(name, "1"), "managed", "{name}");
         }
     }
 
@@ -264,11 +264,11 @@ mod tests {
         for (name, value, wanted) in [
             ("wal_level", "logical", "none"),
             ("wal_level", "replica", "none"),
-            ("wal_level", "minimal", "set"),
+            ("wal_level", "minimal", "managed"),
             ("unix_socket_permissions", "0700", "none"),
             ("unix_socket_permissions", "0777", "none"),
-            ("unix_socket_permissions", "0077", "set"),
-            ("unix_socket_permissions", "0", "set"),
+            ("unix_socket_permissions", "0077", "managed"),
+            ("unix_socket_permissions", "0", "managed"),
             ("unix_socket_permissions", "x", "none"),
         ] {
             assert_eq!(fault(name, value), wanted, "{name} {value}");

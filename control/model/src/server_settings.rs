@@ -28,18 +28,18 @@ impl ClusterSpec {
         faults.extend(self.repeated_parameters(before));
         let mut warnings = self.hba_errors(before, &mut faults);
         let known = before.map(|before| &before.pg_parameters);
-        let (mut out, mut owned, mut kept) = (Vec::new(), Vec::new(), 0);
+        let (mut out, mut reserved, mut accepted) = (Vec::new(), Vec::new(), 0);
         for (name, value) in &self.pg_parameters {
             let shown = shown_name(name);
             let is_new = known.is_none_or(|known| known.get(name) != Some(value));
             match check_parameter(name, value) {
-                None => kept += usize::from(is_new),
+                None => accepted += usize::from(is_new),
                 Some(why) if !is_new => {
                     warnings.push(format!("keepers leave out the stored parameter {shown:?}: {why}"))
                 }
                 Some(UnusableParameter::Invalid(why)) => faults.push(format!("invalid parameter {shown:?}: {why}")),
                 Some(UnusableParameter::Reserved(why)) => {
-                    owned.push(format!("parameter {name:?} cannot be set: {why}"));
+                    reserved.push(format!("parameter {name:?} cannot be set: {why}"));
                     out.push((name.clone(), why));
                 }
                 Some(UnusableParameter::Managed(why)) => out.push((name.clone(), why)),
@@ -47,8 +47,8 @@ impl ClusterSpec {
         }
         // Among others they come from a whole postgresql.conf and can be dropped. Alone they are what the operator
         // wanted to set.
-        if kept == 0 {
-            faults.extend(owned);
+        if accepted == 0 {
+            faults.extend(reserved);
         }
         if !faults.is_empty() {
             return Err(InvalidServerSettings(faults));

@@ -121,7 +121,8 @@ notes! {
     info Electing "electing db as the new master" {
         "db" = db: DbUid, "keeper" = keeper: KeeperUid, "from" = from: DbUid, "xLogPos" = at: Lsn,
     }
-    /// No standby that a synchronous master waits for is known to be in sync (sentinel N-5).
+    /// No standby that a synchronous master waits for is known to be in sync (sentinel N-5). Here and in the next note
+    /// `reported` is Go stolon's name for the known set, and `spec` for the wanted one.
     warn NoCommonStandby "cannot choose synchronous standby since there are no common elements between the latest master reported synchronous standbys and the db spec ones" {
         "reported" = reported: DbList, "spec" = spec: DbList,
     }

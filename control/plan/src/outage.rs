@@ -25,7 +25,9 @@ pub(crate) fn outage_since(
         // It is unknown how much of a read after an outage was spent waiting for the store.
         return elapsed;
     }
-    latency.min(elapsed).saturating_sub(longest_normal_latency(usual_latency))
+    latency
+        .min(elapsed)
+        .saturating_sub(longest_normal_latency(usual_latency))
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use base::Clock;
 use model::ClusterData;
 use store::Store;
 
-use super::stored_document::WriteAttempts;
+use super::stored_document::WriteLimits;
 use super::{CommandOutcome, input, stored_document};
 
 #[derive(Debug, clap::Args)]
@@ -17,7 +17,7 @@ pub(super) struct Args {
 
 pub(super) async fn run(store: &Store, clock: &Clock, args: &Args) -> anyhow::Result<CommandOutcome> {
     let uid = input::keeper_uid(&args.keeper)?;
-    stored_document::change(store, clock, WriteAttempts::Ten, |checked| {
+    stored_document::change(store, clock, WriteLimits::WholeCommand, |checked| {
         set_force_fail(&mut checked.data, uid)
     })
     .await?;

@@ -2,7 +2,7 @@
 //! synchronous SY-20). What may be missing is computed by `assess` and printed by `text`; the leading sentinel elects.
 
 mod assess;
-mod follow;
+mod progress;
 mod request;
 mod text;
 
@@ -19,7 +19,7 @@ use super::confirm::{Confirmation, ask_to_confirm};
 use super::stored_keepers::StoredKeepers;
 use super::{CommandOutcome, print, stored_document};
 use assess::FailoverReport;
-use follow::follow;
+use progress::watch_progress;
 use request::RequestOutcome;
 
 /// The limit of each of the two waits, unless proxies may need longer to close.
@@ -89,7 +89,7 @@ pub(super) async fn run(
         };
         if let RequestOutcome::Written(written) = request::write(store, clock, &request, revision, timeout).await? {
             print(&format!("requested, for {timeout:?} at most\n"))?;
-            return Box::pin(follow(&command, &first, written)).await;
+            return Box::pin(watch_progress(&command, &first, written)).await;
         }
     }
     bail!(

@@ -58,7 +58,7 @@ async fn start_and_stop(args: &Args, clock: Clock, random: &RandomBytes) -> anyh
     // Before anything exists that would have to be removed.
     let mut signals = StopSignals::listen()?;
     let ports = if args.usual_ports {
-        Ports::walk_through()
+        Ports::usual()
     } else {
         Ports::free()?
     };

@@ -11,7 +11,7 @@ use model::{ClusterSpec, Role, replace_spec};
 use store::Store;
 
 use super::confirm::{Confirmation, ask_to_confirm};
-use super::stored_document::WriteAttempts;
+use super::stored_document::WriteLimits;
 use super::{CommandOutcome, stored_document};
 
 #[derive(Debug, clap::Args)]
@@ -34,9 +34,8 @@ pub(super) async fn run(store: &Store, clock: &Clock, args: &Args) -> anyhow::Re
     if args.yes != Some(Switch(true)) && ask_to_confirm(io::stdin().lock(), io::stdout())? == Confirmation::No {
         return Ok(CommandOutcome::Success);
     }
-    let changed = stored_document::change(store, clock, WriteAttempts::Three, |checked| {
-        let spec = checked.data.cluster.as_mut().and_then(|cluster| cluster.spec.as_mut());
-        let spec = spec.expect("ClusterData::check refuses data without a spec");
+    let changed = stored_document::change(store, clock, WriteLimits::EachRequest, |checked| {
+        let spec = checked.stored_spec_mut();
         *spec = promoted_spec(spec)?;
         Ok(())
     });

@@ -22,11 +22,6 @@ pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<CommandOut
     } else {
         SpecFields::Set
     };
-    let spec = checked
-        .cluster()
-        .spec
-        .as_ref()
-        .expect("ClusterData::check refuses data without a spec");
-    print(&to_pretty(&spec.display_json(selected)))?;
+    print(&to_pretty(&checked.stored_spec().display_json(selected)))?;
     Ok(CommandOutcome::Success)
 }

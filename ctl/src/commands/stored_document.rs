@@ -67,14 +67,14 @@ fn undecodable(key: &str, error: &JsonError) -> String {
     )
 }
 
-/// How often a change is computed and written again because another program wrote in between.
+/// How often a change is computed and written again because another program wrote in between, and how long that may take.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum WriteAttempts {
-    /// `update`: three in total, with a timeout for each request (cli 8).
-    Three,
-    /// `failkeeper` and `removekeeper`: ten, all within the timeout of one request (cli 10.3). The leading sentinel
+pub(super) enum WriteLimits {
+    /// `update` and `promote`: three attempts, with the store timeout for each request (cli 8).
+    EachRequest,
+    /// `failkeeper` and `removekeeper`: ten attempts, all within the store timeout (cli 10.3). The leading sentinel
     /// writes most often right after a keeper has failed, so conflicts are likely then.
-    Ten,
+    WholeCommand,
 }
 
 /// Changes the cluster data: reads and validates it, applies `change`, writes it against the revision that was read,
@@ -82,12 +82,12 @@ pub(super) enum WriteAttempts {
 pub(super) async fn change(
     store: &Store,
     clock: &Clock,
-    attempts: WriteAttempts,
+    limits: WriteLimits,
     change: impl Fn(&mut CheckedClusterData) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let (times, whole) = match attempts {
-        WriteAttempts::Three => (3, None),
-        WriteAttempts::Ten => (10, Some(store.timeout())),
+    let (times, whole) = match limits {
+        WriteLimits::EachRequest => (3, None),
+        WriteLimits::WholeCommand => (10, Some(store.timeout())),
     };
     // Boxed: the store's futures are large.
     Box::pin(try_change(store, times, &CommandDeadline::after(whole, clock), change)).await

@@ -10,7 +10,7 @@ use model::{ClusterSpec, SpecInput, patch_spec, replace_spec, spec_text_warnings
 use store::Store;
 
 use super::spec_warnings::synchronous_warnings;
-use super::stored_document::WriteAttempts;
+use super::stored_document::WriteLimits;
 use super::{CommandOutcome, input, stored_document};
 
 #[derive(Debug, clap::Args)]
@@ -39,17 +39,9 @@ pub(super) async fn run(store: &Store, clock: &Clock, args: &Args) -> anyhow::Re
         SpecInput::Whole
     };
     let warnings = RefCell::new(Vec::new());
-    stored_document::change(store, clock, WriteAttempts::Three, |checked| {
+    stored_document::change(store, clock, WriteLimits::EachRequest, |checked| {
         let keepers = checked.data.keepers().len();
-        let cluster = checked
-            .data
-            .cluster
-            .as_mut()
-            .expect("ClusterData::check refuses data without a cluster");
-        let spec = cluster
-            .spec
-            .as_mut()
-            .expect("ClusterData::check refuses data without a spec");
+        let spec = checked.stored_spec_mut();
         let (next, mut left_out) = updated_spec(spec, &text, kind)?;
         left_out.extend(synchronous_warnings(Some(spec), &next, keepers));
         *spec = next;

@@ -18,7 +18,7 @@ use crate::relay::{CloseReason, Gate};
 pub struct DesiredListener {
     /// End of the lease of the last good check-in; `None` before the first read of the store (proxy P-5).
     pub lease_end: Option<Boottime>,
-    /// The proxy timeout: how long before its end the lease began.
+    /// The proxy timeout: the length of the lease.
     pub proxy_timeout: Duration,
     /// Where clients go; `None` while the route is closed.
     pub backend: Option<Arc<Backend>>,

@@ -37,7 +37,7 @@ pub(super) fn is_requested(transition: &Transition<'_>, old_uid: &DbUid, old: &D
     });
     let overdue = transition.is_overdue(old_uid, old, transition.spec.convergence_timeout);
     let has_failed = !old.status.healthy || overdue;
-    // Nobody may be forwarded to the old master any more, and nobody was when this was read.
+    // No proxy may still forward to the old master, and none was sent to it when this was read.
     let is_closed = announced(transition.before).is_empty() && transition.forwarding_proxies().is_empty();
     asks_for_this && deletes && has_failed && is_closed && serves_as_standby(transition, uid, db) && {
         let keeps_timelines = transition.derived.dbs().values().all(|other| {

@@ -90,7 +90,12 @@ fn inherited_set(replaced: ReplacedMaster<'_>, elected: &DbUid) -> BTreeSet<DbUi
 /// Removes former masters that may lack what clients wrote since they were replaced, so that a synchronous master that
 /// fails before it is announced is never replaced by one of them (synchronous SY-8, SY-9): those that the announced
 /// master left, and those from before its commits waited.
-fn remove_outdated_former_masters(draft: &mut Draft, view: &PlanView<'_>, replaced: ReplacedMaster<'_>, elected: &DbUid) {
+fn remove_outdated_former_masters(
+    draft: &mut Draft,
+    view: &PlanView<'_>,
+    replaced: ReplacedMaster<'_>,
+    elected: &DbUid,
+) {
     let may_be_outdated = view.is_announced(replaced.uid) || !replaced.is_synchronous();
     if !view.spec_is_synchronous() || !may_be_outdated {
         return;

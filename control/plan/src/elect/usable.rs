@@ -48,7 +48,7 @@ pub(crate) struct MasterAssessment {
     pub(crate) deadline: Option<Boottime>,
 }
 
-/// Returns the state of the master. A suspected master whose keeper is running counts as usable while another check or
+/// Returns the state of the master. A master that is only in doubt (sentinel N-4) counts as usable while another check or
 /// the election backoff delays its replacement.
 pub(crate) fn assess(view: &PlanView<'_>, master: &DbUid, db: &Db) -> MasterAssessment {
     let assessment = assess_without_delays(view, master, db);

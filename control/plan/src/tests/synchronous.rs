@@ -1,4 +1,4 @@
-//! Synchronous replication (synchronous SY-1 to SY-18): proofs, elections, goodbyes and former masters. The table of
+//! Synchronous replication (synchronous SY-1 to SY-18): proofs, elections, leaving keepers and former masters. The table of
 //! sentinel 15 is in `synchronous_rows`.
 
 use std::time::Duration;

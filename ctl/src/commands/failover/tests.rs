@@ -6,7 +6,7 @@ use model::{
 };
 
 use super::assess::{FailoverReport, assess};
-use super::follow::{Abort, FailoverStep, Progress};
+use super::progress::{Abort, FailoverStep, Progress};
 use super::*;
 
 /// A minute and a half after the master's keeper was last healthy.

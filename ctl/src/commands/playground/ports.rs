@@ -17,8 +17,8 @@ pub(super) struct Ports {
 }
 
 impl Ports {
-    /// Returns the fixed ports, those of the README.
-    pub(super) fn walk_through() -> Self {
+    /// Returns the usual ports: those of the README's walk-through, and one more for the third instance.
+    pub(super) fn usual() -> Self {
         Self {
             etcd: 2379,
             etcd_peer: 2380,

@@ -1,4 +1,4 @@
-//! The steps of the playground and of its walk-through. Each is printed as one line with the time it took.
+//! The steps of the playground and of its tour. Each is printed as one line with the time it took.
 
 use std::time::Duration;
 
@@ -83,7 +83,7 @@ pub(super) async fn add_standbys(playground: &mut Playground) -> anyhow::Result<
     Ok(())
 }
 
-/// The walk-through: inserts a row through the proxy, adds standbys, kills the master, and waits until another one
+/// The tour: inserts a row through the proxy, adds standbys, kills the master, and waits until another one
 /// serves the client and the old one has become a standby.
 pub(super) async fn run_steps(playground: &mut Playground, clock: &Clock) -> anyhow::Result<()> {
     let through = playground.client_config(playground.ports.proxy);

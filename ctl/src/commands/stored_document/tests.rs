@@ -55,20 +55,14 @@ impl WriteRace {
     }
 
     /// Runs a change that loses the first `losses` races. Returns its result and the number of attempts.
-    async fn change(&self, attempts: WriteAttempts, losses: u32) -> (anyhow::Result<()>, u32) {
+    async fn change(&self, limits: WriteLimits, losses: u32) -> (anyhow::Result<()>, u32) {
         let tries = Cell::new(0);
-        let outcome = change(&self.store, &Clock::system(), attempts, |checked| {
+        let outcome = change(&self.store, &Clock::system(), limits, |checked| {
             tries.set(tries.get() + 1);
             if tries.get() <= losses {
                 self.write_from_elsewhere(&format!("phase{}", tries.get()));
             }
-            let spec = checked
-                .data
-                .cluster
-                .as_mut()
-                .and_then(|cluster| cluster.spec.as_mut())
-                .unwrap();
-            spec.sleep_interval = Some(GoDuration::from_secs(9));
+            checked.stored_spec_mut().sleep_interval = Some(GoDuration::from_secs(9));
             Ok(())
         })
         .await;
@@ -88,9 +82,9 @@ impl WriteRace {
 #[tokio::test]
 async fn a_conflict_is_retried_and_both_changes_remain() {
     // cli 18.13, cli 18.15, store 10.7
-    for attempts in [WriteAttempts::Three, WriteAttempts::Ten] {
+    for limits in [WriteLimits::EachRequest, WriteLimits::WholeCommand] {
         let race = WriteRace::start().await;
-        let (outcome, tries) = race.change(attempts, 1).await;
+        let (outcome, tries) = race.change(limits, 1).await;
         outcome.unwrap();
         assert_eq!(tries, 2);
         assert_eq!(race.stored().await, (Some(GoDuration::from_secs(9)), "phase1".into()));
@@ -100,9 +94,9 @@ async fn a_conflict_is_retried_and_both_changes_remain() {
 #[tokio::test]
 async fn the_last_conflict_is_an_error_and_changes_nothing() {
     // cli 18.13: three for update; cli 18.15: ten for failkeeper and removekeeper
-    for (attempts, times) in [(WriteAttempts::Three, 3), (WriteAttempts::Ten, 10)] {
+    for (limits, times) in [(WriteLimits::EachRequest, 3), (WriteLimits::WholeCommand, 10)] {
         let race = WriteRace::start().await;
-        let (outcome, tries) = race.change(attempts, u32::MAX).await;
+        let (outcome, tries) = race.change(limits, u32::MAX).await;
         assert_eq!(tries, times);
         assert!(
             outcome
@@ -112,7 +106,7 @@ async fn the_last_conflict_is_an_error_and_changes_nothing() {
         );
         assert_eq!(race.stored().await, (None, format!("phase{times}").as_str().into()));
         let race = WriteRace::start().await;
-        let (outcome, tries) = race.change(attempts, times - 1).await;
+        let (outcome, tries) = race.change(limits, times - 1).await;
         outcome.unwrap();
         assert_eq!(tries, times);
     }
@@ -123,7 +117,7 @@ async fn a_change_that_is_refused_writes_nothing() {
     let race = WriteRace::start().await;
     let before = race.store.get(&race.store.keys().cluster_data()).await.unwrap();
     let clock = Clock::system();
-    let outcome = change(&race.store, &clock, WriteAttempts::Three, |checked| {
+    let outcome = change(&race.store, &clock, WriteLimits::EachRequest, |checked| {
         checked.data.cluster = None;
         bail!("no")
     });
@@ -138,7 +132,7 @@ async fn a_store_that_stops_answering_is_reported_by_the_request_that_timed_out(
     let relay = TcpRelay::to(&race.etcd.address()).await;
     let store = connect_for(&relay.endpoint(), Duration::from_secs(3));
     let clock = Clock::system();
-    let outcome = change(&store, &clock, WriteAttempts::Ten, |_| {
+    let outcome = change(&store, &clock, WriteLimits::WholeCommand, |_| {
         relay.set(Direction::ToServer, NetworkCondition::Hold);
         Ok(())
     });

@@ -1,5 +1,5 @@
-//! Follows a requested failover until the new master is announced, or nothing more can be expected. `Progress` decides
-//! from what was read, `follow` reads.
+//! How far a requested failover is, until the new master is announced or nothing more can be expected. `Progress` decides
+//! from what was read, `watch_progress` reads.
 
 use std::time::Duration;
 
@@ -136,7 +136,7 @@ fn is_healthy(data: &ClusterData, uid: &DbUid) -> bool {
 ///
 /// # Errors
 /// It was not announced: the reason, and the state that is left. A request that is still there is withdrawn.
-pub(super) async fn follow(
+pub(super) async fn watch_progress(
     command: &FailoverCommand<'_>,
     report: &FailoverReport,
     written: WrittenRequest,
@@ -155,16 +155,17 @@ pub(super) async fn follow(
         let now = clock.now();
         let left = deadline.since(now);
         if left.is_zero() {
-            let Some(why) = give_up(command, &progress, written, unread.take()).await? else {
-                // It was elected at the last moment.
-                deadline = now + written.timeout;
-                let read = read_and_print(command, &ranges, &mut progress, written).await;
-                if read.map_err(Ended::into_error)? {
-                    return Ok(CommandOutcome::Success);
-                }
-                continue;
-            };
-            bail!("{why}");
+            match give_up(command, &progress, written, unread.take()).await {
+                GiveUpOutcome::Failed(error) => return Err(error),
+                GiveUpOutcome::RequestGone => {}
+            }
+            // It may have been elected at the last moment.
+            deadline = now + written.timeout;
+            let read = read_and_print(command, &ranges, &mut progress, written).await;
+            if read.map_err(Ended::into_error)? {
+                return Ok(CommandOutcome::Success);
+            }
+            continue;
         }
         let delay = if unread.is_some() { RETRY_DELAY } else { left };
         tokio::select! {
@@ -249,29 +250,35 @@ fn reason(why: &Abort, progress: &Progress) -> String {
     }
 }
 
-/// Ends a failover that took too long. Returns the error; none if it turns out to be carried out.
+/// What became of a failover that took too long.
+enum GiveUpOutcome {
+    /// It is not carried out in time.
+    Failed(anyhow::Error),
+    /// The request was gone when it was to be withdrawn: the next reading shows whether it was carried out.
+    RequestGone,
+}
+
+/// Ends a failover that took too long: withdraws the request if nobody was elected on it.
 async fn give_up(
     command: &FailoverCommand<'_>,
     progress: &Progress,
     written: WrittenRequest,
     unread: Option<StoreError>,
-) -> anyhow::Result<Option<String>> {
+) -> GiveUpOutcome {
     let limit = written.timeout;
     let cause = unread.map(|error| format!(" ({})", Chain(&error))).unwrap_or_default();
     if progress.is_elected {
-        return Ok(Some(format!(
-            "not announced within {limit:?}{cause}: {}",
-            progress.state()
-        )));
+        let error = anyhow!("not announced within {limit:?}{cause}: {}", progress.state());
+        return GiveUpOutcome::Failed(error);
     }
     match withdraw(command.store, written).await {
-        Ok(true) => Ok(Some(format!(
+        Ok(true) => GiveUpOutcome::Failed(anyhow!(
             "not elected within {limit:?}{cause}, the request is withdrawn: {}; the log of the leading sentinel has \
              the reason (`ignoring an operator's request for a failover`, or what it waits for)",
             progress.state()
-        ))),
-        Ok(false) => Ok(None),
-        Err(error) => Err(anyhow!(
+        )),
+        Ok(false) => GiveUpOutcome::RequestGone,
+        Err(error) => GiveUpOutcome::Failed(anyhow!(
             "not elected within {limit:?}, and the request cannot be withdrawn: {}: it expires by itself; {}",
             Chain(&error),
             progress.state()
