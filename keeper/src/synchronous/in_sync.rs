@@ -70,7 +70,7 @@ mod tests {
         }
     }
 
-    /// Fact: synchronous E1. PostgreSQL shows such a standby as in sync.
+    /// Fact: synchronous PG1. PostgreSQL shows such a standby as in sync.
     #[test]
     fn a_standby_behind_the_mark_is_not_in_sync() {
         let mut state = MarkState::default();

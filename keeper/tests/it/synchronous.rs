@@ -1,4 +1,4 @@
-//! Facts about synchronous replication in PostgreSQL that the rules assume (synchronous E1 to E6, E10 and E11), on the
+//! Facts about synchronous replication in PostgreSQL that the rules assume (synchronous PG1 to PG6, PG10 and PG11), on the
 //! installed version; and the keeper's own queries on such servers.
 
 use std::time::Duration;
@@ -133,7 +133,7 @@ async fn acknowledged(commit: JoinHandle<bool>) -> bool {
         .unwrap()
 }
 
-/// Facts: synchronous E1 and SY-3. The mark is what shows that the standby lacks the commit.
+/// Facts: synchronous PG1 and SY-3. The mark is what shows that the standby lacks the commit.
 #[test]
 fn e1_a_standby_is_shown_in_sync_although_it_lacks_what_was_acknowledged_before() {
     bench::run(
@@ -190,7 +190,7 @@ fn e1_a_standby_is_shown_in_sync_although_it_lacks_what_was_acknowledged_before(
     );
 }
 
-/// Facts: synchronous E2 and E2b. Until the checkpointer has read the first list, nothing waits for it.
+/// Facts: synchronous PG2 and PG2b. Until the checkpointer has read the first list, nothing waits for it.
 #[test]
 fn e2_after_an_empty_list_nothing_waits_before_the_checkpointer_has_read_the_new_one() {
     bench::run(
@@ -247,7 +247,7 @@ fn e2_after_an_empty_list_nothing_waits_before_the_checkpointer_has_read_the_new
     );
 }
 
-/// Facts: synchronous E3. An operator who ends a wait makes the row visible.
+/// Facts: synchronous PG3. An operator who ends a wait makes the row visible.
 #[test]
 fn e3_a_cancelled_or_terminated_wait_makes_the_row_visible_at_once() {
     bench::run(
@@ -280,7 +280,7 @@ fn e3_a_cancelled_or_terminated_wait_makes_the_row_visible_at_once() {
     );
 }
 
-/// Facts: synchronous E4 and SY-15.
+/// Facts: synchronous PG4 and SY-15.
 #[test]
 fn e4_waiting_commits_succeed_when_the_names_become_empty() {
     bench::run(
@@ -304,7 +304,7 @@ fn e4_waiting_commits_succeed_when_the_names_become_empty() {
     );
 }
 
-/// Facts: synchronous E5 and SY-12.
+/// Facts: synchronous PG5 and SY-12.
 #[test]
 fn e5_a_fast_shutdown_acknowledges_nothing_that_waits_and_sends_it_to_the_standbys() {
     bench::run(
@@ -343,7 +343,7 @@ fn e5_a_fast_shutdown_acknowledges_nothing_that_waits_and_sends_it_to_the_standb
     );
 }
 
-/// Facts: synchronous E6 and SY-11.
+/// Facts: synchronous PG6 and SY-11.
 #[test]
 fn e6_a_server_that_restarts_by_itself_shows_what_waited() {
     bench::run(
@@ -414,7 +414,7 @@ async fn promoted_with_a_suspended_checkpointer(first_names: &str) -> (Node, Nod
     (master, standby, checkpointer)
 }
 
-/// Facts: synchronous E10 and SY-7.
+/// Facts: synchronous PG10 and SY-7.
 #[test]
 fn e10_the_first_commit_after_a_promotion_waits_if_the_standby_ran_with_the_name_of_nobody() {
     bench::run(
@@ -432,7 +432,7 @@ fn e10_the_first_commit_after_a_promotion_waits_if_the_standby_ran_with_the_name
     );
 }
 
-/// Facts: synchronous E11 and SY-7.
+/// Facts: synchronous PG11 and SY-7.
 #[test]
 fn e11_after_an_empty_list_the_first_commit_does_not_wait_although_the_names_came_before_the_promotion() {
     bench::run(

@@ -93,7 +93,7 @@ impl World {
     }
 
     /// Returns the standbys that a master reports as in sync. A keeper of ours compares them with its mark; PostgreSQL
-    /// itself shows a standby as in sync as soon as it streams (synchronous E1, SY-3).
+    /// itself shows a standby as in sync as soon as it streams (synchronous PG1, SY-3).
     fn reported_in_sync(&self, index: usize) -> Vec<DbUid> {
         let master = &self.keepers[index];
         let names = master.names.iter().flatten();
