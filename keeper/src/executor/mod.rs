@@ -155,7 +155,7 @@ impl Executor {
                 let deadline = context.permit.consume(StartAs::Master, target(desired))?;
                 self.server.promote(deadline, config, target(desired)).await?;
             }
-            Step::Slot(change) => self.sql.change_slot(change).await,
+            Step::Slot(change) => self.sql.change_slot(change).await?,
             Step::Reload(config) => self.server.reload(config, target(desired), process).await?,
             Step::Restart(role, config) => self.restart(*role, config, context).await?,
             Step::ReportRestart(need) => {

@@ -83,8 +83,8 @@ impl SqlSteps {
         Ok(())
     }
 
-    /// Creates or drops a slot. A failure is recorded; the round continues and the next one retries.
-    pub(super) async fn change_slot(&mut self, change: &SlotChange) {
+    /// Creates or drops a slot. A failure is also recorded for `report_slots`.
+    pub(super) async fn change_slot(&mut self, change: &SlotChange) -> Result<(), StepError> {
         let (slot, action, done) = match change {
             SlotChange::Drop(slot) => {
                 info!(%slot, "dropping replication slot");
@@ -95,15 +95,16 @@ impl SqlSteps {
                 (slot, "create", self.instance.sql().create_slot(slot).await)
             }
         };
-        match done {
+        match &done {
             Ok(()) => {
                 self.failing_slots.remove(slot);
             }
             Err(error) => {
-                let why = format!("could not {action} replication slot {slot}: {}", Chain(&error));
+                let why = format!("could not {action} replication slot {slot}: {}", Chain(error));
                 self.failing_slots.insert(slot.clone(), why);
             }
         }
+        Ok(done?)
     }
 
     /// Reports failed slot changes that are still part of this plan.
@@ -173,6 +174,32 @@ fn proves_rejoin_impossible(failed: &StepError) -> bool {
 mod tests {
     use super::*;
     use crate::postgres::client::refusal::ServerRefusal;
+    use crate::reconcile::NextAction;
+    use crate::start::test_context;
+
+    /// Rule: keeper S5, 11.3. The round counts and logs it, and goes on.
+    #[tokio::test]
+    async fn a_change_of_a_slot_that_fails_is_an_error_and_a_problem_while_it_is_planned() {
+        let dir = tempfile::tempdir().unwrap();
+        let context = test_context(dir.path());
+        let mut steps = SqlSteps::new(&context);
+        let change = SlotChange::Create("stolon_b".into());
+        let failed = steps.change_slot(&change).await; // no server runs
+        assert!(matches!(failed, Err(StepError::Sql(_))), "{failed:?}");
+        let step = Step::Slot(change);
+        assert!(step.may_fail());
+        let problems = || context.publisher.report().problems.clone();
+        let mut plan = ReconcilePlan {
+            steps: vec![step],
+            next: NextAction::Done,
+        };
+        steps.report_slots(&plan);
+        let found = problems();
+        assert!(found.len() == 1 && found[0].text.contains("stolon_b"), "{found:?}");
+        plan.steps.clear();
+        steps.report_slots(&plan);
+        assert_eq!(problems(), []);
+    }
 
     #[test]
     fn a_refused_login_does_not_prove_that_old_data_are_unusable() {
