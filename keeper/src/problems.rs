@@ -85,9 +85,13 @@ impl Problems {
         for problem in now.iter().filter(|problem| !before.contains(problem)) {
             error!(kind = %problem.kind, problem = %problem.text, remedy = %problem.remedy, "problem found");
         }
-        for problem in before.iter().filter(|problem| !now.contains(problem)) {
-            info!(kind = %problem.kind, problem = %problem.text, "problem resolved");
-        }
+        log_resolved(&before, &now);
+    }
+
+    /// Like `set`, for problems that the caller has logged as errors, with the remedy: only their end is logged here.
+    pub fn set_logged(&self, kind: KeeperProblemKind, source: &'static str, now: Vec<Problem>) {
+        let before = self.replace(kind, source, now.clone());
+        log_resolved(&before, &now);
     }
 
     /// Like `set`, without logging: for problems whose text changes all the time, such as a progress.
@@ -125,5 +129,11 @@ impl Problems {
         let mut all: Vec<Problem> = found.values().flatten().cloned().collect();
         all.truncate(Problem::COUNT_MAX);
         self.publisher.change(Due::Now, |report| report.problems = all);
+    }
+}
+
+fn log_resolved(before: &[Problem], now: &[Problem]) {
+    for problem in before.iter().filter(|problem| !now.contains(problem)) {
+        info!(kind = %problem.kind, problem = %problem.text, "problem resolved");
     }
 }

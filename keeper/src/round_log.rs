@@ -1,7 +1,6 @@
 //! Log messages of a round, with the texts of Go stolon (keeper 15), and when they are written.
 
 use base::redact::may_hold_password;
-use model::UNUSABLE_DATA_REMEDY;
 use tracing::{error, info, warn};
 
 use crate::reconcile::{HoldReason, LogMessage, ParameterChange, StopReason, Upstream};
@@ -152,12 +151,13 @@ fn is_repeated(why: &HoldReason) -> bool {
         | HoldReason::CannotAdopt(_)
         | HoldReason::ForeignServer { .. }
         | HoldReason::DataLost
-        | HoldReason::NoUsableData => false,
-        HoldReason::NotListed
+        | HoldReason::NoUsableData
         | HoldReason::UnknownInitMode(_)
         | HoldReason::UnknownRole(_)
+        | HoldReason::InvalidSpec(_)
         | HoldReason::FollowedDbMissing
-        | HoldReason::MasterCannotFollow => true,
+        | HoldReason::MasterCannotFollow => false,
+        HoldReason::NotListed => true,
     }
 }
 
@@ -240,43 +240,80 @@ fn write_upstream(to: &Upstream) {
     }
 }
 
+/// Whether the log has a message of its own for this reason to hold that is an error: the problem that
+/// `reconciler::report` sets is not logged again.
+pub fn is_logged_as_error(why: &HoldReason) -> bool {
+    match why {
+        HoldReason::Unusable(_)
+        | HoldReason::UnsupportedFormat(_)
+        | HoldReason::OtherCluster { .. }
+        | HoldReason::NotSupported(_)
+        | HoldReason::DataLost
+        | HoldReason::NoUsableData
+        | HoldReason::UnknownInitMode(_)
+        | HoldReason::UnknownRole(_)
+        | HoldReason::FollowedDbMissing
+        | HoldReason::MasterCannotFollow => true,
+        HoldReason::StoreUnavailable
+        | HoldReason::NoClusterData
+        | HoldReason::NotListed
+        | HoldReason::InvalidSpec(_)
+        | HoldReason::CannotAdopt(_)
+        | HoldReason::ForeignServer { .. }
+        | HoldReason::WrongSource(..)
+        | HoldReason::Obstacle(..)
+        | HoldReason::RestoreFailed(_)
+        | HoldReason::CopyFailed(_) => false,
+    }
+}
+
 fn write_hold(why: &HoldReason) {
+    let remedy = why.remedy();
     match why {
         HoldReason::StoreUnavailable => warn!("cluster data cannot be read, leaving the instance as it is"),
         HoldReason::NoClusterData => info!("no cluster data available, waiting for it to appear"),
         HoldReason::Unusable(error) => error!(%error, "cluster data cannot be used, leaving the instance as it is"),
-        HoldReason::UnsupportedFormat(version) => error!(
-            version,
-            remedy = UNUSABLE_DATA_REMEDY,
-            "unsupported clusterdata format version"
-        ),
+        HoldReason::UnsupportedFormat(version) => {
+            error!(version, remedy, "unsupported clusterdata format version");
+        }
         HoldReason::OtherCluster { own, other } => error!(
             clusterUID = %own,
             cdClusterUID = %other,
-            remedy = "put the cluster data of our cluster back with `stolonctl clusterdata write`, or discard our database: \
-                      with `stolonctl init` of this version while this keeper runs, or by removing its data directory",
+            remedy,
             "the cluster data belong to another cluster than our database: leaving the database as it is"
         ),
         HoldReason::NotListed => info!("our keeper data is not available, waiting for it to appear"),
         HoldReason::NotSupported(what) => {
             error!(
                 what,
-                "the cluster spec cannot be carried out, leaving the instance as it is"
+                remedy, "the cluster spec cannot be carried out, leaving the instance as it is"
             );
         }
         HoldReason::DataLost => error!(
+            remedy,
             "the assigned db is not the local one and has initMode none: the keeper's data seem lost or not on \
              persistent storage; doing nothing but waiting for another db"
         ),
-        HoldReason::UnknownInitMode(mode) => error!(initMode = %mode, "unknown init mode, doing nothing"),
-        HoldReason::UnknownRole(role) => error!(%role, "unknown role, doing nothing"),
-        HoldReason::FollowedDbMissing => error!("the followed db is not in the cluster data, doing nothing"),
-        HoldReason::MasterCannotFollow => {
-            error!("cannot make a master a standby in place, leaving the instance as it is");
+        HoldReason::UnknownInitMode(mode) => error!(initMode = %mode, remedy, "unknown init mode, doing nothing"),
+        HoldReason::UnknownRole(role) => error!(%role, remedy, "unknown role, doing nothing"),
+        HoldReason::FollowedDbMissing => {
+            error!(remedy, "the followed db is not in the cluster data, doing nothing");
         }
-        HoldReason::NoUsableData => error!("database cluster not initialized, although it should be: doing nothing"),
+        HoldReason::MasterCannotFollow => {
+            error!(
+                remedy,
+                "cannot make a master a standby in place, leaving the instance as it is"
+            );
+        }
+        HoldReason::NoUsableData => {
+            error!(
+                remedy,
+                "database cluster not initialized, although it should be: doing nothing"
+            );
+        }
         // Logged as problems, see `reconciler::report`.
-        HoldReason::CannotAdopt(_)
+        HoldReason::InvalidSpec(_)
+        | HoldReason::CannotAdopt(_)
         | HoldReason::ForeignServer { .. }
         | HoldReason::WrongSource(..)
         | HoldReason::Obstacle(..)

@@ -217,7 +217,9 @@ fn assigned_role(desired: &Desired) -> Option<(AssignedRole, Option<Duration>)> 
     let role = match &target.role {
         TargetRole::Master => AssignedRole::Master,
         TargetRole::Standby(Upstream::Member(upstream)) => AssignedRole::Standby(Some(upstream.keeper.clone())),
-        TargetRole::Standby(Upstream::External(_)) | TargetRole::NoUpstream => AssignedRole::Standby(None),
+        TargetRole::Standby(Upstream::External(_)) | TargetRole::NoUpstream | TargetRole::UndefinedUpstream(_) => {
+            AssignedRole::Standby(None)
+        }
         TargetRole::Other(_) => return nothing("the cluster data ask for an unknown role"),
     };
     Some((role, Some(target.fail_interval)))

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::external_dirs::Obstacle;
-use crate::reconcile::{AdoptionRefusal, CopyDelay, RecordedIdentity, WrongSource};
+use crate::reconcile::{AdoptionRefusal, CopyDelay, InvalidDbSpec, RecordedIdentity, WrongSource};
 use model::{
     AccessMode, ArchiveRecoverySettings, BootUuid, CheckedClusterData, ClusterData, ClusterUid, Db, DbSpec, DbUid,
-    FollowConfig, FollowType, KeeperUid, NotSupported, Role, Spec, StandbySettings, support,
+    FollowType, KeeperUid, NotSupported, Role, Spec, StandbySettings, UNUSABLE_DATA_REMEDY, support,
 };
 
 /// Result of reading the cluster data.
@@ -74,6 +74,8 @@ pub enum HoldReason {
     UnknownInitMode(String),
     /// The role is unknown to this version.
     UnknownRole(String),
+    /// The spec of the assigned db contradicts itself.
+    InvalidSpec(InvalidDbSpec),
     /// The followed db is not in the cluster data.
     FollowedDbMissing,
     /// A master cannot become a standby in place (keeper I3).
@@ -95,6 +97,45 @@ pub enum HoldReason {
     CopyFailed(CopyDelay),
     /// Restoring or recovering a backup has failed, and the next attempt is not due yet.
     RestoreFailed(CopyDelay),
+}
+
+impl HoldReason {
+    /// Returns what an operator can do about it; `None` if there is nothing to fix, or if the reason itself has the remedy.
+    pub fn remedy(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::StoreUnavailable | Self::Unusable(_) | Self::NotListed => return None,
+            Self::NoClusterData => {
+                "put the cluster data back from a backup with `stolonctl clusterdata write --yes -f FILE`; `stolonctl init` gives the \
+                 databases up"
+            }
+            Self::UnsupportedFormat(_) => UNUSABLE_DATA_REMEDY,
+            Self::OtherCluster { .. } => {
+                "put the cluster data of the keeper's cluster back with `stolonctl clusterdata write --yes -f FILE`, or \
+                 discard the keeper's database: with `stolonctl init` of this version while the keeper runs, or by \
+                 removing its data directory"
+            }
+            Self::NotSupported(_) => "change the cluster spec with stolonctl update",
+            Self::DataLost | Self::NoUsableData => {
+                "give this keeper back the --data-dir (or the volume) that holds its data; if they are lost, wait for the \
+                 sentinel, which gives a standby, or a master with a standby to take over, another db"
+            }
+            Self::UnknownInitMode(_) | Self::UnknownRole(_) => "run the same version of all programs",
+            Self::InvalidSpec(why) => why.remedy(),
+            Self::FollowedDbMissing | Self::MasterCannotFollow => {
+                "remove this keeper with `stolonctl removekeeper`: the sentinel lists it again and gives it another db, \
+                 whose data follow the master's"
+            }
+            Self::WrongSource(_, why) => why.remedy(),
+            Self::CannotAdopt(why) => why.remedy(),
+            Self::ForeignServer { .. } => "stop that server, and see that nothing starts it again",
+            Self::Obstacle(_, why) => why.remedy(),
+            Self::CopyFailed(_) => "see the keeper's log for the cause",
+            Self::RestoreFailed(_) => {
+                "see the problem beside this one and the keeper's log for the cause; another backup or target needs \
+                 `stolonctl init`"
+            }
+        })
+    }
 }
 
 /// Why the instance must not run.
@@ -161,6 +202,8 @@ pub enum TargetRole {
     Standby(Upstream),
     /// A standby whose followed db is not in the cluster data.
     NoUpstream,
+    /// A standby of which the spec does not define whom it follows.
+    UndefinedUpstream(InvalidDbSpec),
     /// A role that is unknown to this version.
     Other(String),
 }
@@ -275,33 +318,34 @@ fn additional_slots(spec: &Spec) -> u32 {
 fn role(data: &ClusterData, db: &Db) -> TargetRole {
     match &db.spec.role {
         Role::Master => TargetRole::Master,
-        Role::Standby => {
-            let followed = db.spec.follow_config.as_ref();
-            followed
-                .and_then(|follow| upstream(data, follow))
-                .map_or(TargetRole::NoUpstream, TargetRole::Standby)
-        }
+        Role::Standby => standby(data, db),
         other => TargetRole::Other(other.as_str().to_owned()),
     }
 }
 
-fn upstream(data: &ClusterData, follow: &FollowConfig) -> Option<Upstream> {
-    match follow.kind {
-        FollowType::Internal => {
-            let db = data.dbs().get(&follow.db_uid)?;
-            Some(Upstream::Member(MemberUpstream {
+fn standby(data: &ClusterData, db: &Db) -> TargetRole {
+    let Some(follow) = &db.spec.follow_config else {
+        return TargetRole::UndefinedUpstream(InvalidDbSpec::NoFollowConfig);
+    };
+    let upstream = match &follow.kind {
+        FollowType::Internal => match data.dbs().get(&follow.db_uid) {
+            Some(followed) => Upstream::Member(MemberUpstream {
                 db: follow.db_uid.clone(),
-                keeper: db.spec.keeper_uid.clone(),
-                host: db.status.listen_address.clone(),
-                port: db.status.port.clone(),
-            }))
-        }
-        FollowType::External => Some(Upstream::External(ExternalUpstream {
+                keeper: followed.spec.keeper_uid.clone(),
+                host: followed.status.listen_address.clone(),
+                port: followed.status.port.clone(),
+            }),
+            None => return TargetRole::NoUpstream,
+        },
+        FollowType::External => Upstream::External(ExternalUpstream {
             standby: follow.standby_settings.clone().unwrap_or_default(),
             archive: follow.archive_recovery_settings.clone(),
-        })),
-        _ => None,
-    }
+        }),
+        other => {
+            return TargetRole::UndefinedUpstream(InvalidDbSpec::UnknownFollowType(other.as_str().to_owned()));
+        }
+    };
+    TargetRole::Standby(upstream)
 }
 
 /// Returns the recorded identity of the followed db. The system identifier is the same in the whole cluster, so the

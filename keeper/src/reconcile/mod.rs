@@ -3,6 +3,7 @@
 
 mod adoption;
 mod configure;
+mod db_spec;
 mod desired;
 mod diff;
 mod foreign_cluster;
@@ -19,6 +20,7 @@ mod step;
 mod synchronous;
 
 pub use adoption::{AdoptionRefusal, ExistingControl, ExistingData, check_adoption};
+pub use db_spec::InvalidDbSpec;
 pub use desired::{
     ClusterDataState, Desired, ExternalUpstream, Goal, HoldReason, MemberUpstream, OtherKeeper, StopReason, TargetDb,
     TargetRole, Upstream, desired_state,

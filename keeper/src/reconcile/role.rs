@@ -15,6 +15,7 @@ pub(crate) fn reconcile_role(observed: &ObservedState<'_>, target: &TargetDb) ->
         TargetRole::Master => reconcile_master(observed, target),
         TargetRole::Standby(upstream) => reconcile_standby(observed, target, upstream),
         TargetRole::NoUpstream => ReconcilePlan::hold(HoldReason::FollowedDbMissing),
+        TargetRole::UndefinedUpstream(why) => ReconcilePlan::hold(HoldReason::InvalidSpec(why.clone())),
         TargetRole::Other(role) => ReconcilePlan::hold(HoldReason::UnknownRole(role.clone())),
     }
 }

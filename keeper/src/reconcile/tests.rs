@@ -742,6 +742,27 @@ fn a_missing_followed_db_changes_nothing() {
     );
 }
 
+#[test]
+fn a_spec_that_contradicts_itself_changes_nothing_and_is_named() {
+    let without = |fake: FakeKeeper| fake.own_db(|db| db.spec.follow_config = None);
+    check(without(fake().standby()), "hold InvalidSpec(NoFollowConfig)");
+    let resync = || fake().standby().replaced_by_a2(DbInitMode::Resync);
+    check(without(resync()), "hold InvalidSpec(NoFollowConfig)");
+    let unknown = FollowConfig {
+        kind: "far".into(),
+        ..FollowConfig::internal("B".into())
+    };
+    let unknown = |fake: FakeKeeper| fake.own_db(|db| db.spec.follow_config = Some(unknown.clone()));
+    check(
+        unknown(fake().standby()),
+        "hold InvalidSpec(UnknownFollowType(\"far\"))",
+    );
+    check(
+        fake().replaced_by_a2(DbInitMode::Resync),
+        "hold InvalidSpec(WrongRole { init_mode: \"resync\", role: \"a master\" })",
+    );
+}
+
 /// The row of the decision table: keeper T8 row 14.
 #[test]
 fn a_started_standby_is_saved_even_if_not_ready() {

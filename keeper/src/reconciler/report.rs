@@ -24,6 +24,7 @@ use crate::publish::{Due, Publisher};
 use crate::reconcile::{
     CopyDelay, DataRole, DataState, Desired, Goal, HoldReason, NextAction, ReconcilePlan, Step, TargetRole, WrongSource,
 };
+use crate::round_log::is_logged_as_error;
 
 /// Reports what rounds find.
 #[derive(Debug)]
@@ -73,7 +74,7 @@ impl RoundReporter {
     pub(super) fn target_role(&self, role: &TargetRole) {
         self.metrics.set_target_role(match role {
             TargetRole::Master => MetricRole::Master,
-            TargetRole::Standby(_) | TargetRole::NoUpstream => MetricRole::Standby,
+            TargetRole::Standby(_) | TargetRole::NoUpstream | TargetRole::UndefinedUpstream(_) => MetricRole::Standby,
             TargetRole::Other(_) => MetricRole::Undefined,
         });
     }
@@ -124,8 +125,11 @@ impl RoundReporter {
     pub(super) fn hold(&self, why: Option<&HoldReason>) {
         let data = &self.instance.config().data;
         let problem = why.and_then(|why| hold_problem(why, data, &self.local.cluster()));
-        self.problems
-            .set(KeeperProblemKind::Data, "copy", problem.into_iter().collect());
+        let problem = problem.into_iter().collect();
+        match why.is_some_and(is_logged_as_error) {
+            true => self.problems.set_logged(KeeperProblemKind::Data, "hold", problem),
+            false => self.problems.set(KeeperProblemKind::Data, "hold", problem),
+        }
     }
 
     /// Sets the metric of the last complete round.
@@ -149,74 +153,61 @@ impl RoundReporter {
 /// Returns the problem of a round on hold; `None` if there is nothing to fix. `data` is PGDATA, `own` the cluster of
 /// the local database, empty for none.
 fn hold_problem(why: &HoldReason, data: &Path, own: &ClusterUid) -> Option<Problem> {
-    let (text, remedy) = match why {
-        HoldReason::DataLost | HoldReason::NoUsableData => (
-            format!("the data of the keeper's db are not in {}", data.display()),
-            "give this keeper back the --data-dir (or the volume) that holds them; if they are lost, wait for the sentinel, \
-             which gives a standby, or a master with a standby to take over, another db",
+    let text = match why {
+        HoldReason::StoreUnavailable | HoldReason::Unusable(_) | HoldReason::NotListed => return None,
+        HoldReason::NoClusterData if own.as_str().is_empty() => return None,
+        HoldReason::NoClusterData => format!(
+            "the cluster data are gone, and this keeper has a database of cluster {own}: it is left as it is, and is not \
+             started before they are back"
         ),
-        HoldReason::NoClusterData if !own.as_str().is_empty() => (
-            format!(
-                "the cluster data are gone, and this keeper has a database of cluster {own}: it is left as it is, and is \
-                 not started before they are back"
-            ),
-            "put them back from a backup with `stolonctl clusterdata write --yes -f FILE`; `stolonctl init` gives the \
-             databases up",
+        HoldReason::DataLost | HoldReason::NoUsableData => {
+            format!("the data of the keeper's db are not in {}", data.display())
+        }
+        HoldReason::OtherCluster { own, other } => {
+            format!("the cluster data belong to another cluster ({other}) than this keeper's database ({own})")
+        }
+        HoldReason::NotSupported(what) => format!("the cluster spec cannot be carried out: {what}"),
+        HoldReason::UnsupportedFormat(version) => {
+            format!("the cluster data have formatVersion {version}, which this version does not support")
+        }
+        HoldReason::UnknownInitMode(mode) => {
+            format!("the keeper's db has the initMode {mode:?}, which this version does not support")
+        }
+        HoldReason::UnknownRole(role) => {
+            format!("the keeper's db has the role {role:?}, which this version does not support")
+        }
+        HoldReason::InvalidSpec(why) => format!("the spec of the keeper's db cannot be carried out: {why}"),
+        HoldReason::FollowedDbMissing => "the db that the keeper's db follows is not in the cluster data".to_owned(),
+        HoldReason::MasterCannotFollow => format!(
+            "the keeper's db is a standby, and the data in {} are a master's: they are left as they are",
+            data.display()
         ),
-        HoldReason::OtherCluster { own, other } => (
-            format!("the cluster data belong to another cluster ({other}) than this keeper's database ({own})"),
-            "put the right cluster data back with `stolonctl clusterdata write --yes -f FILE`, or discard the database by \
-             removing the keeper's data directory",
+        HoldReason::WrongSource(_, WrongSource::NotRecorded) => {
+            "waiting for the system identifier of the followed db, which the cluster data do not have yet".to_owned()
+        }
+        HoldReason::WrongSource(from, why) => format!(
+            "another instance answers at {}:{}, the address of the followed db: {why}",
+            from.host, from.port
         ),
-        HoldReason::NotSupported(what) => (
-            format!("the cluster spec cannot be carried out: {what}"),
-            "change the cluster spec with stolonctl update",
+        HoldReason::RestoreFailed(CopyDelay { failures, delay }) => {
+            format!("restoring the backup failed, attempt {failures}; waiting {delay:?} before the next one")
+        }
+        HoldReason::CannotAdopt(why) => {
+            let data = data.display();
+            format!("the data in {data} are not taken over, and are left as they are: {why}")
+        }
+        HoldReason::ForeignServer { pid } => format!(
+            "process {pid} runs PostgreSQL on {}, and no keeper has started it: nothing is done",
+            data.display()
         ),
-        HoldReason::UnsupportedFormat(version) => (
-            format!("the cluster data have formatVersion {version}, which this version does not support"),
-            "run the same version of all programs",
-        ),
-        HoldReason::WrongSource(_, why @ WrongSource::NotRecorded) => (
-            "waiting for the system identifier of the followed db, which the cluster data do not have yet".to_owned(),
-            why.remedy(),
-        ),
-        HoldReason::WrongSource(from, why) => (
-            format!(
-                "another instance answers at {}:{}, the address of the followed db: {why}",
-                from.host, from.port
-            ),
-            why.remedy(),
-        ),
-        HoldReason::RestoreFailed(CopyDelay { failures, delay }) => (
-            format!("restoring the backup failed, attempt {failures}; waiting {delay:?} before the next one"),
-            "see the problem beside this one and the keeper's log for the cause; another backup or target needs \
-             `stolonctl init`",
-        ),
-        HoldReason::CannotAdopt(why) => (
-            format!(
-                "the data in {} are not taken over, and are left as they are: {why}",
-                data.display()
-            ),
-            why.remedy(),
-        ),
-        HoldReason::ForeignServer { pid } => (
-            format!(
-                "process {pid} runs PostgreSQL on {}, and no keeper has started it: nothing is done",
-                data.display()
-            ),
-            "stop that server, and see that nothing starts it again",
-        ),
-        HoldReason::Obstacle(directory, why) => (
-            format!("no new data are created, because of {}: {why}", directory.display()),
-            why.remedy(),
-        ),
-        HoldReason::CopyFailed(CopyDelay { failures, delay }) => (
-            format!("copying the followed db failed, attempt {failures}; waiting {delay:?} before the next one"),
-            "see the keeper's log for the cause",
-        ),
-        _ => return None,
+        HoldReason::Obstacle(directory, why) => {
+            format!("no new data are created, because of {}: {why}", directory.display())
+        }
+        HoldReason::CopyFailed(CopyDelay { failures, delay }) => {
+            format!("copying the followed db failed, attempt {failures}; waiting {delay:?} before the next one")
+        }
     };
-    Some(KeeperProblemKind::Data.problem(&text, remedy))
+    Some(KeeperProblemKind::Data.problem(&text, why.remedy()?))
 }
 
 /// Returns the problem of a started change of the data that makes no progress.
@@ -227,12 +218,8 @@ fn hung_change(hung: &FileSystemHung) -> Problem {
 
 /// Returns the problem of a failed step that will be retried; `None` for a failure that ends without an operator.
 fn failed_step(step: &Step, failed: &StepError, owned: &OwnedDirs) -> Option<(KeeperProblemKind, Problem)> {
-    if let StepError::Instance(InstanceError::Port(_)) = failed {
-        let text = Chain(failed).to_string();
-        return Some((
-            KeeperProblemKind::Server,
-            KeeperProblemKind::Server.problem(&text, "the keeper retries automatically"),
-        ));
+    if let StepError::Instance(failed @ InstanceError::Port(_)) = failed {
+        return Some(failed_server(&Chain(failed).to_string(), failed.remedy()));
     }
     match step {
         Step::ClearData(_) | Step::BaseBackup(..) | Step::Initdb(_) | Step::KeepOriginalFiles | Step::RestoreBackup => {
@@ -253,15 +240,21 @@ fn failed_step(step: &Step, failed: &StepError, owned: &OwnedDirs) -> Option<(Ke
         | Step::Reload(_)
         | Step::Restart(..) => {
             let text = format!("{}: {}", failure_message(step, failed), Chain(failed));
-            let remedy =
-                "fix the error above, see the keeper's and PostgreSQL's log for more; the keeper retries automatically";
-            Some((
-                KeeperProblemKind::Server,
-                KeeperProblemKind::Server.problem(&text, remedy),
-            ))
+            let remedy = match failed {
+                StepError::Instance(failed) => failed.remedy(),
+                _ => None,
+            };
+            Some(failed_server(&text, remedy))
         }
         _ => None,
     }
+}
+
+fn failed_server(text: &str, remedy: Option<&str>) -> (KeeperProblemKind, Problem) {
+    const REMEDY: &str =
+        "fix the error above, see the keeper's and PostgreSQL's log for more; the keeper retries automatically";
+    let kind = KeeperProblemKind::Server;
+    (kind, kind.problem(text, remedy.unwrap_or(REMEDY)))
 }
 
 fn failed_data(step: &Step, failed: &StepError, owned: &OwnedDirs) -> Problem {
@@ -284,4 +277,92 @@ fn failed_data(step: &Step, failed: &StepError, owned: &OwnedDirs) -> Problem {
         &format!("{}: {}", failure_message(step, failed), Chain(failed)),
         &remedy,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use base::RandomBytes;
+
+    use super::*;
+    use crate::postgres::server::port::ListenError;
+    use crate::reconcile::{AdoptionRefusal, InvalidDbSpec};
+
+    fn problem(why: &HoldReason) -> Option<Problem> {
+        hold_problem(why, Path::new("/data/postgres"), &"c1".into())
+    }
+
+    #[test]
+    fn each_error_that_holds_a_round_is_a_problem_with_the_remedy_that_is_logged() {
+        for why in [
+            HoldReason::UnsupportedFormat(2),
+            HoldReason::OtherCluster {
+                own: "c1".into(),
+                other: "c2".into(),
+            },
+            HoldReason::NotSupported("role standby without an upstream"),
+            HoldReason::DataLost,
+            HoldReason::NoUsableData,
+            HoldReason::UnknownInitMode("later".into()),
+            HoldReason::UnknownRole("witness".into()),
+            HoldReason::FollowedDbMissing,
+            HoldReason::MasterCannotFollow,
+        ] {
+            assert!(is_logged_as_error(&why), "{why:?}");
+            let found = problem(&why).unwrap();
+            assert_eq!(Some(found.remedy.as_str()), why.remedy(), "{why:?}");
+        }
+        // The problem itself is logged.
+        for why in [
+            HoldReason::NoClusterData,
+            HoldReason::InvalidSpec(InvalidDbSpec::NoFollowConfig),
+            HoldReason::CannotAdopt(AdoptionRefusal::NoDatabase),
+            HoldReason::ForeignServer { pid: 7 },
+        ] {
+            assert!(!is_logged_as_error(&why) && problem(&why).is_some(), "{why:?}");
+        }
+    }
+
+    #[test]
+    fn a_spec_that_contradicts_itself_is_reported_as_such() {
+        let wrong = InvalidDbSpec::WrongRole {
+            init_mode: "resync",
+            role: "a master",
+        };
+        for (why, text) in [
+            (wrong, "initMode resync of a master"),
+            (
+                InvalidDbSpec::NoRestoreCommand,
+                "initMode pitr without pitrConfig.dataRestoreCommand",
+            ),
+            (
+                InvalidDbSpec::UnknownFollowType("far".into()),
+                "unknown type of followConfig \"far\"",
+            ),
+        ] {
+            let found = problem(&HoldReason::InvalidSpec(why)).unwrap();
+            assert!(found.text.ends_with(text), "{}", found.text);
+        }
+    }
+
+    #[test]
+    fn a_port_in_use_and_a_paused_recovery_have_remedies_of_their_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let owned = OwnedDirs::load(dir.path(), RandomBytes::system()).unwrap();
+        let remedy = |step: &Step, failed| {
+            failed_step(step, &StepError::Instance(failed), &owned)
+                .unwrap()
+                .1
+                .remedy
+        };
+        let taken = ListenError::Taken {
+            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            port: 5432,
+        };
+        let found = remedy(&Step::Initdb(model::NewConfig::default()), taken.into());
+        assert!(found.contains("--pg-port"), "{found}");
+        let found = remedy(&Step::WaitRecovered, InstanceError::RecoveryPaused);
+        assert!(found.contains("stolonctl update"), "{found}");
+    }
 }

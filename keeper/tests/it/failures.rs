@@ -21,7 +21,8 @@ fn a_port_in_use_is_reported_at_each_attempt() {
                 matches!(refused, InstanceError::Port(ListenError::Taken { .. })),
                 "{refused}"
             );
-            assert!(refused.to_string().contains("--pg-port"), "{refused}");
+            let remedy = refused.remedy().expect("a port in use has one");
+            assert!(remedy.contains("--pg-port"), "{remedy}");
         }
         drop(stranger);
         node.start(&wanted).await;

@@ -97,6 +97,18 @@ pub enum InstanceError {
 }
 
 impl InstanceError {
+    /// Returns what an operator can do, if this error has a remedy of its own.
+    pub const fn remedy(&self) -> Option<&'static str> {
+        match self {
+            Self::Port(failed) => Some(failed.remedy()),
+            Self::RecoveryPaused => Some(
+                "raise the parameters that PostgreSQL's log names with `stolonctl update`: the keeper then continues the \
+                 recovery; do not pause the replay by hand",
+            ),
+            _ => None,
+        }
+    }
+
     /// Whether a file system does not answer, which proves nothing about the data or the server (keeper 12.13.5).
     pub fn is_unanswered(&self) -> bool {
         match self {

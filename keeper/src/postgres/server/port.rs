@@ -23,10 +23,7 @@ const LOOKUP_LIMIT: Duration = Duration::from_secs(2);
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// Another program listens on it.
-    #[error(
-        "port {port} at {address} is in use by another program: stop that program, or give this keeper another \
-         --pg-port"
-    )]
+    #[error("port {port} at {address} is in use by another program")]
     Taken {
         /// The address.
         address: IpAddr,
@@ -35,7 +32,7 @@ pub enum ListenError {
     },
     /// Another server holds the socket: one with the same port at other addresses, or of another user.
     #[error(
-        "port {port} is in use: {} belongs to {}; stop that server, or give this keeper another --pg-port",
+        "port {port} is in use: {} belongs to {}",
         lock.display(), pid.map_or("another user".to_owned(), |pid| format!("process {pid}"))
     )]
     SocketTaken {
@@ -47,19 +44,13 @@ pub enum ListenError {
         lock: PathBuf,
     },
     /// The host has none of the addresses to listen on.
-    #[error(
-        "cannot listen on {address}: this host does not have the address; give --pg-listen-address one that it has, or * \
-         for all"
-    )]
+    #[error("cannot listen on {address}: this host does not have the address")]
     NotLocal {
         /// The first of the addresses.
         address: IpAddr,
     },
     /// No name to listen on has an address.
-    #[error(
-        "cannot listen on {name}: the name does not resolve here; give --pg-listen-address an address of this host, or * \
-         for all"
-    )]
+    #[error("cannot listen on {name}: the name does not resolve here")]
     Unresolved {
         /// The first of the names.
         name: String,
@@ -67,6 +58,20 @@ pub enum ListenError {
     /// It cannot be determined.
     #[error(transparent)]
     File(#[from] FileError),
+}
+
+impl ListenError {
+    /// Returns what an operator can do about it.
+    pub const fn remedy(&self) -> &'static str {
+        match self {
+            Self::Taken { .. } => "stop that program, or give this keeper another --pg-port",
+            Self::SocketTaken { .. } => "stop that server, or give this keeper another --pg-port",
+            Self::NotLocal { .. } | Self::Unresolved { .. } => {
+                "give --pg-listen-address an address that this host has, or * for all"
+            }
+            Self::File(_) => "fix the error above; the keeper retries automatically",
+        }
+    }
 }
 
 /// Fails if another program uses the addresses or the socket. No own server may be running.

@@ -5,8 +5,8 @@
 use crate::external_dirs::ClearRequest;
 use crate::reconcile::initialise::{save_initializing, standby_config, unclaimed_data};
 use crate::reconcile::{
-    DataState, ExternalUpstream, HoldReason, LogMessage, NextAction, ObservedState, ReconcilePlan, ServerState, Step,
-    TargetDb, TargetRole, Upstream,
+    DataState, ExternalUpstream, HoldReason, InvalidDbSpec, LogMessage, NextAction, ObservedState, ReconcilePlan,
+    ServerState, Step, TargetDb, TargetRole, Upstream,
 };
 
 /// Whether this process has restored the data of the target and their recovery is not complete.
@@ -26,15 +26,17 @@ pub(super) fn pitr(observed: &ObservedState<'_>, target: &TargetDb) -> Reconcile
     match &target.role {
         TargetRole::Master | TargetRole::Standby(Upstream::External(_)) => {}
         TargetRole::Standby(Upstream::Member(_)) | TargetRole::NoUpstream => {
-            return ReconcilePlan::hold(HoldReason::UnknownRole("standby with init mode pitr".to_owned()));
+            return ReconcilePlan::hold(HoldReason::InvalidSpec(InvalidDbSpec::WrongRole {
+                init_mode: "pitr",
+                role: "a standby of another db",
+            }));
         }
+        TargetRole::UndefinedUpstream(why) => return ReconcilePlan::hold(HoldReason::InvalidSpec(why.clone())),
         TargetRole::Other(role) => return ReconcilePlan::hold(HoldReason::UnknownRole(role.clone())),
     }
     let has_command = target.spec.pitr_config.as_ref();
     if has_command.is_none_or(|config| config.data_restore_command.is_empty()) {
-        return ReconcilePlan::hold(HoldReason::UnknownInitMode(
-            "pitr without dataRestoreCommand".to_owned(),
-        ));
+        return ReconcilePlan::hold(HoldReason::InvalidSpec(InvalidDbSpec::NoRestoreCommand));
     }
     // A server that still recovers goes on meanwhile.
     if let Some(delay) = observed.process.copy_delay {

@@ -8,9 +8,9 @@ use model::Lsn;
 use crate::external_dirs::{ClearRequest, Obstacle, first_obstacle};
 use crate::reconcile::initialise::{first_start_config, save_initializing, standby_config, unclaimed_data};
 use crate::reconcile::{
-    CopyFacts, CopyReason, DataRole, DataState, HoldReason, LogMessage, MemberUpstream, NextAction, NoRewind,
-    ObservedState, ReconcilePlan, Rejoin, ServerState, StartAs, Step, TargetDb, TargetRole, Upstream, check_source,
-    is_incomplete, rejoin,
+    CopyFacts, CopyReason, DataRole, DataState, HoldReason, InvalidDbSpec, LogMessage, MemberUpstream, NextAction,
+    NoRewind, ObservedState, ReconcilePlan, Rejoin, ServerState, StartAs, Step, TargetDb, TargetRole, Upstream,
+    check_source, is_incomplete, rejoin,
 };
 
 /// Creates a standby of the followed instance (keeper 5.4). All conditions are checked before anything is removed
@@ -19,14 +19,11 @@ pub(super) fn resync(observed: &ObservedState<'_>, target: &TargetDb) -> Reconci
     let upstream = match &target.role {
         TargetRole::Standby(Upstream::Member(upstream)) => upstream,
         TargetRole::Standby(Upstream::External(_)) => {
-            return ReconcilePlan::hold(HoldReason::UnknownRole(
-                "first standby of a cluster with init mode resync".to_owned(),
-            ));
+            return wrong_role("a standby of another cluster");
         }
         TargetRole::NoUpstream => return ReconcilePlan::hold(HoldReason::FollowedDbMissing),
-        TargetRole::Master => {
-            return ReconcilePlan::hold(HoldReason::UnknownRole("master with init mode resync".to_owned()));
-        }
+        TargetRole::UndefinedUpstream(why) => return ReconcilePlan::hold(HoldReason::InvalidSpec(why.clone())),
+        TargetRole::Master => return wrong_role("a master"),
         TargetRole::Other(role) => return ReconcilePlan::hold(HoldReason::UnknownRole(role.clone())),
     };
     if let Some(plan) = finish_rewound(observed, target, upstream) {
@@ -108,6 +105,13 @@ fn choose_rejoin(observed: &ObservedState<'_>, target: &TargetDb, copy: &CopyFac
         },
         chosen => chosen,
     }
+}
+
+fn wrong_role(role: &'static str) -> ReconcilePlan {
+    ReconcilePlan::hold(HoldReason::InvalidSpec(InvalidDbSpec::WrongRole {
+        init_mode: "resync",
+        role,
+    }))
 }
 
 /// Rewinds the data. All that pg_rewind can find wrong it finds in the check, which changes nothing but

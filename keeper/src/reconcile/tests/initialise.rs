@@ -172,6 +172,20 @@ fn a_failed_restore_is_removed_and_made_again_after_a_delay() {
     check(fake, &format!("{RESTORE}; {RECOVER}"));
 }
 
+#[test]
+fn a_backup_is_restored_only_by_a_command_and_not_for_a_standby_of_the_cluster() {
+    let without_command = pitr().own_db(|db| db.spec.pitr_config = Some(PitrConfig::default()));
+    check(without_command, "hold InvalidSpec(NoRestoreCommand)");
+    let standby = pitr().own_db(|db| {
+        db.spec.role = Role::Standby;
+        db.spec.follow_config = Some(FollowConfig::internal("B".into()));
+    });
+    check(
+        standby,
+        "hold InvalidSpec(WrongRole { init_mode: \"pitr\", role: \"a standby of another db\" })",
+    );
+}
+
 /// A backup may take hours to restore, and the server continues a recovery where it was.
 #[test]
 fn a_failed_recovery_is_continued_on_the_restored_data() {
