@@ -12,20 +12,23 @@ use tracing::{error, info, warn};
 use crate::metrics::PROBLEMS;
 use crate::publish::{Due, Publisher};
 
-/// Kind of a problem.
+/// Kind of a problem (keeper 3.10).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum KeeperProblemKind {
-    /// The server is running and refuses the keeper's logins or queries.
+    /// The server refuses the keeper's logins or its database, or answers no new connection; or a password file cannot be
+    /// read.
     Login,
-    /// The configuration, or a part of it, is refused.
+    /// A part of the configuration is refused, waits for a restart, cannot be carried out (slots, durations of the spec), or
+    /// weakens synchronous replication.
     Configuration,
-    /// The server is recovering or starting slowly.
+    /// Nothing to fix: the server does not accept connections yet, or a long step is under way.
     Recovery,
-    /// The data cannot be created.
+    /// Data are lost, unusable, cannot be created or removed, or do not answer; or the cluster data ask for what cannot be
+    /// done with them.
     Data,
-    /// A standby receives no WAL.
+    /// A standby receives no WAL, or client logins of a started master stay blocked.
     Replication,
-    /// The server cannot be started, stopped, promoted or reloaded.
+    /// The server could not be started, stopped, promoted, reloaded or restarted.
     Server,
 }
 

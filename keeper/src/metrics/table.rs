@@ -27,7 +27,7 @@ daemon::metric_table! {
         "The sleepInterval in force, whole seconds");
     SHUTDOWN = MetricRow::gauge("stolon_keeper_shutdown_seconds", MetricUnit::UnixTime, "Unix time of the stop signal");
     PROBLEMS = MetricRow::gauge("stolon_keeper_problems", MetricUnit::Count,
-        "Problems that an operator has to fix, as listed by stolonctl status")
+        "Problems as listed by stolonctl status: an operator has to fix them, but for recovery, which takes time only")
         .with(&[MetricLabel::fixed("kind", &["login", "configuration", "recovery", "data", "replication", "server"])]);
     HEALTHY = MetricRow::gauge("stolon_keeper_healthy", MetricUnit::Flag,
         "Whether the instance answered at the last observation (0 or 1)");
