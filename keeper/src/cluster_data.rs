@@ -16,8 +16,7 @@ use crate::context::KeeperContext;
 use crate::local::state::LocalState;
 use crate::postgres::instance::{Instance, LocalRole as FileRole};
 use crate::reconcile::{
-    ClusterDataState, DataRole, DataState, Desired, Goal, HoldReason, LocalFacts, TargetRole, desired_state,
-    endangered_cluster, hold_unless_given_up,
+    ClusterDataState, Desired, Goal, HoldReason, TargetRole, desired_state, endangered_cluster, hold_unless_given_up,
 };
 
 /// Latency above which optional requests to the store are skipped.
@@ -112,25 +111,15 @@ impl ClusterDataReader {
         };
         // What cannot be read may be data.
         let has_data = !matches!(self.instance.local_role().await, Ok(FileRole::Undefined));
-        let local = LocalFacts {
-            cluster: self.local.cluster(),
-            db: self.local.db(),
-            data: if has_data {
-                DataState::Present(DataRole::Master) // only whether there are data matters here, not their role
-            } else {
-                DataState::Absent
-            },
-            unclaimed: None, // this check covers only data named in dbstate
-            foreign_server: None,
-        };
-        let Some(own) = endangered_cluster(checked, &self.me, &local) else {
+        let (cluster, db) = (self.local.cluster(), self.local.db().uid);
+        let Some(own) = endangered_cluster(checked, &self.me, &cluster, &db, has_data) else {
             return desired;
         };
         let key = self.store.keys().created();
         match self.store.get(&key).await {
             Ok(entry) => {
                 let created = entry.and_then(|entry| from_slice::<CreationRecord>(&entry.value).ok());
-                hold_unless_given_up(desired, &own, created.as_ref())
+                hold_unless_given_up(desired, own, created.as_ref())
             }
             Err(error) => {
                 debug!(error = %Chain(&error), "could not read who created the cluster");

@@ -37,7 +37,7 @@ impl ConnectionAttempts {
 /// Returns the problem to report meanwhile.
 pub fn problem() -> Problem {
     KeeperProblemKind::Login.problem(
-        "PostgreSQL answers no new connections, although it runs and sessions that are open work",
+        "PostgreSQL answers no new connections, although its postmaster runs",
         "look at the postmaster process: whether it is stopped or hangs, and whether it can start processes (limits of \
          processes and memory)",
     )

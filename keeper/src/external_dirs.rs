@@ -94,7 +94,7 @@ pub enum Obstacle {
     MarkerMissing(PathBuf),
     /// The owner of the data is not recorded.
     Unclaimed,
-    /// It holds data that were to be moved to this directory, which holds data already.
+    /// Its data were moved to this directory before an interruption, and it holds other data now.
     AlreadyMoved(PathBuf),
 }
 
@@ -122,7 +122,7 @@ impl fmt::Display for Obstacle {
             Self::Unclaimed => f.write_str("the owner of these data is unknown: dbstate names none"),
             Self::AlreadyMoved(to) => write!(
                 f,
-                "its data were moved to {} before, and others lie there now",
+                "its data were moved to {} before an interruption, and it holds other data now",
                 to.display()
             ),
         }
@@ -150,7 +150,7 @@ impl Obstacle {
             Self::NotEnoughSpace { .. } => "free space on that file system, or make it larger",
             Self::MarkerMissing(_) => "mount it; if what was there is lost for good, create that file, empty",
             Self::Unclaimed => "put dbstate back, or move the data away",
-            Self::AlreadyMoved(_) => "move one of the two away",
+            Self::AlreadyMoved(_) => "move the data out of one of the two directories",
         }
     }
 }

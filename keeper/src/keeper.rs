@@ -141,7 +141,7 @@ impl KeeperLoop {
                         watch = self.watch();
                     }
                 }
-                () = synchronous.round_wanted() => self.trigger_after(Duration::ZERO),
+                () = synchronous.wait_until_logins_allowable() => self.trigger_after(Duration::ZERO),
                 _ = renewal.tick() => {
                     self.context.heartbeat.beat();
                     if !self.renew_liveness() {

@@ -149,9 +149,10 @@ impl StartedKeeper {
             () = claim.take(&mut liveness_key, &self.dir.predecessors, &self.clock) => None,
             kind = next_shutdown(&mut signals) => Some(kind),
         };
-        let is_ours = ended_by.is_none();
+        // Also without the key, where the store denies access to it.
+        let may_act = ended_by.is_none();
         // Without the lock on the directory another process may supervise its server, too.
-        if !is_ours && (claim.is_held() || !self.config.locking) {
+        if !may_act && (claim.is_held() || !self.config.locking) {
             info!("stopping, another process runs or may run with our uid");
             return Ok(());
         }
@@ -180,8 +181,8 @@ impl StartedKeeper {
         context.status.set_stopping();
         systemd::report_stopping();
         let shutdown = Shutdown::new(context, liveness_key, signals);
-        // A process that never held the key publishes nothing: the uid may belong to another process.
-        if is_ours {
+        // A process that was ended while it waited for the key publishes nothing: the uid may belong to another process.
+        if may_act {
             shutdown.run(kind, std::future::ready(())).await;
         } else {
             shutdown.stop_without_publishing().await;

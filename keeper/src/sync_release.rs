@@ -34,7 +34,7 @@ impl SyncRelease {
     /// Never returns.
     pub async fn run(&self) {
         loop {
-            self.synchronous.standbys_missing().await;
+            self.synchronous.wait_for_missing_standbys().await;
             self.release_when_in_sync().await;
         }
     }

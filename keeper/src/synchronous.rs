@@ -210,12 +210,12 @@ impl SyncReplication {
     }
 
     /// Waits until the names have changed, or a listed standby was missing at an observation.
-    pub async fn standbys_missing(&self) {
+    pub async fn wait_for_missing_standbys(&self) {
         self.standbys_missing.notified().await;
     }
 
     /// Waits until a round would find that client logins can be allowed.
-    pub async fn round_wanted(&self) {
+    pub async fn wait_until_logins_allowable(&self) {
         self.round_wanted.notified().await;
     }
 

@@ -27,7 +27,7 @@ use crate::postgres::initdb;
 use crate::postgres::instance::Instance;
 use crate::postgres::restore::{self, BackupRestore};
 use crate::postgres::server::error::InstanceError;
-use crate::reconcile::{CopyDelay, Desired, Goal, LocalDb, MemberUpstream, ProcessState, TargetRole};
+use crate::reconcile::{CopyDelay, Desired, LocalDb, MemberUpstream, ProcessState, TargetDb, TargetRole};
 use crate::step_progress::StepProgress;
 
 /// Changes the data of one instance.
@@ -85,7 +85,7 @@ impl DataSteps {
     /// (keeper 12.12.5).
     pub(super) fn complete_late_copy(&self, process: &mut ProcessState) {
         if let Some(db) = self.late.take() {
-            info!(%db, "the copy is complete, although it took longer than it was waited for");
+            info!(%db, "the copy was completed after its step had timed out");
             process.completed = Some(db);
         }
     }
@@ -168,13 +168,18 @@ impl DataSteps {
     }
 
     /// Restores the backup of the assigned db.
-    pub(super) async fn restore(&mut self, desired: &Desired, process: &mut ProcessState) -> Result<(), StepError> {
+    pub(super) async fn restore(
+        &mut self,
+        target: &TargetDb,
+        desired: &Desired,
+        process: &mut ProcessState,
+    ) -> Result<(), StepError> {
         process.restored = None;
-        let restored = self.restore_target(desired).await;
+        let restored = self.restore_target(target).await;
         if restored.is_ok() {
-            process.restored = target_of(desired).cloned();
+            process.restored = Some(target.db.clone());
         }
-        self.record_recovery(restored, desired)
+        self.record_failed_attempt(restored, desired)
     }
 
     /// Waits for the recovery of a restored backup, and shows that it is under way.
@@ -185,21 +190,22 @@ impl DataSteps {
     ) -> Result<(), StepError> {
         let shown = self.progress.show("recovering the restored backup", || None, recovery);
         let recovered = shown.await;
-        self.record_recovery(recovered, desired)
+        self.record_failed_attempt(recovered, desired)
     }
 
     /// Records a failed attempt to restore or recover a backup: the next one is delayed.
-    pub(super) fn record_recovery(&mut self, done: Result<(), StepError>, desired: &Desired) -> Result<(), StepError> {
+    pub(super) fn record_failed_attempt(
+        &mut self,
+        done: Result<(), StepError>,
+        desired: &Desired,
+    ) -> Result<(), StepError> {
         if done.as_ref().is_err_and(|failed| !failed.is_unanswered()) {
             self.record_failed_copy(desired);
         }
         done
     }
 
-    async fn restore_target(&self, desired: &Desired) -> Result<(), StepError> {
-        let Goal::Run(target) = &desired.goal else {
-            return Ok(()); // only plans for a db to run have this step
-        };
+    async fn restore_target(&self, target: &TargetDb) -> Result<(), StepError> {
         let config = target.spec.pitr_config.clone().unwrap_or_default();
         let restore = BackupRestore {
             command: config.data_restore_command,
@@ -223,10 +229,11 @@ impl DataSteps {
         &mut self,
         from: &MemberUpstream,
         external_dirs: &[ExternalDir],
+        target: &TargetDb,
         desired: &Desired,
         process: &mut ProcessState,
     ) -> Result<(), StepError> {
-        let copied = self.copy_from(from, external_dirs, desired).await;
+        let copied = self.copy_from(from, external_dirs, target).await;
         // Data that are completed in time are recorded by a later step of the plan.
         if copied.is_ok() {
             self.late.set(None);
@@ -262,9 +269,9 @@ impl DataSteps {
         &self,
         from: &MemberUpstream,
         external_dirs: &[ExternalDir],
-        desired: &Desired,
+        target: &TargetDb,
     ) -> Result<(), StepError> {
-        let slot = slot_of(desired);
+        let slot = slot_of(target);
         let copy = basebackup::BaseBackup {
             source: address(from),
             application_name: slot.clone(),
@@ -273,8 +280,8 @@ impl DataSteps {
         let staged = self.prepare(external_dirs).await?;
         let transferred = Cell::new(None);
         let late = self.late.clone();
-        let db = target_of(desired).cloned();
-        let finished = move || late.set(db);
+        let db = target.db.clone();
+        let finished = move || late.set(Some(db));
         let copying = basebackup::run(
             &self.instance,
             &copy,
@@ -296,15 +303,8 @@ impl DataSteps {
 }
 
 /// Returns the name of the replication slot that the source's keeper creates for this db.
-pub fn slot_of(desired: &Desired) -> String {
-    target_of(desired).map_or_else(String::new, |db| stolon_name(db.as_str()))
-}
-
-fn target_of(desired: &Desired) -> Option<&DbUid> {
-    match &desired.goal {
-        Goal::Run(target) => Some(&target.db),
-        Goal::Stop(_) | Goal::Hold(_) => None,
-    }
+pub fn slot_of(target: &TargetDb) -> String {
+    stolon_name(target.db.as_str())
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use model::Lsn;
+use model::{KeeperUid, Lsn};
 use store::StoreError;
 
 use crate::postgres::client::refusal::ServerRefusal;
@@ -32,10 +32,10 @@ pub enum StepError {
     #[error(transparent)]
     Programs(#[from] ProgramsError),
     /// The store refused the permit: read the cluster data again.
-    #[error("the cluster data have changed, or an order forbids it")]
-    NotPermitted,
-    /// There is no permit, or it has expired.
-    #[error("the permit to become a master is too old: the store answers later than half of failInterval")]
+    #[error("the cluster data have changed, or the store has the key orders/{0}")]
+    PermitRefused(KeeperUid),
+    /// There is no permit, or it has expired: the store answered late, or what followed took long.
+    #[error("there is no permit to be a master, or half of failInterval has passed since it was requested")]
     PermitExpired,
     /// The server ended during its start, possibly because of its configuration.
     #[error("the configuration kept the instance from starting")]
@@ -75,10 +75,10 @@ impl StepError {
     pub fn should_plan_again(&self) -> bool {
         matches!(
             self,
-            Self::NotPermitted
+            Self::PermitRefused(_)
                 | Self::PermitExpired
                 | Self::Configuration(_)
-                | Self::Instance(InstanceError::NotPermitted { .. })
+                | Self::Instance(InstanceError::PermitExpired { .. })
         )
     }
 

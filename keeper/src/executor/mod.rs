@@ -122,29 +122,26 @@ impl Executor {
             }
             Step::KeepOriginalFiles => self.data.keep_original_files().await?,
             Step::Initdb(config) => self.data.initdb(config).await?,
-            Step::StartTemporarily(config) => self.server.start_temporarily(config, target(desired)).await?,
-            Step::RestoreBackup => self.data.restore(desired, process).await?,
+            Step::StartTemporarily(config) => self.server.start_temporarily(config, target_of(desired)).await?,
+            Step::RestoreBackup => self.data.restore(target_of(desired), desired, process).await?,
             Step::StartRecovery(config) => {
-                let started = self.server.start_recovery(config, target(desired)).await;
-                self.data.record_recovery(started, desired)?;
+                let started = self.server.start_recovery(config, target_of(desired)).await;
+                self.data.record_failed_attempt(started, desired)?;
             }
             Step::WaitRecovered => {
-                let recovery = self.server.wait_recovered(target(desired));
+                let recovery = self.server.wait_recovered(target_of(desired));
                 self.data.watch_recovery(recovery, desired).await?;
             }
-            Step::WaitReady => self.server.wait_ready(target(desired), process).await?,
+            Step::WaitReady => self.server.wait_ready(target_of(desired), process).await?,
             Step::ReadInitParameters => self.sql.read_init_parameters().await?,
             Step::ReadPreviousParameters => self.sql.read_previous_parameters().await?,
             Step::SaveAdopted(db) => self.data.save_adopted(db, self.sql.take_previous_parameters()).await?,
             Step::SetUpRoles => self.sql.set_up_roles().await?,
-            Step::BaseBackup(from, dirs) => self.data.copy(from, dirs, desired, process).await?,
-            Step::Recover => self.rewind.recover(&target(desired).db, process).await?,
-            Step::CheckRewind(from, source) => {
-                let db = &target(desired).db;
-                self.rewind.check(from, source, desired, db, process).await?;
-            }
-            Step::Rewind(from) => self.rewind.run(from, desired, &target(desired).db, process).await?,
-            Step::WaitRewound(db) => self.wait_rewound(db, target(desired)).await?,
+            Step::BaseBackup(from, dirs) => self.data.copy(from, dirs, target_of(desired), desired, process).await?,
+            Step::Recover => self.rewind.recover(&target_of(desired).db, process).await?,
+            Step::CheckRewind(from, source) => self.rewind.check(from, source, target_of(desired), process).await?,
+            Step::Rewind(from) => self.rewind.run(from, target_of(desired), process).await?,
+            Step::WaitRewound(db) => self.wait_rewound(db, target_of(desired)).await?,
             Step::MarkStandby => self.data.mark_standby().await?,
             Step::MarkComplete(db) => process.completed = Some(db.clone()),
             Step::Permit => self.request_permit(context).await?,
@@ -152,11 +149,11 @@ impl Executor {
             Step::WaitStreaming(db) => self.sql.wait_streaming(db, process).await?,
             Step::ConfirmStandbyNames(names) => self.server.confirm_names(names).await?,
             Step::Promote(config) => {
-                let deadline = context.permit.consume(StartAs::Master, target(desired))?;
-                self.server.promote(deadline, config, target(desired)).await?;
+                let deadline = context.permit.consume(StartAs::Master, target_of(desired))?;
+                self.server.promote(deadline, config, target_of(desired)).await?;
             }
             Step::Slot(change) => self.sql.change_slot(change).await?,
-            Step::Reload(config) => self.server.reload(config, target(desired), process).await?,
+            Step::Reload(config) => self.server.reload(config, target_of(desired), process).await?,
             Step::Restart(role, config) => self.restart(*role, config, context).await?,
             Step::ReportRestart(need) => {
                 let has_reverted = self.server.configuration().has_reverted();
@@ -185,7 +182,7 @@ impl Executor {
         config: &ServerConfig,
         context: &mut StepContext<'_>,
     ) -> Result<(), StepError> {
-        let target = target(context.desired);
+        let target = target_of(context.desired);
         let deadline = context.permit.consume(role, target)?;
         if role == StartAs::Standby && self.process.published_stopped.is_some() {
             self.publish.retract_stopped(&mut self.process);
@@ -241,7 +238,7 @@ impl Executor {
             // The permit may have expired during the stop.
             self.request_permit(context).await?;
         }
-        let target = target(context.desired);
+        let target = target_of(context.desired);
         let deadline = context.permit.consume(role, target)?;
         self.server
             .start_again(deadline, config, target, &mut self.process)
@@ -250,7 +247,7 @@ impl Executor {
 }
 
 /// Returns the db to run.
-fn target(desired: &Desired) -> &TargetDb {
+pub fn target_of(desired: &Desired) -> &TargetDb {
     match &desired.goal {
         Goal::Run(target) => target,
         Goal::Stop(_) | Goal::Hold(_) => {

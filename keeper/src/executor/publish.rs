@@ -92,7 +92,7 @@ impl PublishSteps {
                 process.published_stopped = None;
                 Ok(())
             }
-            PermitResponse::Refused => Err(StepError::NotPermitted),
+            PermitResponse::Refused => Err(StepError::PermitRefused(self.me.clone())),
         }
     }
 

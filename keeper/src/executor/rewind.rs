@@ -21,7 +21,7 @@ use crate::postgres::data::walker::Walker;
 use crate::postgres::instance::Instance;
 use crate::postgres::rewind::{self, RewindSource};
 use crate::postgres::server::recovery;
-use crate::reconcile::{Desired, MemberUpstream, ProcessState, SourceFacts, has_segment_of};
+use crate::reconcile::{MemberUpstream, ProcessState, SourceFacts, TargetDb, has_segment_of};
 use crate::step_progress::StepProgress;
 
 /// Time limit of a checkpoint on the source, which writes all that is in its memory.
@@ -72,26 +72,25 @@ impl RewindSteps {
         &self,
         from: &MemberUpstream,
         source: &SourceFacts,
-        desired: &Desired,
-        db: &DbUid,
+        target: &TargetDb,
         process: &mut ProcessState,
     ) -> Result<(), StepError> {
-        let check = self.check_source(from, source, desired);
+        let check = self.check_source(from, source, target);
         let checked = self
             .progress
             .show("checking the local data with pg_rewind", || None, check)
             .await;
-        note_failure(db, process, checked)
+        note_failure(&target.db, process, checked)
     }
 
     async fn check_source(
         &self,
         from: &MemberUpstream,
         source: &SourceFacts,
-        desired: &Desired,
+        target: &TargetDb,
     ) -> Result<(), StepError> {
         self.ensure_source_checkpoint(from, source).await?;
-        let redo = rewind::check(&self.instance, &rewind_source(from, desired)).await?;
+        let redo = rewind::check(&self.instance, &rewind_source(from, target)).await?;
         // pg_rewind brings the WAL that the source has, and removes other WAL up to 16.
         match &source.oldest_segment {
             Some(oldest) if has_segment_of(oldest, redo) => Ok(()),
@@ -120,12 +119,11 @@ impl RewindSteps {
     pub(super) async fn run(
         &self,
         from: &MemberUpstream,
-        desired: &Desired,
-        db: &DbUid,
+        target: &TargetDb,
         process: &mut ProcessState,
     ) -> Result<(), StepError> {
         process.rewound = None;
-        let source = rewind_source(from, desired);
+        let source = rewind_source(from, target);
         let transferred = Cell::new(None);
         let run = rewind::run(&self.instance, &source, &self.owned, &self.changes, |now| {
             transferred.set(Some(now));
@@ -134,7 +132,7 @@ impl RewindSteps {
             .progress
             .show("rewinding the local data with pg_rewind", || transferred.get(), run);
         shown.await?;
-        process.rewound = Some(db.clone());
+        process.rewound = Some(target.db.clone());
         Ok(())
     }
 
@@ -169,10 +167,10 @@ impl RewindSteps {
     }
 }
 
-fn rewind_source(from: &MemberUpstream, desired: &Desired) -> RewindSource {
+fn rewind_source(from: &MemberUpstream, target: &TargetDb) -> RewindSource {
     RewindSource {
         address: address(from),
-        application_name: slot_of(desired),
+        application_name: slot_of(target),
     }
 }
 

@@ -150,7 +150,7 @@ impl ServerSteps {
         }
     }
 
-    /// Promotes the running standby; `config` is written for the reload that follows.
+    /// Promotes the running standby, and writes `config`, the files of a master, for the next reload or start.
     pub(super) async fn promote(
         &mut self,
         deadline: StartDeadline,

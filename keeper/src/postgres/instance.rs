@@ -135,7 +135,7 @@ impl Instance {
         &self.clock
     }
 
-    /// Returns the SQL connection of the rounds.
+    /// Returns the SQL connection of the rounds, and of what releases waiting commits (keeper 10.13).
     pub fn sql(&self) -> &SqlClient {
         &self.round_sql
     }

@@ -1,6 +1,6 @@
-//! One PostgreSQL instance: its programs, processes, files and SQL. This module does not depend on the cluster data: it
-//! gets names, paths, parameters, positions and timelines and returns facts. What to do with them is decided by
-//! `reconcile`.
+//! One PostgreSQL instance: its programs, processes, files and SQL. This module does not read the cluster data: it gets
+//! names, paths, parameters, positions, timelines and single parts of a spec, and returns facts. What to do with them is
+//! decided by `reconcile`; only what may be emptied outside PGDATA is checked here once more (`external_dirs`).
 //!
 //! `instance` is its main interface. Below it, imports run one way: `client` → `server` → `programs` → `config` →
 //! `data`.

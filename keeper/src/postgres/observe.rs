@@ -161,7 +161,7 @@ async fn probe_details(instance: &Instance, observation: &mut Observation, is_st
         Err(failed) => observation.failed = Some(ObserveError::Sql(failed)),
     }
     if is_standby {
-        // Only extensions use this; a failure is not logged.
+        // For the problem `replication`, metrics, pages and fast polling, which do without it, so a failure is not logged.
         observation.standby = sql.standby().await.ok().flatten();
     }
     observation.logins.database = Some(sql.database_refusal().map_or(Ok(()), Err));

@@ -33,7 +33,8 @@ pub(crate) fn configure(
     log_client_logins(observed, target, steps);
     log_changes(current, &wanted, steps);
     // A restart reads all files, so it replaces the reload.
-    let restart = facts.is_some_and(|facts| decide_restart(target, facts, upstream, steps));
+    let (restart, message) = facts.map_or((false, None), |facts| decide_restart(target, facts, upstream));
+    steps.extend(message.map(Step::Log));
     // Until the reload is confirmed, the facts may be older than it: nothing would seem to wait for a restart.
     let is_unconfirmed = facts.is_some() && observed.process.reload_unconfirmed;
     let reload = is_unconfirmed || current.is_none_or(|current| needs_reload(current, &wanted));
@@ -137,28 +138,25 @@ fn log_changes(current: Option<&ServerConfig>, wanted: &ServerConfig, steps: &mu
     }));
 }
 
-/// Returns whether to restart for parameters, and adds the log message about it. The cluster spec must allow it, and it
-/// must be this instance's turn; a standby whose replay is paused until a restart is restarted in any case (keeper R24,
-/// 8.7).
-fn decide_restart(target: &TargetDb, facts: &ServerFacts, upstream: Option<&Upstream>, steps: &mut Vec<Step>) -> bool {
+/// Returns whether to restart for parameters, and the log message about it. The cluster spec must allow it, and it must be
+/// this instance's turn; a standby whose replay is paused until a restart is restarted in any case (keeper R24, 8.7).
+fn decide_restart(target: &TargetDb, facts: &ServerFacts, upstream: Option<&Upstream>) -> (bool, Option<LogMessage>) {
     if !facts.restart_pending || facts.restart_can_wait {
-        return false;
+        return (false, None);
     }
     let is_replay_blocked = upstream.is_some() && facts.replay_paused;
     if is_replay_blocked {
-        steps.push(Step::Log(LogMessage::ReplayPaused));
-        return true;
+        return (true, Some(LogMessage::ReplayPaused));
     }
     if !target.automatic_restart {
-        return false;
+        return (false, None);
     }
-    steps.push(Step::Log(match &facts.turn {
+    match &facts.turn {
         // The first two are reported as problems, the last one was logged where it was read.
-        RestartTurn::StandbysRefused | RestartTurn::Stuck(_) | RestartTurn::OthersUnknown => return false,
-        RestartTurn::Now => LogMessage::RestartDue,
-        RestartTurn::After(keeper) => LogMessage::RestartAfter { keeper: keeper.clone() },
-    }));
-    facts.turn == RestartTurn::Now
+        RestartTurn::StandbysRefused | RestartTurn::Stuck(_) | RestartTurn::OthersUnknown => (false, None),
+        RestartTurn::Now => (true, Some(LogMessage::RestartDue)),
+        RestartTurn::After(keeper) => (false, Some(LogMessage::RestartAfter { keeper: keeper.clone() })),
+    }
 }
 
 fn start_as(upstream: Option<&Upstream>) -> StartAs {

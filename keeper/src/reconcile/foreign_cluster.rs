@@ -1,28 +1,34 @@
 //! Whether a keeper may follow the cluster data of another cluster than the one of its database. Reading who created
 //! the cluster is left to the reconciler.
 
-use model::{CheckedClusterData, ClusterUid, CreationRecord, KeeperUid};
+use model::{CheckedClusterData, ClusterUid, CreationRecord, DbUid, KeeperUid};
 
-use crate::reconcile::{DataState, Desired, Goal, HoldReason, LocalFacts};
+use crate::reconcile::{Desired, Goal, HoldReason};
 
 /// Returns the local cluster when these cluster data belong to another one and following them would destroy its
 /// database.
 ///
 /// A sentinel with an initial spec creates a new cluster where it finds no cluster data, and a keeper may be started
-/// with the wrong cluster name. Neither may destroy a database.
-pub fn endangered_cluster(checked: &CheckedClusterData, me: &KeeperUid, local: &LocalFacts) -> Option<ClusterUid> {
-    let current = &checked.cluster().uid;
+/// with the wrong cluster name. Neither may destroy a database. `cluster` and `db` are the saved uids, empty for none;
+/// `has_data` is whether PGDATA holds a database, or may.
+pub fn endangered_cluster<'a>(
+    checked: &CheckedClusterData,
+    me: &KeeperUid,
+    cluster: &'a ClusterUid,
+    db: &DbUid,
+    has_data: bool,
+) -> Option<&'a ClusterUid> {
     // There are no data, or their origin is unknown: this keeper did not create them.
-    let unknown = local.cluster.is_empty() && local.db.uid.is_empty();
-    if local.data == DataState::Absent || unknown || local.cluster == *current {
+    let unknown = cluster.is_empty() && db.is_empty();
+    if !has_data || unknown || *cluster == checked.cluster().uid {
         return None;
     }
     // Cluster data that assign the local db to this keeper are about it, whatever the cluster's uid is.
-    let ours = checked.data.dbs().get(&local.db.uid);
+    let ours = checked.data.dbs().get(db);
     if ours.is_some_and(|db| db.spec.keeper_uid == *me) {
         return None;
     }
-    Some(local.cluster.clone())
+    Some(cluster)
 }
 
 /// Returns the desired state of another cluster only when an operator gave up the local one; otherwise a hold.
@@ -47,7 +53,6 @@ mod tests {
     use model::{ClusterData, ClusterSpec, Db, DbSpec, InitMode, Timestamp};
 
     use super::*;
-    use crate::reconcile::{DataRole, LocalDb};
 
     /// Cluster data of c2, with a db `db` on this keeper.
     fn checked(db: &str, keeper: &str) -> CheckedClusterData {
@@ -69,43 +74,29 @@ mod tests {
         data.check().unwrap()
     }
 
-    fn local(cluster: &str, db: &str, data: DataState) -> LocalFacts {
-        let db = LocalDb {
-            uid: db.into(),
-            generation: 1,
-            initializing: false,
-        };
-        LocalFacts {
-            cluster: cluster.into(),
-            db,
-            data,
-            unclaimed: None,
-            foreign_server: None,
-        }
+    /// Returns the cluster that would be lost in these cluster data; `cluster` and `db` are the saved uids.
+    fn lost(checked: &CheckedClusterData, cluster: &str, db: &str, has_data: bool) -> Option<String> {
+        let (cluster, db) = (cluster.into(), db.into());
+        let found = endangered_cluster(checked, &"k1".into(), &cluster, &db, has_data);
+        found.map(|cluster| cluster.to_string())
     }
-
-    const PRESENT: DataState = DataState::Present(DataRole::Master);
 
     #[test]
     fn a_database_of_another_cluster_would_be_lost() {
-        let lost =
-            |cluster, db, data| endangered_cluster(&checked("A2", "k1"), &"k1".into(), &local(cluster, db, data));
-        assert_eq!(lost("c1", "A", PRESENT), Some("c1".into()));
-        assert_eq!(lost("c1", "", PRESENT), Some("c1".into()), "dbstate is gone");
-        assert_eq!(lost("", "A", PRESENT), Some("".into()), "keeperstate is gone");
-        let standby = DataState::Present(DataRole::Standby);
-        assert_eq!(lost("c1", "A", standby), Some("c1".into()));
+        let lost = |cluster, db| lost(&checked("A2", "k1"), cluster, db, true);
+        assert_eq!(lost("c1", "A"), Some("c1".into()));
+        assert_eq!(lost("c1", ""), Some("c1".into()), "dbstate is gone");
+        assert_eq!(lost("", "A"), Some("".into()), "keeperstate is gone");
     }
 
     #[test]
     fn nothing_is_lost_without_data_in_the_same_cluster_and_with_the_same_db() {
-        let lost =
-            |cluster, db, data| endangered_cluster(&checked("A2", "k1"), &"k1".into(), &local(cluster, db, data));
-        assert_eq!(lost("c1", "A", DataState::Absent), None);
-        assert_eq!(lost("c2", "A", PRESENT), None);
-        assert_eq!(lost("c1", "A2", PRESENT), None);
-        assert_eq!(lost("", "", PRESENT), None, "data that no keeper made");
-        let of_another = endangered_cluster(&checked("A", "k9"), &"k1".into(), &local("c1", "A", PRESENT));
+        let checked_a2 = checked("A2", "k1");
+        assert_eq!(lost(&checked_a2, "c1", "A", false), None);
+        assert_eq!(lost(&checked_a2, "c2", "A", true), None);
+        assert_eq!(lost(&checked_a2, "c1", "A2", true), None);
+        assert_eq!(lost(&checked_a2, "", "", true), None, "data that no keeper made");
+        let of_another = lost(&checked("A", "k9"), "c1", "A", true);
         assert_eq!(of_another, Some("c1".into()));
     }
 

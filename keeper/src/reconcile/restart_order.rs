@@ -1,8 +1,8 @@
-//! The order of restarts for changed parameters: standbys first, one at a time by uid; the master after a standby has
-//! restarted successfully. Each keeper computes it from what the others publish.
+//! The order of restarts for changed parameters (keeper R24.3): standbys first, one at a time by uid; then the master,
+//! which waits for all healthy standbys. Each keeper computes it from what the others publish.
 //!
-//! Keepers that do not publish it (Go stolon restarts immediately) are not waited for, nor are instances that have been
-//! unhealthy for failInterval.
+//! Keepers that do not publish how far their restarts are (Go stolon's restart immediately) are not waited for, nor are
+//! instances that have been unhealthy for failInterval.
 
 use model::{KeeperUid, RestartState, SettingsInfo};
 
@@ -29,11 +29,11 @@ pub struct Peer {
 pub enum RestartTurn {
     #[default]
     Now,
-    /// This keeper's instance restarts first.
+    /// The instance of the named keeper restarts first.
     After(KeeperUid),
     /// What the other keepers report could not be read: not yet.
     OthersUnknown,
-    /// This keeper's instance has not come back from its restart in time.
+    /// The instance of the named keeper has not come back from its restart in time.
     Stuck(KeeperUid),
     /// No standby started with the parameters, so the master would not either.
     StandbysRefused,

@@ -27,7 +27,8 @@ pub enum NoRewind {
     OutsidePgdata,
     /// The data are on the source's own timeline: pg_rewind compares timelines and would do nothing.
     SameTimeline,
-    /// A standby crashed. Its recovery, which pg_rewind needs, would take it as a master.
+    /// A standby crashed. Its crash recovery, which pg_rewind needs, is made in a single-user server, which refuses a
+    /// standby ("standby mode is not supported by single-user servers").
     CrashedStandby,
     /// It, its check or the crash recovery before it failed for this db.
     Failed,

@@ -21,7 +21,7 @@ use tracing::{error, info, warn};
 use crate::cluster_data::{ClusterDataReader, ReadClusterData, is_slow};
 use crate::context::KeeperContext;
 use crate::copy_backoff::KnownObstacle;
-use crate::executor::{Executor, RoundPermit, StepContext, StepError, failure_message};
+use crate::executor::{Executor, RoundPermit, StepContext, StepError, failure_message, target_of};
 use crate::postgres::data::pgdata;
 use crate::postgres::instance::LocalRole as FileRole;
 use crate::reconcile::{
@@ -71,7 +71,7 @@ pub enum Trigger {
 /// Result of a round.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RoundResult {
-    /// The desired state is reached.
+    /// Every step was executed; those that may fail may have failed.
     Done,
     /// Nothing more can be done for this desired state.
     OnHold,
@@ -113,6 +113,8 @@ struct RoundState {
     permit: RoundPermit,
     /// A step failed after which the round continues.
     has_failed_step: bool,
+    /// The steps of the last plan.
+    last_steps: Vec<&'static str>,
 }
 
 impl Reconciler {
@@ -141,7 +143,7 @@ impl Reconciler {
     pub async fn reconcile(&mut self, trigger: Trigger) -> RoundOutcome {
         self.set_in_progress(None);
         let hung = self.context.changes.wait_idle().await.err();
-        self.reporter.change_hangs(hung.as_ref());
+        self.reporter.report_hung_change(hung.as_ref());
         let mut round = RoundState {
             log: self.hold_log.begin(trigger == Trigger::Timer),
             read: self.cluster_data.first_read().await,
@@ -149,6 +151,7 @@ impl Reconciler {
             copy: None,
             permit: RoundPermit::default(),
             has_failed_step: false,
+            last_steps: Vec::new(),
         };
         if hung.is_some() {
             let desired = self.cluster_data.desired(&round.read.state).await;
@@ -163,7 +166,11 @@ impl Reconciler {
                 return round.outcome(result, desired);
             }
         }
-        error!(plans = PLANS_MAX, "the round was planned too often without completing");
+        let steps = round.last_steps.join(",");
+        error!(
+            plans = PLANS_MAX,
+            steps, "the round was planned too often without completing"
+        );
         let desired = self.cluster_data.desired(&round.read.state).await;
         round.outcome(RoundResult::Failed, desired)
     }
@@ -179,11 +186,12 @@ impl Reconciler {
         let plan = match self.plan(desired, round).await {
             Ok(plan) => plan,
             Err(error) => {
-                error!(error = %Chain(&error), "could not observe the instance");
+                error!(error = %Chain(&error), "could not read the local state");
                 return Some(RoundResult::Failed);
             }
         };
-        self.reporter.data_lost(desired, &plan);
+        round.last_steps = plan.steps.iter().map(Step::label).collect();
+        self.reporter.publish_data_lost(desired, &plan);
         match self.execute(desired, &plan, round).await {
             Ok(()) => {}
             Err(error) if error.should_plan_again() => {
@@ -224,12 +232,12 @@ impl Reconciler {
             return Some(RoundResult::OnHold);
         }
         self.set_in_progress(Some(desired));
-        let probed = Box::pin(self.probe.source(from, desired)).await;
+        let probed = Box::pin(self.probe.source(from, target_of(desired))).await;
         self.set_in_progress(None);
         match probed {
             Ok(copy) => round.copy = Some(copy),
             Err(error) => {
-                error!(error = %Chain(&error), "could not observe the instance");
+                error!(error = %Chain(&error), "could not read the local state");
                 return Some(RoundResult::Failed);
             }
         }
@@ -238,9 +246,9 @@ impl Reconciler {
 
     async fn end_done(&mut self, desired: &Desired, round: &mut RoundState) -> RoundResult {
         self.hold_log.end(None, &mut round.log);
-        self.reporter.hold(None);
+        self.reporter.report_hold(None);
         if !round.has_failed_step {
-            self.reporter.steps_succeeded();
+            self.reporter.withdraw_failed_steps();
         }
         if let Goal::Run(target) = &desired.goal {
             self.hold_log.forget();
@@ -250,14 +258,14 @@ impl Reconciler {
                 let now = self.context.clock.now();
                 self.housekeeping.begin(now, shares_address, answers).await;
             }
-            self.reporter.complete();
+            self.reporter.set_complete();
         }
         RoundResult::Done
     }
 
     fn end_on_hold(&mut self, why: &HoldReason, desired: &Desired, round: &mut RoundState) -> RoundResult {
         self.hold_log.end(Some(why), &mut round.log);
-        self.reporter.hold(Some(why));
+        self.reporter.report_hold(Some(why));
         if matches!(why, HoldReason::Obstacle(..)) {
             self.known_obstacle.record(self.context.clock.now(), desired, why);
         }
@@ -268,7 +276,7 @@ impl Reconciler {
     /// `stopped`.
     fn update_from_cluster_data(&mut self, desired: &Desired, round: &mut RoundState) {
         if let ClusterDataState::Valid(checked) = &round.read.state {
-            self.reporter.cluster_data(checked);
+            self.reporter.report_cluster_data(checked);
             self.context.status.set_keepers(checked);
         }
         let source = DesiredSource {
@@ -276,7 +284,7 @@ impl Reconciler {
             sent: round.read.sent,
         };
         self.context.status.set_desired(desired, source);
-        self.reporter.password_files();
+        self.reporter.report_password_files();
         let assigned = match &desired.goal {
             Goal::Run(target) => Some(Some(&target.db)),
             Goal::Stop(StopReason::OldMaster { db, .. }) => Some(Some(db)),
@@ -294,7 +302,7 @@ impl Reconciler {
         };
         self.context.synchronous.set_target(target);
         let Goal::Run(target) = &desired.goal else { return };
-        self.reporter.target_role(&target.role);
+        self.reporter.set_target_role(&target.role);
         match &self.target {
             Some(before) if before.db == target.db && before.spec != target.spec => {
                 let changed = changed_fields(&before.spec, &target.spec).join(",");
@@ -314,7 +322,7 @@ impl Reconciler {
             FileRole::Master => DataState::Present(DataRole::Master),
             FileRole::Standby => DataState::Present(DataRole::Standby),
         };
-        self.reporter.local_role(data);
+        self.reporter.set_local_role(data);
         let db = self.context.local.db();
         let existing = match &desired.goal {
             Goal::Run(target) if target.spec.init_mode == DbInitMode::Existing && target.db != db.uid => {
@@ -413,7 +421,7 @@ impl Reconciler {
             info!(why = %failed, "not permitted to be master, reading the cluster data again");
             return Err(failed);
         }
-        self.reporter.step_failed(step, &failed);
+        self.reporter.report_failed_step(step, &failed);
         let message = failure_message(step, &failed);
         if step.may_fail() {
             warn!(error = %Chain(&failed), "{message}");

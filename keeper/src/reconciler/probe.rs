@@ -96,8 +96,8 @@ impl Probe {
     /// # Errors
     ///
     /// The local data cannot be read, which decides nothing about them.
-    pub(super) async fn source(&self, from: &MemberUpstream, desired: &Desired) -> Result<CopyFacts, StepError> {
-        let slot = slot_of(desired);
+    pub(super) async fn source(&self, from: &MemberUpstream, target: &TargetDb) -> Result<CopyFacts, StepError> {
+        let slot = slot_of(target);
         let mut logged = String::new();
         let mut log_waiting = |text: String| {
             if logged != text {
@@ -105,9 +105,8 @@ impl Probe {
                 logged = text;
             }
         };
-        let recorded = target(desired).map_or_else(RecordedIdentity::default, |target| target.recorded.clone());
         let (source, needs) = loop {
-            match self.try_source(from, &slot, &recorded).await {
+            match self.try_source(from, &slot, &target.recorded).await {
                 Ok(found) => break found,
                 Err(SourceNotReady { why, delay }) => {
                     log_waiting(why);
@@ -116,12 +115,12 @@ impl Probe {
             }
         };
         let own = own_end(&self.instance).await?;
-        let rewind = match target(desired) {
-            Some(target) if target.spec.use_pgrewind && own.is_some() => {
+        let rewind = match target.spec.use_pgrewind && own.is_some() {
+            true => {
                 let programs = self.instance.programs();
                 Some(self.copy_survey.rewind_facts(programs, &needs).await?)
             }
-            _ => None,
+            false => None,
         };
         Ok(CopyFacts {
             own,

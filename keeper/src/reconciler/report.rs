@@ -52,13 +52,13 @@ impl RoundReporter {
     }
 
     /// Reports usable cluster data, and what cannot be used of them.
-    pub(super) fn cluster_data(&self, checked: &CheckedClusterData) {
-        self.limits(checked);
+    pub(super) fn report_cluster_data(&self, checked: &CheckedClusterData) {
+        self.report_clamped(checked);
         self.metrics.cluster_data_valid.set(unix_seconds(self.clock.wall()));
     }
 
     /// Reports password files that can no longer be read.
-    pub(super) fn password_files(&self) {
+    pub(super) fn report_password_files(&self) {
         let failing = self.instance.config().passwords().filter_map(Secret::failure);
         let problem = |text: String| {
             KeeperProblemKind::Login.problem(&text, "make the file readable with a password in it, and send SIGHUP")
@@ -71,7 +71,7 @@ impl RoundReporter {
     }
 
     /// Sets the metric of the desired role.
-    pub(super) fn target_role(&self, role: &TargetRole) {
+    pub(super) fn set_target_role(&self, role: &TargetRole) {
         self.metrics.set_target_role(match role {
             TargetRole::Master => MetricRole::Master,
             TargetRole::Standby(_) | TargetRole::NoUpstream | TargetRole::UndefinedUpstream(_) => MetricRole::Standby,
@@ -80,7 +80,7 @@ impl RoundReporter {
     }
 
     /// Sets the metric of the role that the data define.
-    pub(super) fn local_role(&self, data: DataState) {
+    pub(super) fn set_local_role(&self, data: DataState) {
         self.metrics.set_local_role(match data {
             DataState::Absent => MetricRole::Undefined,
             DataState::Present(DataRole::Master) => MetricRole::Master,
@@ -89,7 +89,7 @@ impl RoundReporter {
     }
 
     /// Publishes whether the data of the assigned db are missing, so that the sentinel assigns another db.
-    pub(super) fn data_lost(&self, desired: &Desired, plan: &ReconcilePlan) {
+    pub(super) fn publish_data_lost(&self, desired: &Desired, plan: &ReconcilePlan) {
         let lost = match (&plan.next, &desired.goal) {
             (NextAction::Hold(HoldReason::DataLost | HoldReason::NoUsableData), Goal::Run(target)) => target.db.clone(),
             _ => DbUid::default(),
@@ -100,14 +100,14 @@ impl RoundReporter {
     }
 
     /// Reports that nothing else is done because a started change of the data makes no progress.
-    pub(super) fn change_hangs(&self, hung: Option<&FileSystemHung>) {
+    pub(super) fn report_hung_change(&self, hung: Option<&FileSystemHung>) {
         let problem = hung.map(hung_change);
         self.problems
             .set(KeeperProblemKind::Data, "change", problem.into_iter().collect());
     }
 
     /// Reports a failed step that is retried.
-    pub(super) fn step_failed(&self, step: &Step, failed: &StepError) {
+    pub(super) fn report_failed_step(&self, step: &Step, failed: &StepError) {
         self.metrics.count_failed_step(step.label());
         if let Some((kind, problem)) = failed_step(step, failed, &self.owned) {
             self.problems.set(kind, "step", vec![problem]);
@@ -115,14 +115,14 @@ impl RoundReporter {
     }
 
     /// Withdraws the problems of failed steps.
-    pub(super) fn steps_succeeded(&self) {
+    pub(super) fn withdraw_failed_steps(&self) {
         for kind in [KeeperProblemKind::Data, KeeperProblemKind::Server] {
             self.problems.set(kind, "step", Vec::new());
         }
     }
 
     /// Reports why the round ends on hold; `None` withdraws it.
-    pub(super) fn hold(&self, why: Option<&HoldReason>) {
+    pub(super) fn report_hold(&self, why: Option<&HoldReason>) {
         let data = &self.instance.config().data;
         let problem = why.and_then(|why| hold_problem(why, data, &self.local.cluster()));
         let problem = problem.into_iter().collect();
@@ -133,12 +133,12 @@ impl RoundReporter {
     }
 
     /// Sets the metric of the last complete round.
-    pub(super) fn complete(&self) {
+    pub(super) fn set_complete(&self) {
         self.metrics.sync_success.set(unix_seconds(self.clock.wall()));
     }
 
     /// Reports each stored duration that is clamped to another value.
-    fn limits(&self, checked: &CheckedClusterData) {
+    fn report_clamped(&self, checked: &CheckedClusterData) {
         let clamped = checked.cluster().spec.as_ref().map(|spec| spec.clamped());
         let clamped = clamped.unwrap_or_default();
         let problem = |stored: &Clamped| {

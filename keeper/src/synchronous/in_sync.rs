@@ -35,7 +35,7 @@ impl InSync {
         }
     }
 
-    /// Returns why commits of before the server's start may be missing on this standby.
+    /// Returns why this standby does not count as in sync.
     pub fn reason_not_in_sync(&self, db: &DbUid, senders: &[WalSender]) -> &'static str {
         let name = stolon_name(db.as_str());
         let sender = senders.iter().find(|sender| sender.application_name == name);

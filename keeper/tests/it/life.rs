@@ -243,7 +243,7 @@ fn a_start_with_an_expired_permit_launches_nothing() {
         let life = *node.instance.child_status().borrow();
         let refused = node.instance.start_while(&wanted, StartMode::Normal, || false).await;
         assert!(
-            matches!(refused, Err(InstanceError::NotPermitted { .. })),
+            matches!(refused, Err(InstanceError::PermitExpired { .. })),
             "{refused:?}"
         );
         assert_eq!(*node.instance.child_status().borrow(), life);

@@ -20,7 +20,7 @@ pub enum AllowedHosts {
 /// Other users that may log in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OtherUsers {
-    /// None: during initialisations and while synchronous replication is not established (keeper 19.8).
+    /// None: during initialisations, and while client logins are blocked (keeper 9.5, 10.7).
     Nobody,
     /// Every user with a password.
     Everybody,

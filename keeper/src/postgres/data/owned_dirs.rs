@@ -143,8 +143,10 @@ impl OwnedDirs {
         }
         let not_ours = self.referenced_paths(&record)?;
         warn!(
-            keeper = record.keeper, directory = ?record.home.map(|home| home.path), ?not_ours,
-            "the data directory is a copy of another one: what it names outside is not removed by this keeper"
+            keeper = record.keeper, original = ?record.home.map(|home| home.path), copy = %self.dir.display(), ?not_ours,
+            remedy = "if the original is gone for good, remove by hand what is not needed of these directories",
+            "the data directory is a copy of another one: the directories outside it that it names are the original's, and \
+             this keeper does not remove them"
         );
         self.change(|record| {
             *record = OwnedRecord {

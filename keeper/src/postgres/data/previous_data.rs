@@ -188,7 +188,11 @@ fn forget_missing(data: &Path, owned: &OwnedDirs) -> Result<(), FileError> {
         info!(%directory, "the old data were put back");
         restore_remaining(data, owned, &old)?;
     } else {
-        warn!(%directory, "the old data are not there any more, or were copied there: what is there is left as it is");
+        warn!(
+            %directory,
+            remedy = "remove that directory when nothing in it is needed",
+            "the old data that were kept are gone, or a copy of them is in their place: the keeper leaves it as it is"
+        );
     }
     owned.change(|record| record.old = None)
 }

@@ -353,7 +353,7 @@ pub fn is_of_wal(name: &std::ffi::OsStr) -> bool {
         || (is_hex(8) && ending == "history")
 }
 
-/// Returns the tablespaces of an instance that is replaced by one without tablespaces.
+/// Returns the tablespace directories of the data in PGDATA, with what was found at each.
 pub fn own_external_dirs(data: &Path, owned: &OwnedDirs) -> Result<Vec<ExternalDir>, FileError> {
     let tablespaces = own_tablespaces(data, owned)?;
     let mut external_dirs = Vec::new();

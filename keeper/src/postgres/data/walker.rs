@@ -1,6 +1,6 @@
 //! Walks through directories that may be on a hanging file system, such as that of a dead NFS server: the kernel blocks
-//! the thread, and nothing can end it. Therefore only one walk runs at a time, on a thread of its own, and its caller
-//! gives up when it makes no progress. A slow fsync makes progress as long as its device writes.
+//! the thread, and nothing can end it. Therefore each walker runs one walk at a time, on a thread of its own, and its
+//! caller gives up when it makes no progress. Walks for different purposes have a walker each (keeper 12.11). A slow fsync makes progress as long as its device writes.
 
 use std::cell::RefCell;
 use std::fs;

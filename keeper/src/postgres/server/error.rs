@@ -55,9 +55,9 @@ pub enum InstanceError {
         /// PGDATA.
         data: PathBuf,
     },
-    /// The permission for the start expired before the server was launched.
-    #[error("{action}: the permission has run out")]
-    NotPermitted { action: &'static str },
+    /// The permit expired before the server was launched.
+    #[error("{action}: the permit has expired")]
+    PermitExpired { action: &'static str },
     /// No server is running where one must.
     #[error("no server runs on {}", data.display())]
     NotRunning {

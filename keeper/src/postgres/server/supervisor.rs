@@ -150,7 +150,7 @@ impl Supervisor {
             // Locked before the launch, so that a cancelled start never loses a server.
             let mut slot = self.child.lock().await;
             if !permitted() {
-                return Err(InstanceError::NotPermitted { action: ACTION });
+                return Err(InstanceError::PermitExpired { action: ACTION });
             }
             info!("starting database");
             let launched = PostmasterChild::launch(command, &self.child_status);

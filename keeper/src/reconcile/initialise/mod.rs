@@ -1,5 +1,5 @@
-//! Initialisation: the assigned db is not the local one, so that its data are created according to the init mode (keeper
-//! 5, 6). What each init mode does is in a file of its own.
+//! Initialisation: creates or completes the data of the assigned db according to its init mode (keeper 5, 6). What each
+//! init mode does is in a file of its own.
 
 mod existing;
 mod new;
