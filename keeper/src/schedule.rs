@@ -9,7 +9,7 @@ use crate::reconciler::{RoundResult, Trigger};
 
 /// Delay of a change of parameters or hba lines only, to combine it with further ones (keeper 18.2).
 pub const COALESCE_DELAY: Duration = Duration::from_millis(200);
-/// Delay after the first failure; doubled after each further one, up to the sleepInterval (keeper 8.4).
+/// Delay after the first failure; doubled after each further one, up to the sleepInterval (keeper 3.2.3).
 const FIRST_DELAY: Duration = Duration::from_millis(200);
 /// A server that ends within this time after its start is crash-looping.
 const QUICK_END: Duration = Duration::from_secs(2);

@@ -1,4 +1,4 @@
-//! The desired state of one keeper's instance, from the cluster data: the checks before a round acts (keeper R1 to R10)
+//! The desired state of one keeper's instance, from the cluster data: the checks before a round acts (keeper R1 to R10, R27)
 //! and the db that it must run.
 
 use std::collections::BTreeSet;
@@ -145,7 +145,7 @@ pub enum StopReason {
     NoDb,
     /// The sentinel has not acknowledged this process yet (keeper R10).
     BootNotAcknowledged,
-    /// It is an old master that is kept for its possible return (keeper I20, extensions ).
+    /// It is an old master that is kept for its possible return (keeper R27, I20, extensions ).
     OldMaster {
         /// Our db.
         db: DbUid,

@@ -92,7 +92,7 @@ fn hold_for_foreign_server(observed: &ObservedState<'_>) -> ReconcilePlan {
 }
 
 /// Stops the instance: no db is assigned, the boot uuid is not acknowledged yet, or the instance is an old master that
-/// is kept for its possible return (keeper R9, R10, I8, I20).
+/// is kept for its possible return (keeper R9, R10, R27, I8, I20).
 fn keep_stopped(observed: &ObservedState<'_>, why: &StopReason) -> ReconcilePlan {
     let mut steps = vec![Step::Log(LogMessage::KeptStopped(why.clone()))];
     if *observed.server != ServerState::Down {
