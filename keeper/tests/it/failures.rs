@@ -7,11 +7,11 @@ use keeper::postgres::server::error::InstanceError;
 use keeper::postgres::server::port::ListenError;
 use stolon_tests::deadlines::INSTANCE_TEST_TIMEOUT;
 
-use crate::bench::{self, Node, files};
+use crate::harness::{self, Node, files};
 
 #[test]
 fn a_port_in_use_is_reported_at_each_attempt() {
-    bench::run("failures::a_port_in_use_is_reported_at_each_attempt", || async {
+    harness::run("failures::a_port_in_use_is_reported_at_each_attempt", || async {
         let node = Node::initialised().await;
         let wanted = files(&node.instance, &[]);
         let stranger = TcpListener::bind(("127.0.0.1", node.instance.config().port)).unwrap();
@@ -32,7 +32,7 @@ fn a_port_in_use_is_reported_at_each_attempt() {
 
 #[test]
 fn a_socket_of_another_server_is_reported() {
-    bench::run("failures::a_socket_of_another_server_is_reported", || async {
+    harness::run("failures::a_socket_of_another_server_is_reported", || async {
         let node = Node::initialised().await;
         let port = node.instance.config().port;
         let lock = node.dir.path().join(format!(".s.PGSQL.{port}.lock"));
@@ -52,7 +52,7 @@ fn a_socket_of_another_server_is_reported() {
 
 #[test]
 fn a_failed_start_reports_the_server_s_last_output() {
-    bench::run("failures::a_failed_start_reports_the_server_s_last_output", || async {
+    harness::run("failures::a_failed_start_reports_the_server_s_last_output", || async {
         let node = Node::initialised().await;
         let wrong = files(&node.instance, &[("no_such_parameter", "1")]);
         let refused = node.instance.start(&wrong, StartMode::Normal).await.unwrap_err();
@@ -67,7 +67,7 @@ fn a_failed_start_reports_the_server_s_last_output() {
 
 #[test]
 fn a_reused_process_id_in_the_lock_file_does_not_prevent_a_start() {
-    bench::run(
+    harness::run(
         "failures::a_reused_process_id_in_the_lock_file_does_not_prevent_a_start",
         || async {
             let node = Node::initialised().await;

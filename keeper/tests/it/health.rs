@@ -11,11 +11,11 @@ use model::Lsn;
 use stolon_tests::deadlines::INSTANCE_TEST_TIMEOUT;
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 
-use crate::bench::{self, Node, eventually, files};
-use crate::pair::{copied, follow, streams};
+use crate::harness::{self, Node, eventually, files};
+use crate::replication::{copied, follow, wait_streaming};
 
 /// Identity, timeline and position equal those of `IDENTIFY_SYSTEM` once the position rests.
-async fn agrees(node: &Node) -> Observation {
+async fn wait_until_identity_agrees(node: &Node) -> Observation {
     let mut seen = Observation::default();
     eventually("the session and IDENTIFY_SYSTEM agree", async || {
         seen = observe(&node.instance, ObserveScope::ALL).await;
@@ -36,37 +36,44 @@ async fn agrees(node: &Node) -> Observation {
 
 #[test]
 fn the_superuser_s_session_agrees_with_identify_system() {
-    bench::run(
+    harness::run(
         "health::the_superuser_s_session_agrees_with_identify_system",
         || async {
             let old = Node::initialised().await;
             old.start(&files(&old.instance, &[])).await;
             let (new, third) = (copied(&old, "stolon_new").await, copied(&old, "stolon_third").await);
             for node in [&old, &new, &third] {
-                assert_eq!(agrees(node).await.timeline, Some(1));
+                assert_eq!(wait_until_identity_agrees(node).await.timeline, Some(1));
             }
             old.stop().await;
-            assert_eq!(agrees(&third).await.timeline, Some(1), "without a WAL receiver");
+            assert_eq!(
+                wait_until_identity_agrees(&third).await.timeline,
+                Some(1),
+                "without a WAL receiver"
+            );
 
             // a new timeline: its master before the first checkpoint there, and a standby that switches to it
             new.instance
                 .promote(&files(&new.instance, &[]), INSTANCE_TEST_TIMEOUT)
                 .await
                 .unwrap();
-            assert_eq!(agrees(&new).await.timeline, Some(2));
+            assert_eq!(wait_until_identity_agrees(&new).await.timeline, Some(2));
             new.instance.sql().create_slot("stolon_third").await.unwrap();
             let files_of_third = follow(&third.instance, &new.instance, "stolon_third");
             third.instance.reload(&files_of_third).await.unwrap();
-            streams(&new, "stolon_third").await;
+            wait_streaming(&new, "stolon_third").await;
             new.execute("create table t (id int)").await;
-            eventually("the new timeline", async || agrees(&third).await.timeline == Some(2)).await;
+            eventually("the new timeline", async || {
+                wait_until_identity_agrees(&third).await.timeline == Some(2)
+            })
+            .await;
             new.stop().await;
-            let seen = agrees(&third).await;
+            let seen = wait_until_identity_agrees(&third).await;
             assert_eq!((seen.timeline, seen.history.len()), (Some(2), 1));
             third.stop().await;
             third.start(&files_of_third).await;
             assert_eq!(
-                agrees(&third).await.timeline,
+                wait_until_identity_agrees(&third).await.timeline,
                 Some(2),
                 "after a restart, with no upstream to follow"
             );
@@ -120,7 +127,7 @@ async fn forget(node: &Node) {
 }
 
 /// Writes as the admin and checks that an observation returns a position that is not older.
-async fn is_fresh(node: &Node, why: &str) -> Observation {
+async fn observe_fresh(node: &Node, why: &str) -> Observation {
     let written = admin(
         &node.instance,
         &[
@@ -144,11 +151,11 @@ async fn is_fresh(node: &Node, why: &str) -> Observation {
 
 #[test]
 fn a_server_that_refuses_logins_is_healthy_with_a_current_position() {
-    bench::run(
+    harness::run(
         "health::a_server_that_refuses_logins_is_healthy_with_a_current_position",
         || async {
             let node = with_admin().await;
-            let before = is_fresh(&node, "before").await;
+            let before = observe_fresh(&node, "before").await;
             assert_eq!(before.logins.superuser, Some(Ok(())));
             assert_eq!(before.logins.replication, Some(Ok(())));
             let refused = |seen: &Observation| {
@@ -178,14 +185,14 @@ fn a_server_that_refuses_logins_is_healthy_with_a_current_position() {
             for (breaks, expected) in breaking {
                 admin(&node.instance, &[breaks]).await;
                 // the open session continues, and a refused login is detected beside it
-                let kept = is_fresh(&node, breaks).await;
+                let kept = observe_fresh(&node, breaks).await;
                 assert_eq!(refused(&kept)[0], expected[0], "{breaks}");
                 forget(&node).await;
-                assert_eq!(refused(&is_fresh(&node, breaks).await), expected, "{breaks}");
+                assert_eq!(refused(&observe_fresh(&node, breaks).await), expected, "{breaks}");
                 admin(&node.instance, &[&restore]).await;
                 node.instance.observer().forget_refusals();
                 assert_eq!(
-                    refused(&is_fresh(&node, &restore).await),
+                    refused(&observe_fresh(&node, &restore).await),
                     ["ok", "ok", "ok"],
                     "{breaks}"
                 );
@@ -197,7 +204,7 @@ fn a_server_that_refuses_logins_is_healthy_with_a_current_position() {
             ] {
                 admin(&node.instance, &[breaks]).await;
                 assert_eq!(
-                    refused(&is_fresh(&node, breaks).await),
+                    refused(&observe_fresh(&node, breaks).await),
                     ["ok", expected, "ok"],
                     "{breaks}"
                 );
@@ -208,7 +215,7 @@ fn a_server_that_refuses_logins_is_healthy_with_a_current_position() {
             node.start(&files(&node.instance, &[])).await;
             forget(&node).await;
             for round in 0..3 {
-                is_fresh(&node, &format!("by the files, {round}")).await;
+                observe_fresh(&node, &format!("by the files, {round}")).await;
                 admin(&node.instance, &["select pg_switch_wal()"]).await;
             }
             admin(&node.instance, &[&restore]).await;
@@ -218,7 +225,7 @@ fn a_server_that_refuses_logins_is_healthy_with_a_current_position() {
             ] {
                 admin(&node.instance, &[breaks]).await;
                 forget(&node).await;
-                let database = &refused(&is_fresh(&node, breaks).await)[2];
+                let database = &refused(&observe_fresh(&node, breaks).await)[2];
                 assert!(["55000", "3D000"].contains(&database.as_str()), "{breaks}: {database}");
                 // no session of the keeper prevents copying template1
                 admin_elsewhere(&node.instance, "create database copy").await;
@@ -226,7 +233,7 @@ fn a_server_that_refuses_logins_is_healthy_with_a_current_position() {
             }
             admin_elsewhere(&node.instance, "create database postgres").await;
             forget(&node).await;
-            assert_eq!(refused(&is_fresh(&node, "restored").await)[2], "ok");
+            assert_eq!(refused(&observe_fresh(&node, "restored").await)[2], "ok");
             node.instance.stop(StopLimits::default()).await.unwrap();
         },
     );
@@ -297,7 +304,7 @@ async fn hostile(instance: &Instance) -> Vec<(&'static str, &'static str)> {
 }
 
 /// Everything that the keeper queries of a master or a standby works, in new sessions.
-async fn works(nodes: [&Node; 2], why: &str) {
+async fn assert_works(nodes: [&Node; 2], why: &str) {
     for (number, node) in nodes.into_iter().enumerate() {
         let role = ["master", "standby"][number];
         forget(node).await;
@@ -351,7 +358,7 @@ async fn replayed(master: &Node, standby: &Node) {
 
 #[test]
 fn no_setting_of_users_affects_a_query() {
-    bench::run("health::no_setting_of_users_affects_a_query", || async {
+    harness::run("health::no_setting_of_users_affects_a_query", || async {
         let master = with_admin().await;
         admin(&master.instance, &["create role app"]).await;
         let standby = copied(&master, "stolon_s").await;
@@ -368,7 +375,7 @@ fn no_setting_of_users_affects_a_query() {
                 let set = format!("alter {level} set {name} = '{value}'");
                 admin(&master.instance, &[&set]).await;
                 replayed(&master, &standby).await;
-                works([&master, &standby], &set).await;
+                assert_works([&master, &standby], &set).await;
                 admin(&master.instance, &[&format!("alter {level} reset {name}")]).await;
             }
         }
@@ -394,7 +401,7 @@ fn no_setting_of_users_affects_a_query() {
             node.instance.reload(&of).await.unwrap();
             eventually("the files are read", async || load_time(node).await != before).await;
         }
-        works([&master, &standby], "pgParameters").await;
+        assert_works([&master, &standby], "pgParameters").await;
         standby.stop().await;
         master.stop().await;
     });
@@ -402,7 +409,7 @@ fn no_setting_of_users_affects_a_query() {
 
 #[test]
 fn an_abandoned_query_is_cancelled_in_the_server() {
-    bench::run("health::an_abandoned_query_is_cancelled_in_the_server", || async {
+    harness::run("health::an_abandoned_query_is_cancelled_in_the_server", || async {
         let node = with_admin().await;
         let config = node.instance.config().clone();
         // a lock that the query waits for

@@ -2,10 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod bench;
 mod failures;
+mod harness;
 mod health;
-mod life;
-mod pair;
+mod replication;
+mod start_stop;
 mod store;
 mod synchronous;

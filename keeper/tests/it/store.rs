@@ -21,7 +21,7 @@ fn store(etcd: &Etcd) -> Store {
 }
 
 /// Whether this was granted on a request sent by now.
-fn granted(permit: PermitResponse) {
+fn assert_granted(permit: PermitResponse) {
     assert!(
         matches!(permit, PermitResponse::Granted(sent) if sent <= now()),
         "{permit:?}"
@@ -183,7 +183,7 @@ fn a_permit_needs_unchanged_cluster_data_and_no_orders_key_and_removes_stopped()
         );
         store.commit(store::Txn::new().delete(&keys.order("k1"))).await.unwrap();
 
-        granted(publisher.permit(changed, |_| false).await.unwrap());
+        assert_granted(publisher.permit(changed, |_| false).await.unwrap());
         assert_eq!(info(&store).await.unwrap().0.stopped, None);
         assert_eq!(
             publisher.report().stopped,
@@ -316,7 +316,7 @@ fn a_permit_does_not_starve_under_the_leader_s_periodic_writes() {
             .await;
             direct.put(&data, format!("master k1, seen {n}")).await.unwrap();
         }
-        granted(asked.await.unwrap());
+        assert_granted(asked.await.unwrap());
         let read = direct.get(&data).await.unwrap().unwrap().mod_revision;
         direct.put(&data, "master k2").await.unwrap();
         let refused = publisher.permit(read, |entry| {

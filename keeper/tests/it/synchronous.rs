@@ -15,8 +15,8 @@ use stolon_tests::deadlines::{INSTANCE_TEST_TIMEOUT, SHORT_TIMEOUT};
 use stolon_tests::process::{Signal, send_signal};
 use tokio::task::JoinHandle;
 
-use crate::bench::{self, Node, eventually, execute, files, query};
-use crate::pair::{copied, follow, streams};
+use crate::harness::{self, Node, eventually, execute, files, query};
+use crate::replication::{copied, follow, wait_streaming};
 
 const NAMES: &str = "synchronous_standby_names";
 
@@ -59,7 +59,7 @@ async fn set_master_names(node: &Node, names: &str) {
     set_names(node, files(&node.instance, &[]), names).await;
 }
 
-async fn is_shown_in_sync(master: &Node, name: &str) {
+async fn wait_shown_in_sync(master: &Node, name: &str) {
     eventually("the standby to be shown as in sync", async || {
         let state = format!("select sync_state from pg_stat_replication where application_name = '{name}'");
         master.execute(&state).await == ["sync"]
@@ -135,13 +135,13 @@ async fn acknowledged(commit: JoinHandle<bool>) -> bool {
 
 /// Facts: synchronous PG1 and SY-3. The mark is what shows that the standby lacks the commit.
 #[test]
-fn e1_a_standby_is_shown_in_sync_although_it_lacks_what_was_acknowledged_before() {
-    bench::run(
-        "synchronous::e1_a_standby_is_shown_in_sync_although_it_lacks_what_was_acknowledged_before",
+fn a_standby_is_shown_in_sync_although_it_lacks_what_was_acknowledged_before() {
+    harness::run(
+        "synchronous::a_standby_is_shown_in_sync_although_it_lacks_what_was_acknowledged_before",
         || async {
             let (master, standbys) = cluster(&["stolon_a", "stolon_b"]).await;
             set_master_names(&master, "stolon_a").await;
-            is_shown_in_sync(&master, "stolon_a").await;
+            wait_shown_in_sync(&master, "stolon_a").await;
             let suspended = Suspended::receiver(&standbys[1]).await;
             assert!(
                 acknowledged(insert(&master.instance, 1)).await,
@@ -151,7 +151,7 @@ fn e1_a_standby_is_shown_in_sync_although_it_lacks_what_was_acknowledged_before(
             let mut state = MarkState::default();
             state.begin_change(names, WrittenFor::Start);
             set_master_names(&master, names).await;
-            is_shown_in_sync(&master, "stolon_b").await;
+            wait_shown_in_sync(&master, "stolon_b").await;
 
             let task = state.task().unwrap();
             let shown = master
@@ -192,14 +192,14 @@ fn e1_a_standby_is_shown_in_sync_although_it_lacks_what_was_acknowledged_before(
 
 /// Facts: synchronous PG2 and PG2b. Until the checkpointer has read the first list, nothing waits for it.
 #[test]
-fn e2_after_an_empty_list_nothing_waits_before_the_checkpointer_has_read_the_new_one() {
-    bench::run(
-        "synchronous::e2_after_an_empty_list_nothing_waits_before_the_checkpointer_has_read_the_new_one",
+fn after_an_empty_list_nothing_waits_before_the_checkpointer_has_read_the_new_one() {
+    harness::run(
+        "synchronous::after_an_empty_list_nothing_waits_before_the_checkpointer_has_read_the_new_one",
         || async {
             let (master, standbys) = cluster(&["stolon_a"]).await;
             let checkpointer = Suspended::checkpointer(&master).await;
             set_master_names(&master, "stolon_a").await;
-            is_shown_in_sync(&master, "stolon_a").await;
+            wait_shown_in_sync(&master, "stolon_a").await;
             let receiver = Suspended::receiver(&standbys[0]).await;
             assert!(
                 acknowledged(insert(&master.instance, 1)).await,
@@ -249,9 +249,9 @@ fn e2_after_an_empty_list_nothing_waits_before_the_checkpointer_has_read_the_new
 
 /// Facts: synchronous PG3. An operator who ends a wait makes the row visible.
 #[test]
-fn e3_a_cancelled_or_terminated_wait_makes_the_row_visible_at_once() {
-    bench::run(
-        "synchronous::e3_a_cancelled_or_terminated_wait_makes_the_row_visible_at_once",
+fn a_cancelled_or_terminated_wait_makes_the_row_visible_at_once() {
+    harness::run(
+        "synchronous::a_cancelled_or_terminated_wait_makes_the_row_visible_at_once",
         || async {
             let (master, _) = cluster(&[]).await;
             let names = "stolonfakestandby";
@@ -282,9 +282,9 @@ fn e3_a_cancelled_or_terminated_wait_makes_the_row_visible_at_once() {
 
 /// Facts: synchronous PG4 and SY-15.
 #[test]
-fn e4_waiting_commits_succeed_when_the_names_become_empty() {
-    bench::run(
-        "synchronous::e4_waiting_commits_succeed_when_the_names_become_empty",
+fn waiting_commits_succeed_when_the_names_become_empty() {
+    harness::run(
+        "synchronous::waiting_commits_succeed_when_the_names_become_empty",
         || async {
             let (master, _) = cluster(&[]).await;
             let names = "stolonfakestandby";
@@ -306,9 +306,9 @@ fn e4_waiting_commits_succeed_when_the_names_become_empty() {
 
 /// Facts: synchronous PG5 and SY-12.
 #[test]
-fn e5_a_fast_shutdown_acknowledges_nothing_that_waits_and_sends_it_to_the_standbys() {
-    bench::run(
-        "synchronous::e5_a_fast_shutdown_acknowledges_nothing_that_waits_and_sends_it_to_the_standbys",
+fn a_fast_shutdown_acknowledges_nothing_that_waits_and_sends_it_to_the_standbys() {
+    harness::run(
+        "synchronous::a_fast_shutdown_acknowledges_nothing_that_waits_and_sends_it_to_the_standbys",
         || async {
             let (master, standbys) = cluster(&["stolon_a", "stolon_b"]).await;
             let names = "2 (stolon_a,stolon_b)";
@@ -319,7 +319,7 @@ fn e5_a_fast_shutdown_acknowledges_nothing_that_waits_and_sends_it_to_the_standb
                 .confirm_standby_names(names, true, SHORT_TIMEOUT)
                 .await
                 .unwrap();
-            is_shown_in_sync(&master, "stolon_b").await;
+            wait_shown_in_sync(&master, "stolon_b").await;
             let receiver = Suspended::receiver(&standbys[0]).await;
             let commit = insert(&master.instance, 1);
             waiting(&master.instance).await;
@@ -345,9 +345,9 @@ fn e5_a_fast_shutdown_acknowledges_nothing_that_waits_and_sends_it_to_the_standb
 
 /// Facts: synchronous PG6 and SY-11.
 #[test]
-fn e6_a_server_that_restarts_by_itself_shows_what_waited() {
-    bench::run(
-        "synchronous::e6_a_server_that_restarts_by_itself_shows_what_waited",
+fn a_server_that_restarts_by_itself_shows_what_waited() {
+    harness::run(
+        "synchronous::a_server_that_restarts_by_itself_shows_what_waited",
         || async {
             let (master, _) = cluster(&[]).await;
             let names = "stolonfakestandby";
@@ -395,7 +395,7 @@ async fn promoted_with_a_suspended_checkpointer(first_names: &str) -> (Node, Nod
     let following = follow(&standby.instance, &master.instance, "stolon_a");
     standby.stop().await;
     standby.start(&with(following.clone(), NAMES, first_names)).await;
-    streams(&master, "stolon_a").await;
+    wait_streaming(&master, "stolon_a").await;
     let shown = standby
         .instance
         .sql()
@@ -416,9 +416,9 @@ async fn promoted_with_a_suspended_checkpointer(first_names: &str) -> (Node, Nod
 
 /// Facts: synchronous PG10 and SY-7.
 #[test]
-fn e10_the_first_commit_after_a_promotion_waits_if_the_standby_ran_with_the_name_of_nobody() {
-    bench::run(
-        "synchronous::e10_the_first_commit_after_a_promotion_waits_if_the_standby_ran_with_the_name_of_nobody",
+fn the_first_commit_after_a_promotion_waits_if_the_standby_ran_with_the_name_of_nobody() {
+    harness::run(
+        "synchronous::the_first_commit_after_a_promotion_waits_if_the_standby_ran_with_the_name_of_nobody",
         || async {
             let (master, new, checkpointer) = promoted_with_a_suspended_checkpointer("stolonfakestandby").await;
             let commit = insert(&new.instance, 1);
@@ -434,9 +434,9 @@ fn e10_the_first_commit_after_a_promotion_waits_if_the_standby_ran_with_the_name
 
 /// Facts: synchronous PG11 and SY-7.
 #[test]
-fn e11_after_an_empty_list_the_first_commit_does_not_wait_although_the_names_came_before_the_promotion() {
-    bench::run(
-        "synchronous::e11_after_an_empty_list_the_first_commit_does_not_wait_although_the_names_came_before_the_promotion",
+fn after_an_empty_list_the_first_commit_does_not_wait_although_the_names_came_before_the_promotion() {
+    harness::run(
+        "synchronous::after_an_empty_list_the_first_commit_does_not_wait_although_the_names_came_before_the_promotion",
         || async {
             let (master, new, checkpointer) = promoted_with_a_suspended_checkpointer("").await;
             assert!(acknowledged(insert(&new.instance, 1)).await, "nobody has it");
@@ -450,7 +450,7 @@ fn e11_after_an_empty_list_the_first_commit_does_not_wait_although_the_names_cam
 /// Rule: synchronous SY-17.
 #[test]
 fn what_the_keeper_writes_itself_does_not_wait_for_standbys() {
-    bench::run(
+    harness::run(
         "synchronous::what_the_keeper_writes_itself_does_not_wait_for_standbys",
         || async {
             let (master, _) = cluster(&[]).await;
@@ -479,7 +479,7 @@ fn what_the_keeper_writes_itself_does_not_wait_for_standbys() {
 /// Rule: synchronous SY-19.
 #[test]
 fn settings_of_synchronous_commit_for_roles_and_databases_are_found() {
-    bench::run(
+    harness::run(
         "synchronous::settings_of_synchronous_commit_for_roles_and_databases_are_found",
         || async {
             let (master, _) = cluster(&[]).await;

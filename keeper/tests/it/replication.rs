@@ -17,7 +17,7 @@ use keeper::postgres::programs::pg_control::ControlState;
 use keeper::postgres::programs::wal_end;
 use stolon_tests::deadlines::INSTANCE_TEST_TIMEOUT;
 
-use crate::bench::{self, Node, eventually, files};
+use crate::harness::{self, Node, eventually, files};
 
 fn address(instance: &Instance) -> Address {
     Address {
@@ -47,7 +47,7 @@ fn source(master: &Instance) -> UpstreamClient {
     .unwrap()
 }
 
-pub(crate) async fn streams(node: &Node, name: &str) {
+pub(crate) async fn wait_streaming(node: &Node, name: &str) {
     eventually("a streaming standby", async || {
         node.execute("select application_name from pg_stat_replication where state = 'streaming'")
             .await
@@ -91,14 +91,14 @@ pub(crate) async fn copied(master: &Node, name: &str) -> Node {
     let auto_conf = standby.data().join("postgresql.auto.conf");
     assert!(auto_conf.is_symlink(), "-R has left no password");
     standby.start(&follow(&standby.instance, &master.instance, name)).await;
-    streams(master, name).await;
+    wait_streaming(master, name).await;
     standby
 }
 
 #[test]
 fn after_a_clean_shutdown_the_standby_has_everything_and_the_old_master_follows_without_a_copy() {
-    bench::run(
-        "pair::after_a_clean_shutdown_the_standby_has_everything_and_the_old_master_follows_without_a_copy",
+    harness::run(
+        "replication::after_a_clean_shutdown_the_standby_has_everything_and_the_old_master_follows_without_a_copy",
         || async {
             let old = Node::initialised().await;
             old.start(&files(&old.instance, &[])).await;
@@ -154,7 +154,7 @@ fn after_a_clean_shutdown_the_standby_has_everything_and_the_old_master_follows_
             assert!(progress_seen.oldest_wal.is_some());
             new.execute("insert into t select 1001").await;
             old.start(&follow(&old.instance, &new.instance, "stolon_old")).await;
-            streams(&new, "stolon_old").await;
+            wait_streaming(&new, "stolon_old").await;
             eventually("the new row", async || {
                 old.execute("select count(*) from t").await == ["1001"]
             })
@@ -189,28 +189,31 @@ fn after_a_clean_shutdown_the_standby_has_everything_and_the_old_master_follows_
 
 #[test]
 fn a_standby_moves_to_another_primary_by_a_reload() {
-    bench::run("pair::a_standby_moves_to_another_primary_by_a_reload", || async {
-        let first = Node::initialised().await;
-        first.start(&files(&first.instance, &[])).await;
-        let standby = copied(&first, "stolon_a").await;
-        let second = copied(&first, "stolon_b").await;
-        second.instance.sql().create_slot("stolon_a").await.unwrap();
-        // cascading, which needs no promotion
-        standby
-            .instance
-            .reload(&follow(&standby.instance, &second.instance, "stolon_a"))
-            .await
-            .unwrap();
-        streams(&second, "stolon_a").await;
-        for node in [&standby, &second, &first] {
-            node.stop().await;
-        }
-    });
+    harness::run(
+        "replication::a_standby_moves_to_another_primary_by_a_reload",
+        || async {
+            let first = Node::initialised().await;
+            first.start(&files(&first.instance, &[])).await;
+            let standby = copied(&first, "stolon_a").await;
+            let second = copied(&first, "stolon_b").await;
+            second.instance.sql().create_slot("stolon_a").await.unwrap();
+            // cascading, which needs no promotion
+            standby
+                .instance
+                .reload(&follow(&standby.instance, &second.instance, "stolon_a"))
+                .await
+                .unwrap();
+            wait_streaming(&second, "stolon_a").await;
+            for node in [&standby, &second, &first] {
+                node.stop().await;
+            }
+        },
+    );
 }
 
 #[test]
 fn an_aborted_copy_leaves_no_process() {
-    bench::run("pair::an_aborted_copy_leaves_no_process", || async {
+    harness::run("replication::an_aborted_copy_leaves_no_process", || async {
         let master = Node::initialised().await;
         master.start(&files(&master.instance, &[])).await;
         let standby = Node::new();

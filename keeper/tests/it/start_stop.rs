@@ -20,12 +20,12 @@ use keeper::postgres::server::supervisor::{RunningServer, StopLimits, StopOutcom
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 use stolon_tests::deadlines::INSTANCE_TEST_TIMEOUT;
 
-use crate::bench::{self, Node, dumped_end, eventually, files};
+use crate::harness::{self, Node, dumped_end, eventually, files};
 
 #[test]
 fn a_new_cluster_has_its_roles_and_takes_their_hostile_passwords() {
-    bench::run(
-        "life::a_new_cluster_has_its_roles_and_takes_their_hostile_passwords",
+    harness::run(
+        "start_stop::a_new_cluster_has_its_roles_and_takes_their_hostile_passwords",
         || async {
             let node = Node::initialised().await;
             assert_eq!(node.instance.local_role().await.unwrap(), LocalRole::Master);
@@ -64,52 +64,55 @@ const PAGE: u64 = 8192;
 
 #[test]
 fn the_end_of_a_clean_stop_is_where_pg_waldump_finds_it() {
-    bench::run("life::the_end_of_a_clean_stop_is_where_pg_waldump_finds_it", || async {
-        let node = Node::initialised().await;
-        let (mut at_page_ends, mut over_page_ends) = (0, 0);
-        for round in 0..12 {
-            node.start(&files(&node.instance, &[])).await;
-            // A message fills the page up to this many bytes; the checkpoint's record of 120 bytes comes next, unless
-            // something else was written meanwhile.
-            let gap = [120, 64, 8, 128][round % 4];
-            let position = node.execute("select pg_current_wal_insert_lsn() - '0/0'").await;
-            let offset = position[0].parse::<u64>().unwrap() % PAGE;
-            let room = PAGE - gap - offset.min(PAGE - gap);
-            // On this page, or across the header of the next one.
-            let record = if room >= 512 {
-                room
-            } else {
-                2 * PAGE - gap - offset - 24
-            };
-            node.execute(&format!(
-                "select pg_logical_emit_message(false, '', repeat('x', {}))",
-                record - 54
-            ))
-            .await;
-            node.stop().await;
-            let end = wal_end::wal_end(node.instance.programs(), node.instance.access(), INSTANCE_TEST_TIMEOUT)
-                .await
-                .unwrap();
-            assert_eq!(end.control.state, ControlState::ShutDown);
-            assert!(end.is_clean());
-            let dumped = dumped_end(node.data(), 1, end.control.checkpoint).await;
-            let position = end.position.unwrap();
-            assert_eq!(dumped, position, "checkpoint at {}", end.control.checkpoint);
-            at_page_ends += usize::from(position.0 % PAGE == 0);
-            over_page_ends +=
-                usize::from(position.0 % PAGE != 0 && position.0 / PAGE > end.control.checkpoint.0 / PAGE);
-            if round >= 3 && at_page_ends > 0 && over_page_ends > 0 {
-                return;
+    harness::run(
+        "start_stop::the_end_of_a_clean_stop_is_where_pg_waldump_finds_it",
+        || async {
+            let node = Node::initialised().await;
+            let (mut at_page_ends, mut over_page_ends) = (0, 0);
+            for round in 0..12 {
+                node.start(&files(&node.instance, &[])).await;
+                // A message fills the page up to this many bytes; the checkpoint's record of 120 bytes comes next, unless
+                // something else was written meanwhile.
+                let gap = [120, 64, 8, 128][round % 4];
+                let position = node.execute("select pg_current_wal_insert_lsn() - '0/0'").await;
+                let offset = position[0].parse::<u64>().unwrap() % PAGE;
+                let room = PAGE - gap - offset.min(PAGE - gap);
+                // On this page, or across the header of the next one.
+                let record = if room >= 512 {
+                    room
+                } else {
+                    2 * PAGE - gap - offset - 24
+                };
+                node.execute(&format!(
+                    "select pg_logical_emit_message(false, '', repeat('x', {}))",
+                    record - 54
+                ))
+                .await;
+                node.stop().await;
+                let end = wal_end::wal_end(node.instance.programs(), node.instance.access(), INSTANCE_TEST_TIMEOUT)
+                    .await
+                    .unwrap();
+                assert_eq!(end.control.state, ControlState::ShutDown);
+                assert!(end.is_clean());
+                let dumped = dumped_end(node.data(), 1, end.control.checkpoint).await;
+                let position = end.position.unwrap();
+                assert_eq!(dumped, position, "checkpoint at {}", end.control.checkpoint);
+                at_page_ends += usize::from(position.0 % PAGE == 0);
+                over_page_ends +=
+                    usize::from(position.0 % PAGE != 0 && position.0 / PAGE > end.control.checkpoint.0 / PAGE);
+                if round >= 3 && at_page_ends > 0 && over_page_ends > 0 {
+                    return;
+                }
             }
-        }
-        panic!("ends at a page's end: {at_page_ends}, beyond one: {over_page_ends}");
-    });
+            panic!("ends at a page's end: {at_page_ends}, beyond one: {over_page_ends}");
+        },
+    );
 }
 
 #[test]
 fn a_killed_postmaster_is_detected_and_its_leftovers_are_ended() {
-    bench::run(
-        "life::a_killed_postmaster_is_detected_and_its_leftovers_are_ended",
+    harness::run(
+        "start_stop::a_killed_postmaster_is_detected_and_its_leftovers_are_ended",
         || async {
             let node = Node::initialised().await;
             let wanted = files(&node.instance, &[]);
@@ -117,7 +120,7 @@ fn a_killed_postmaster_is_detected_and_its_leftovers_are_ended() {
             // A busy session does not check for its postmaster.
             let instance = std::sync::Arc::clone(&node.instance);
             let busy = tokio::spawn(async move {
-                bench::query(&instance, "select count(*) from generate_series(1, 100000000000) a").await
+                harness::query(&instance, "select count(*) from generate_series(1, 100000000000) a").await
             });
             eventually("a busy session", async || {
             let question = "select 1 from pg_stat_activity where state = 'active' and query like '%generate_series%' \
@@ -149,8 +152,8 @@ fn a_killed_postmaster_is_detected_and_its_leftovers_are_ended() {
 
 #[test]
 fn a_server_that_an_earlier_keeper_left_is_found_and_stopped() {
-    bench::run(
-        "life::a_server_that_an_earlier_keeper_left_is_found_and_stopped",
+    harness::run(
+        "start_stop::a_server_that_an_earlier_keeper_left_is_found_and_stopped",
         || async {
             let node = Node::initialised().await;
             node.start(&files(&node.instance, &[])).await;
@@ -158,7 +161,7 @@ fn a_server_that_an_earlier_keeper_left_is_found_and_stopped() {
                 panic!("it runs")
             };
             // another keeper on the same directory
-            let next = bench::instance(node.dir.path(), node.instance.config().port);
+            let next = harness::instance(node.dir.path(), node.instance.config().port);
             assert_eq!(
                 next.running().await.unwrap(),
                 Some(RunningServer { pid, is_child: false })
@@ -185,76 +188,82 @@ fn a_server_that_an_earlier_keeper_left_is_found_and_stopped() {
 
 #[test]
 fn a_reload_takes_effect_and_reports_refused_settings() {
-    bench::run("life::a_reload_takes_effect_and_reports_refused_settings", || async {
-        let node = Node::initialised().await;
-        node.start(&files(&node.instance, &[])).await;
-        let value = "it's a 'test'\nof 100%";
-        node.instance
-            .reload(&files(
-                &node.instance,
-                &[("app.value", value), ("max_connections", "50")],
-            ))
-            .await
-            .unwrap();
-        eventually("the new value", async || {
-            node.execute("show app.value")
+    harness::run(
+        "start_stop::a_reload_takes_effect_and_reports_refused_settings",
+        || async {
+            let node = Node::initialised().await;
+            node.start(&files(&node.instance, &[])).await;
+            let value = "it's a 'test'\nof 100%";
+            node.instance
+                .reload(&files(
+                    &node.instance,
+                    &[("app.value", value), ("max_connections", "50")],
+                ))
                 .await
-                .first()
-                .is_some_and(|now| now == value)
-        })
-        .await;
-        assert_eq!(
-            node.instance.sql().pending_restart().await.unwrap(),
-            ["max_connections"]
-        );
-        assert!(node.instance.sql().refused_parameters().await.unwrap().is_empty());
-        assert_eq!(node.instance.sql().configured().await.unwrap()["max_connections"], "50");
+                .unwrap();
+            eventually("the new value", async || {
+                node.execute("show app.value")
+                    .await
+                    .first()
+                    .is_some_and(|now| now == value)
+            })
+            .await;
+            assert_eq!(
+                node.instance.sql().pending_restart().await.unwrap(),
+                ["max_connections"]
+            );
+            assert!(node.instance.sql().refused_parameters().await.unwrap().is_empty());
+            assert_eq!(node.instance.sql().configured().await.unwrap()["max_connections"], "50");
 
-        node.instance
-            .reload(&files(&node.instance, &[("no_such_parameter", "1")]))
-            .await
-            .unwrap();
-        let refused = node.instance.sql().refused_parameters().await.unwrap();
-        assert_eq!(refused.keys().collect::<Vec<_>>(), ["no_such_parameter"]);
+            node.instance
+                .reload(&files(&node.instance, &[("no_such_parameter", "1")]))
+                .await
+                .unwrap();
+            let refused = node.instance.sql().refused_parameters().await.unwrap();
+            assert_eq!(refused.keys().collect::<Vec<_>>(), ["no_such_parameter"]);
 
-        node.stop().await;
-        node.start(&files(&node.instance, &[("max_connections", "50")])).await;
-        assert_eq!(
-            node.execute("show max_connections").await,
-            ["50"],
-            "the kept connection was opened again"
-        );
-        assert_eq!(node.instance.sql().pending_restart().await.unwrap(), [] as [String; 0]);
-        let refused = node.execute_refused("alter system set work_mem = '8MB'").await;
-        assert!(
-            refused.contains("could not fsync file \"postgresql.auto.conf\": Invalid argument"),
-            "{refused}"
-        );
-        node.stop().await;
-    });
+            node.stop().await;
+            node.start(&files(&node.instance, &[("max_connections", "50")])).await;
+            assert_eq!(
+                node.execute("show max_connections").await,
+                ["50"],
+                "the kept connection was opened again"
+            );
+            assert_eq!(node.instance.sql().pending_restart().await.unwrap(), [] as [String; 0]);
+            let refused = node.execute_refused("alter system set work_mem = '8MB'").await;
+            assert!(
+                refused.contains("could not fsync file \"postgresql.auto.conf\": Invalid argument"),
+                "{refused}"
+            );
+            node.stop().await;
+        },
+    );
 }
 
 #[test]
 fn a_start_with_an_expired_permit_launches_nothing() {
     // the permit is requested before, and the preparations may take long (extensions X-1.3)
-    bench::run("life::a_start_with_an_expired_permit_launches_nothing", || async {
-        let node = Node::initialised().await;
-        let wanted = files(&node.instance, &[]);
-        let life = *node.instance.child_status().borrow();
-        let refused = node.instance.start_while(&wanted, StartMode::Normal, || false).await;
-        assert!(
-            matches!(refused, Err(InstanceError::PermitExpired { .. })),
-            "{refused:?}"
-        );
-        assert_eq!(*node.instance.child_status().borrow(), life);
-        assert!(!node.data().join("postmaster.pid").exists());
-    });
+    harness::run(
+        "start_stop::a_start_with_an_expired_permit_launches_nothing",
+        || async {
+            let node = Node::initialised().await;
+            let wanted = files(&node.instance, &[]);
+            let life = *node.instance.child_status().borrow();
+            let refused = node.instance.start_while(&wanted, StartMode::Normal, || false).await;
+            assert!(
+                matches!(refused, Err(InstanceError::PermitExpired { .. })),
+                "{refused:?}"
+            );
+            assert_eq!(*node.instance.child_status().borrow(), life);
+            assert!(!node.data().join("postmaster.pid").exists());
+        },
+    );
 }
 
 #[test]
 fn a_frozen_server_is_killed_past_the_limits_and_recovers() {
-    bench::run(
-        "life::a_frozen_server_is_killed_past_the_limits_and_recovers",
+    harness::run(
+        "start_stop::a_frozen_server_is_killed_past_the_limits_and_recovers",
         || async {
             let node = Node::initialised().await;
             let wanted = files(&node.instance, &[]);
@@ -285,7 +294,7 @@ fn a_frozen_server_is_killed_past_the_limits_and_recovers() {
 
 #[test]
 fn the_replication_client_logs_in_by_every_method() {
-    bench::run("life::the_replication_client_logs_in_by_every_method", || async {
+    harness::run("start_stop::the_replication_client_logs_in_by_every_method", || async {
         let node = Node::initialised().await;
         let wanted = files(&node.instance, &[]);
         node.start(&wanted).await;
