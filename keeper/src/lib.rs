@@ -36,3 +36,4 @@ pub mod streaming;
 pub mod sync_marker;
 pub mod sync_release;
 pub mod synchronous;
+pub mod wal_segment;

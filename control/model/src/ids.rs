@@ -93,7 +93,14 @@ pub fn short_uid(random: [u8; 4]) -> String {
 /// Returns the name of an object in PostgreSQL (slot, `application_name`): `stolon_` and the given name (data-model
 /// 2.3).
 pub fn stolon_name(name: &str) -> String {
-    format!("stolon_{name}")
+    format!("{STOLON_PREFIX}{name}")
+}
+
+const STOLON_PREFIX: &str = "stolon_";
+
+/// Returns the name within a [`stolon_name`]; `None` for other names.
+pub fn strip_stolon_name(name: &str) -> Option<&str> {
+    name.strip_prefix(STOLON_PREFIX)
 }
 
 /// The name of a standby that does not exist: commits that wait for it wait until the names change.

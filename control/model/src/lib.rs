@@ -45,6 +45,7 @@ pub use failover_request::FailoverRequest;
 pub use hba::{HbaField, HbaStrictness, check_hba_line, hba_excerpt, hba_fields, hba_strictness, redacted_hba_reason};
 pub use ids::{
     BootUuid, ClusterUid, DbUid, FAKE_STANDBY, InfoUid, KeeperUid, ProxyUid, SentinelUid, short_uid, stolon_name,
+    strip_stolon_name,
 };
 pub use info::{KeeperInfo, PostgresState, ProxyInfo, RestartState, SentinelInfo, SettingsInfo, Stopped};
 pub use init_config::{

@@ -1,5 +1,6 @@
 //! Validity of a spec (data-model 5), and which spec may replace which (data-model 6.1).
 
+use crate::ids::strip_stolon_name;
 use crate::spec::{AccessMode, ClusterSpec, InitMode, Role};
 
 /// The spec breaks a rule of data-model 5; the text names field and rule.
@@ -161,7 +162,7 @@ fn check_slot_name(name: &str) -> Result<(), InvalidSpec> {
             "wrong replication slot name: {name:?}: use lower-case letters, digits and underscores"
         ));
     }
-    if name.starts_with("stolon_") {
+    if strip_stolon_name(name).is_some() {
         return invalid(format!(
             "replication slot name is reserved: {name:?}: choose one that does not begin with stolon_"
         ));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use base::Clock;
-use model::DbUid;
+use model::{DbUid, strip_stolon_name};
 
 use crate::metrics::{InstanceSample, MetricRole, Metrics, StandbyLag, UpstreamLag};
 use crate::postgres::client::sql::{StandbyStatus, WalSender};
@@ -58,7 +58,7 @@ impl InstanceReporter {
     /// Returns the keepers' standbys; other receivers, such as a running copy, have other names.
     fn standbys(&self, senders: &[WalSender]) -> BTreeMap<String, StandbyLag> {
         let standby = |sender: &WalSender| {
-            let db = sender.application_name.strip_prefix("stolon_")?;
+            let db = strip_stolon_name(&sender.application_name)?;
             let keeper = self.status.keeper_of(&db.into())?;
             let lag = StandbyLag {
                 is_streaming: sender.is_streaming,

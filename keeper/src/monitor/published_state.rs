@@ -1,7 +1,7 @@
 //! The published state of the instance, made from an observation, and which of its changes are published immediately.
 //! Publishing is left to `publish`.
 
-use model::{DbUid, Lsn, PostgresState, TimelineHistory};
+use model::{DbUid, Lsn, PostgresState, TimelineHistory, strip_stolon_name};
 
 use crate::postgres::client::sql::WalSender;
 use crate::postgres::config::conninfo::Address;
@@ -50,7 +50,7 @@ pub(super) fn state(
 fn shown_in_sync(senders: &[WalSender]) -> Vec<DbUid> {
     let in_sync = senders.iter().filter(|sender| sender.is_sync);
     in_sync
-        .filter_map(|sender| sender.application_name.strip_prefix("stolon_"))
+        .filter_map(|sender| strip_stolon_name(&sender.application_name))
         .map(Into::into)
         .collect()
 }

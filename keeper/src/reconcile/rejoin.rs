@@ -7,9 +7,7 @@ use model::Lsn;
 
 use crate::reconcile::DataRole;
 use crate::reconcile::rewind::{NoRewind, RewindFacts, RewindNeed, rewind_need};
-
-/// Bytes of a WAL segment. Other sizes are not supported by the published info (keeper 0, W27).
-const SEGMENT_BYTES: u64 = 16 << 20;
+use crate::wal_segment::{SEGMENT_BYTES, WalSegment};
 
 /// A timeline that ended, and its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -195,14 +193,8 @@ fn check_history(own: &DataEnd, source: &SourceFacts) -> Result<(), CopyReason> 
 /// Whether a server whose oldest segment is `oldest` still has the segment of `position`. The timeline in the name is
 /// ignored: when the timeline changes within a segment, the segment is copied to the new timeline.
 pub fn has_segment_of(oldest: &str, position: Lsn) -> bool {
-    let numbers = oldest.get(8..16).zip(oldest.get(16..24)).filter(|_| oldest.len() == 24);
-    let Some((Ok(high), Ok(low))) =
-        numbers.map(|(high, low)| (u64::from_str_radix(high, 16), u64::from_str_radix(low, 16)))
-    else {
-        return false;
-    };
-    let segments_per_4_gib = (1 << 32) / SEGMENT_BYTES;
-    high.saturating_mul(segments_per_4_gib).saturating_add(low) <= position.0 / SEGMENT_BYTES
+    let oldest = WalSegment::parse(oldest, SEGMENT_BYTES);
+    oldest.is_some_and(|oldest| oldest.number <= position.0 / SEGMENT_BYTES)
 }
 
 #[cfg(test)]

@@ -3,16 +3,13 @@
 
 use std::collections::BTreeSet;
 
-use model::stolon_name;
+use model::{stolon_name, strip_stolon_name};
 
 use crate::reconcile::TargetDb;
 
-/// Prefix of the slots that a keeper may drop (keeper I14).
-const PREFIX: &str = "stolon_";
-
-/// Whether a slot was not created by a keeper. Keepers never change such slots.
+/// Whether a slot was not created by a keeper. Keepers never change such slots (keeper I14).
 pub fn is_foreign_slot(name: &str) -> bool {
-    !name.starts_with(PREFIX)
+    strip_stolon_name(name).is_none()
 }
 
 /// Whether the desired slots and the foreign ones exceed the server's `max_replication_slots`.

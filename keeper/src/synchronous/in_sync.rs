@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use model::{DbUid, stolon_name};
+use model::{DbUid, stolon_name, strip_stolon_name};
 
 use crate::postgres::client::sql::WalSender;
 use crate::synchronous::mark::Mark;
@@ -23,7 +23,7 @@ impl InSync {
     /// standby as in sync as soon as it streams, even if it lacks what was acknowledged under earlier names.
     pub fn marked(mark: Mark, senders: &[WalSender]) -> Self {
         let has_mark = |sender: &&WalSender| sender.is_sync && sender.flushed.is_some_and(|at| at >= mark.position);
-        let uid = |sender: &WalSender| sender.application_name.strip_prefix("stolon_").map(DbUid::from);
+        let uid = |sender: &WalSender| strip_stolon_name(&sender.application_name).map(DbUid::from);
         Self::Marked(senders.iter().filter(has_mark).filter_map(uid).collect())
     }
 

@@ -20,7 +20,7 @@ fn store(etcd: &Etcd) -> Store {
     store_at(etcd.endpoint())
 }
 
-/// Whether this was granted on a request sent by now.
+/// Asserts that this was granted on a request sent by now.
 fn assert_granted(permit: PermitResponse) {
     assert!(
         matches!(permit, PermitResponse::Granted(sent) if sent <= now()),

@@ -1,18 +1,11 @@
-//! The segment files in `pg_wal`, and the oldest one, which is published. Positions in them are left to `wal_layout`.
+//! The oldest segment file in `pg_wal`, which is published. Names are in `wal_segment`, positions in `wal_layout`.
 
 use std::fs;
 use std::path::Path;
 
 use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::inspect;
-
-/// WAL segment size that Go stolon assumes, in bytes (keeper section 0).
-pub const SEGMENT_BYTES: u64 = 16 << 20;
-
-/// Whether this is the name of a WAL segment file: 24 characters `0`-`9`, `A`-`F` (keeper T4).
-pub fn is_segment_name(name: &str) -> bool {
-    name.len() == 24 && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'A'..=b'F'))
-}
+use crate::wal_segment::{SEGMENT_BYTES, is_segment_name};
 
 /// Oldest WAL segment in `pg_wal`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,21 +44,6 @@ mod tests {
     use std::fs::File;
 
     use super::*;
-
-    #[test]
-    fn segment_names_are_recognised() {
-        // keeper T4
-        assert!(is_segment_name("ABCDEF0123456789ABCDEF00"));
-        for other in [
-            "",
-            "ABCDEF0123456789ABCDEF0",
-            "$123",
-            "00000002.history",
-            "abcdef0123456789abcdef00",
-        ] {
-            assert!(!is_segment_name(other), "{other}");
-        }
-    }
 
     #[test]
     fn the_oldest_segment_is_the_first_by_name_of_16_mib() {

@@ -15,6 +15,7 @@ use crate::postgres::programs::command::CommandError;
 use crate::postgres::programs::installation::Programs;
 use crate::postgres::programs::pg_control::{self, ControlError, ControlFile};
 use crate::postgres::programs::wal_end::{self, WalEndError};
+use crate::wal_segment::WalSegment;
 
 /// Why a position is unknown.
 #[derive(Debug, thiserror::Error)]
@@ -188,14 +189,8 @@ fn newest_segments(data: &Path, timeline: u64, layout: WalLayout) -> Result<Vec<
 
 /// Returns the start position of a segment file of this timeline; `None` for other files.
 fn segment_start(name: &str, timeline: u64, layout: WalLayout) -> Option<Lsn> {
-    let (of, number) = name.split_at_checked(8).filter(|_| name.len() == 24)?;
-    let (high, low) = number.split_at_checked(8)?;
-    let number = |hex: &str| u64::from_str_radix(hex, 16).ok();
-    if number(of)? != timeline {
-        return None;
-    }
-    let low = number(low)?.checked_mul(layout.segment_bytes)?;
-    number(high)?.checked_mul(1 << 32)?.checked_add(low).map(Lsn)
+    let segment = WalSegment::parse(name, layout.segment_bytes).filter(|segment| segment.timeline == timeline)?;
+    segment.number.checked_mul(layout.segment_bytes).map(Lsn)
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use crate::postgres::data::walker::{self, Walker};
 use crate::postgres::programs::installation::Programs;
 use crate::postgres::programs::pg_control::{self, ControlState};
 use crate::postgres::server::process;
+use crate::wal_segment::WalSegment;
 
 /// Progress of a recovery.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,7 +88,7 @@ pub async fn progress(programs: &Programs, data: &Path, limit: Duration, walker:
     });
     let (title, last_segment) = result.await.unwrap_or_default();
     let replayed = || {
-        let number = |name: &str| segment_number(name, control.layout.segment_bytes);
+        let number = |name: &str| Some(WalSegment::parse(name, control.layout.segment_bytes)?.number);
         let current = number(title.as_deref()?.rsplit(' ').next()?)?;
         let first = control.redo.0.checked_div(control.layout.segment_bytes)?;
         ReplayedSegments::between(first, current, number(last_segment.as_deref()?)?)
@@ -98,15 +99,6 @@ pub async fn progress(programs: &Programs, data: &Path, limit: Duration, walker:
         title,
         last_segment,
     })
-}
-
-/// Returns the number of a segment from its name: the position of its first byte divided by its size
-/// (access/xlog_internal.h, XLogFromFileName).
-fn segment_number(name: &str, segment_bytes: u64) -> Option<u64> {
-    let high = u64::from_str_radix(name.get(8..16)?, 16).ok()?;
-    let low = u64::from_str_radix(name.get(16..24)?, 16).ok()?;
-    let per_4_gib = (1_u64 << 32).checked_div(segment_bytes)?;
-    high.checked_mul(per_4_gib)?.checked_add(low)
 }
 
 /// Returns the last segment of the timeline in a title.
@@ -217,11 +209,6 @@ mod tests {
 
     #[test]
     fn segments_are_counted_from_the_last_checkpoint_and_give_the_time_left() {
-        const MIB: u64 = 1 << 20;
-        assert_eq!(segment_number("000000010000000000000003", 16 * MIB), Some(3));
-        assert_eq!(segment_number("000000010000000100000002", 16 * MIB), Some(258));
-        assert_eq!(segment_number("000000010000000100000002", 1024 * MIB), Some(6));
-        assert_eq!(segment_number("recovering", 16 * MIB), None);
         assert_eq!(ReplayedSegments::between(4, 3, 9), None);
         assert_eq!(ReplayedSegments::between(1, 9, 3), None);
         let left = |done| ReplayedSegments { done, most: 9 }.seconds_left(Duration::from_secs(20));
