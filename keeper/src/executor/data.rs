@@ -25,7 +25,7 @@ use crate::postgres::data::previous_data::ClearOutcome;
 use crate::postgres::data::staging::StagedData;
 use crate::postgres::initdb;
 use crate::postgres::instance::Instance;
-use crate::postgres::restore::{self, BackupRestore};
+use crate::postgres::restore::{self, BackupRestore, FailedRestore, UnexaminedRestore};
 use crate::postgres::server::error::InstanceError;
 use crate::reconcile::{CopyDelay, Desired, LocalDb, MemberUpstream, ProcessState, TargetDb, TargetRole};
 use crate::step_progress::StepProgress;
@@ -44,6 +44,8 @@ pub(super) struct DataSteps {
     /// Failed copies.
     backoff: CopyBackoff,
     late: LateCopy,
+    /// A backup that was restored for this db and could not be examined yet.
+    unexamined: Option<(DbUid, UnexaminedRestore)>,
     progress: StepProgress,
 }
 
@@ -72,6 +74,7 @@ impl DataSteps {
             clock: context.clock.clone(),
             backoff: CopyBackoff::default(),
             late: LateCopy::default(),
+            unexamined: None,
             progress: StepProgress::new(Arc::clone(&context.problems), context.clock.clone()),
         }
     }
@@ -167,7 +170,7 @@ impl DataSteps {
         Ok(())
     }
 
-    /// Restores the backup of the assigned db.
+    /// Restores the backup of the assigned db; one that was restored and could not be examined is only examined again.
     pub(super) async fn restore(
         &mut self,
         target: &TargetDb,
@@ -175,11 +178,22 @@ impl DataSteps {
         process: &mut ProcessState,
     ) -> Result<(), StepError> {
         process.restored = None;
-        let restored = self.restore_target(target).await;
-        if restored.is_ok() {
-            process.restored = Some(target.db.clone());
+        let unexamined = process.unexamined.take();
+        let kept = self.unexamined.take();
+        let kept = kept.filter(|(db, _)| *db == target.db && unexamined.as_ref() == Some(db));
+        match self.restore_target(target, kept.map(|(_, kept)| kept)).await? {
+            Ok(()) => {
+                process.restored = Some(target.db.clone());
+                Ok(())
+            }
+            Err(FailedRestore::Removed(failed)) => self.record_failed_attempt(Err(failed.into()), desired),
+            // Nothing is restored again, so no delay is needed.
+            Err(FailedRestore::Unexamined(failed, kept)) => {
+                process.unexamined = Some(target.db.clone());
+                self.unexamined = Some((target.db.clone(), kept));
+                Err(failed.into())
+            }
         }
-        self.record_failed_attempt(restored, desired)
     }
 
     /// Waits for the recovery of a restored backup, and shows that it is under way.
@@ -205,7 +219,11 @@ impl DataSteps {
         done
     }
 
-    async fn restore_target(&self, target: &TargetDb) -> Result<(), StepError> {
+    async fn restore_target(
+        &self,
+        target: &TargetDb,
+        kept: Option<UnexaminedRestore>,
+    ) -> Result<Result<(), FailedRestore>, StepError> {
         let config = target.spec.pitr_config.clone().unwrap_or_default();
         let restore = BackupRestore {
             command: config.data_restore_command,
@@ -215,13 +233,17 @@ impl DataSteps {
             },
             limit: Some(target.sync_timeout).filter(|limit| !limit.is_zero()),
         };
+        let (instance, owned, changes) = (&self.instance, &self.owned, &self.changes);
+        if let Some(kept) = kept {
+            return Ok(restore::place(instance, restore.signal, kept, owned, changes).await);
+        }
         let staged = self.prepare(&[]).await?;
         let restored = Cell::new(None);
-        let run = restore::run(&self.instance, &restore, staged, &self.owned, &self.changes, |now| {
-            restored.set(Some(now));
+        let run = restore::run(instance, &restore, staged, owned, changes, |now| {
+            restored.set(Some(now))
         });
         let shown = self.progress.show("restoring the backup", || restored.get(), run);
-        Ok(shown.await?)
+        Ok(shown.await)
     }
 
     /// Copies the data of this instance with pg_basebackup.

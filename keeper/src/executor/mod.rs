@@ -117,7 +117,7 @@ impl Executor {
             Step::Stop => self.server.stop(process).await?,
             Step::PublishStopped(db) => self.publish.publish_stopped(db, process).await?,
             Step::ClearData(clear) => {
-                process.restored = None;
+                (process.restored, process.unexamined) = (None, None);
                 self.data.clear(clear, desired).await?;
             }
             Step::KeepOriginalFiles => self.data.keep_original_files().await?,

@@ -404,3 +404,45 @@ impl Instance {
         self.access.read(check).await
     }
 }
+
+/// For tests: an instance in this directory with complete data, of whose programs this one is a shell script. No server
+/// runs.
+#[cfg(test)]
+pub(crate) fn test_instance(dir: &Path, program: &str, script: &str, request_timeout: Duration) -> Instance {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use crate::postgres::config::credentials::{AuthMethod, Login};
+    use crate::postgres::data::cluster_files;
+
+    let bin = dir.join("bin");
+    fs::create_dir(&bin).unwrap();
+    let real = Programs::find(None, std::env::var_os("PATH").as_deref(), None).unwrap();
+    for entry in fs::read_dir(real.dir()).unwrap().flatten() {
+        symlink(entry.path(), bin.join(entry.file_name())).unwrap();
+    }
+    let path = bin.join(program);
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    let data = dir.join("postgres");
+    fs::create_dir(&data).unwrap();
+    cluster_files::make_data(&data, "content");
+    let login = Login {
+        user: "user".into(),
+        method: AuthMethod::Trust,
+        password: None,
+    };
+    let config = InstanceConfig {
+        data,
+        socket_dir: dir.display().to_string(),
+        public_socket_dir: None,
+        listen_addresses: "127.0.0.1".into(),
+        port: 1,
+        superuser: login.clone(),
+        replication: login,
+        request_timeout,
+    };
+    let programs = Programs::find(Some(&bin), None, None).unwrap();
+    Instance::new(config, Arc::new(programs), DataChanges::default(), Clock::system())
+}

@@ -60,8 +60,21 @@ pub fn expand(command: &str, directory: &str) -> String {
     expanded
 }
 
-/// Runs the command in the directory of `staged`, checks what it has restored, and moves that to its place. After a
-/// failure everything is removed. `progress` is called with the bytes that are there, of an unknown total.
+/// Restored data that could not be examined yet, and are kept until they are.
+#[derive(Debug)]
+pub struct UnexaminedRestore(Box<StagedData>);
+
+/// Why a restore failed.
+#[derive(Debug)]
+pub enum FailedRestore {
+    /// Everything that was restored is removed, or will be before another attempt.
+    Removed(InstanceError),
+    /// The command has succeeded, and it is not known whether what it has restored can be used.
+    Unexamined(InstanceError, UnexaminedRestore),
+}
+
+/// Runs the command in the directory of `staged`, checks what it has restored, and moves that to its place. `progress` is
+/// called with the bytes that are there, of an unknown total.
 pub async fn run(
     instance: &Instance,
     restore: &BackupRestore,
@@ -69,25 +82,62 @@ pub async fn run(
     owned: &Arc<OwnedDirs>,
     changes: &DataChanges,
     progress: impl Fn(TransferProgress),
-) -> Result<(), InstanceError> {
-    instance.end_other_processes().await?;
-    let restored = match run_command(instance, restore, staged.directory(), progress).await {
-        Ok(()) => check(instance, restore.signal, &staged, changes).await,
-        Err(failed) => Err(failed),
+) -> Result<(), FailedRestore> {
+    let restored = async {
+        instance.end_other_processes().await?;
+        run_command(instance, restore, staged.directory(), progress).await
     };
-    // What the command has left running must not write into the data.
-    instance.end_other_processes().await?;
-    let owned = Arc::clone(owned);
-    match restored {
-        Ok(restored) => Ok(changes.run(move || restored.finish(&owned)).await??),
+    match restored.await {
+        Ok(()) => {
+            place(
+                instance,
+                restore.signal,
+                UnexaminedRestore(Box::new(staged)),
+                owned,
+                changes,
+            )
+            .await
+        }
         Err(failed) => {
-            let discarded = changes.run(move || staged.discard()).await.map_err(InstanceError::from);
-            if let Err(failed) = discarded.and_then(|discarded| Ok(discarded?)) {
-                warn!(error = %Chain(&failed), "could not remove what the restore command left behind");
-            }
-            Err(failed)
+            // What the command has left running must not write into what is removed.
+            instance.end_other_processes().await.map_err(FailedRestore::Removed)?;
+            Err(discard(failed, Box::new(staged), changes).await)
         }
     }
+}
+
+/// Checks what the restore command has restored, and moves it to its place.
+pub async fn place(
+    instance: &Instance,
+    signal: RecoverySignal,
+    UnexaminedRestore(staged): UnexaminedRestore,
+    owned: &Arc<OwnedDirs>,
+    changes: &DataChanges,
+) -> Result<(), FailedRestore> {
+    match examine(instance, staged.directory(), changes).await {
+        Ok(()) => {}
+        Err(failed) if failed.proves_unusable() => return Err(discard(failed, staged, changes).await),
+        Err(failed) => return Err(FailedRestore::Unexamined(failed, UnexaminedRestore(staged))),
+    }
+    // From here on the data are changed: after a failure it is not known how far.
+    if let Err(failed) = prepare(instance, signal, &staged, changes).await {
+        return Err(discard(failed, staged, changes).await);
+    }
+    let owned = Arc::clone(owned);
+    let finished = changes.run(move || staged.finish(&owned)).await;
+    let finished = finished.map_err(InstanceError::from);
+    finished
+        .and_then(|finished| Ok(finished?))
+        .map_err(FailedRestore::Removed)
+}
+
+/// Removes what was restored, and returns why.
+async fn discard(why: InstanceError, staged: Box<StagedData>, changes: &DataChanges) -> FailedRestore {
+    let discarded = changes.run(move || staged.discard()).await.map_err(InstanceError::from);
+    if let Err(failed) = discarded.and_then(|discarded| Ok(discarded?)) {
+        warn!(error = %Chain(&failed), "could not remove what the restore command left behind");
+    }
+    FailedRestore::Removed(why)
 }
 
 async fn run_command(
@@ -131,16 +181,10 @@ async fn run_command(
     }
 }
 
-/// Checks that a database cluster was restored which this keeper's programs can recover, and prepares it: files of the
-/// server that was backed up are removed, and the signal file is there before the data are in their place. Returns what
-/// is to be moved there.
-async fn check(
-    instance: &Instance,
-    signal: RecoverySignal,
-    staged: &StagedData,
-    changes: &DataChanges,
-) -> Result<StagedData, InstanceError> {
-    let directory = staged.directory();
+/// Checks that a database cluster was restored which this keeper's programs can recover, without changing it.
+async fn examine(instance: &Instance, directory: &Path, changes: &DataChanges) -> Result<(), InstanceError> {
+    // What the command has left running must not write into the data.
+    instance.end_other_processes().await?;
     let restored = directory.to_owned();
     let missing = changes.run(move || cluster_files::missing_entry(&restored)).await??;
     if let Some(missing) = missing {
@@ -159,19 +203,37 @@ async fn check(
         return Err(RestoreError::OtherMajor { found, programs }.into());
     }
     let limit = instance.config().request_timeout;
-    let control = pg_control::read(instance.programs(), directory, limit).await;
-    control.map_err(RestoreError::Control)?;
+    let Err(failed) = pg_control::read(instance.programs(), directory, limit).await else {
+        return Ok(());
+    };
+    if failed.is_exit() {
+        let restored = directory.to_owned();
+        changes.run(move || pg_control::check_readable(&restored)).await??;
+    } else if !failed.proves_damage() {
+        return Err(RestoreError::ControlUnknown(failed).into());
+    }
+    Err(RestoreError::Damaged(failed).into())
+}
+
+/// Prepares restored data for their recovery: files of the server that was backed up are removed, and the signal file is
+/// there before the data are in their place.
+async fn prepare(
+    instance: &Instance,
+    signal: RecoverySignal,
+    staged: &StagedData,
+    changes: &DataChanges,
+) -> Result<(), InstanceError> {
     let whole = staged.clone();
     let prepared = changes.run(move || {
-        prepare(whole.directory(), signal)?;
+        prepare_files(whole.directory(), signal)?;
         whole.place_wal()
     });
-    let prepared = prepared.await??;
+    prepared.await??;
     // The command need not have synced what it wrote.
     let mut sync = environment::command(&instance.programs().path("initdb"));
-    sync.arg("--sync-only").arg("-D").arg(directory);
+    sync.arg("--sync-only").arg("-D").arg(staged.directory());
     command::run(sync, |line| debug!(target: "initdb", "{line}")).await?;
-    Ok(prepared)
+    Ok(())
 }
 
 /// Checks that nothing outside the restored directory is another server's. Links are restored as they were on the host
@@ -190,7 +252,7 @@ fn check_links(restored: &Path, own: &Path) -> Result<Result<(), RestoreError>, 
     Ok(Ok(()))
 }
 
-fn prepare(restored: &Path, signal: RecoverySignal) -> Result<(), FileError> {
+fn prepare_files(restored: &Path, signal: RecoverySignal) -> Result<(), FileError> {
     cluster_files::prepare_recovery(restored, signal)?;
     // An earlier recovery target or a former upstream, in the file that the first start includes.
     let file = restored.join(conf::FILE);
@@ -206,6 +268,7 @@ fn prepare(restored: &Path, signal: RecoverySignal) -> Result<(), FileError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::postgres::instance::test_instance;
 
     #[test]
     fn links_of_the_server_that_was_backed_up_are_refused() {
@@ -228,6 +291,63 @@ mod tests {
         std::os::unix::fs::symlink(wal.path(), restored.path().join("pg_wal")).unwrap();
         let refused = check().unwrap_err().to_string();
         assert!(refused.contains("pg_wal is a link to"), "{refused}");
+    }
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    /// Restores data by a command that counts its runs, on an instance whose pg_controldata is this script. Returns how it
+    /// failed, how often the command ran, and whether what it restored is still there.
+    async fn failure(pg_controldata: &str, limit: Duration) -> (InstanceError, bool, bool) {
+        let dir = tempfile::tempdir().unwrap();
+        let instance = test_instance(dir.path(), "pg_controldata", pg_controldata, limit);
+        let data = &instance.config().data;
+        let backup = dir.path().join("backup");
+        fs::rename(data, &backup).unwrap();
+        fs::create_dir(data).unwrap();
+        let major = instance.programs().version().await.unwrap().major;
+        fs::write(backup.join("PG_VERSION"), format!("{major}\n")).unwrap();
+        let owned = Arc::new(OwnedDirs::load(dir.path(), base::RandomBytes::system()).unwrap());
+        let staged = StagedData::prepare(data, &owned, &[]).unwrap();
+        let directory = staged.directory().to_owned();
+        let restore = BackupRestore {
+            command: format!("cp -a {}/. %d", backup.display()),
+            signal: RecoverySignal::Recovery,
+            limit: None,
+        };
+        let changes = DataChanges::default();
+        let restored = run(&instance, &restore, staged, &owned, &changes, |_| {}).await;
+        let is_there = directory.join("PG_VERSION").exists();
+        match restored.unwrap_err() {
+            FailedRestore::Removed(failed) => (failed, false, is_there),
+            FailedRestore::Unexamined(failed, _) => (failed, true, is_there),
+        }
+    }
+
+    /// Rule: keeper 12.13.5. These were reported as damaged data, and removed.
+    #[tokio::test]
+    async fn restored_data_whose_control_file_was_not_read_are_kept() {
+        for (pg_controldata, limit) in [("exec sleep 1000", Duration::from_secs(2)), ("kill -KILL $$", LONG)] {
+            let (failed, is_kept, is_there) = failure(pg_controldata, limit).await;
+            assert!(is_kept && is_there, "{failed:?}");
+            let text = Chain(&failed).to_string();
+            assert!(
+                text.starts_with("could not read the control file of the restored data"),
+                "{text}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn restored_data_that_are_damaged_are_removed() {
+        for pg_controldata in [
+            "exit 1",
+            "echo nonsense",
+            "echo WARNING: Calculated CRC checksum does not match",
+        ] {
+            let (failed, is_kept, is_there) = failure(pg_controldata, LONG).await;
+            assert!(!is_kept && !is_there, "{failed:?}");
+            assert_eq!(failed.to_string(), "the restored data are damaged");
+        }
     }
 
     /// Rule: keeper T3.

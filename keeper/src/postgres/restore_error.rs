@@ -21,9 +21,12 @@ pub enum RestoreError {
     /// It is of another major version.
     #[error("the restored data are of PostgreSQL {found}, and the keeper's programs are of {programs}")]
     OtherMajor { found: u32, programs: u32 },
-    /// The control file cannot be read.
+    /// The control file was read and is damaged.
     #[error("the restored data are damaged")]
-    Control(#[source] ControlError),
+    Damaged(#[source] ControlError),
+    /// The control file was not read, which proves nothing about the data (keeper 12.13.5).
+    #[error("could not read the control file of the restored data, which are kept meanwhile")]
+    ControlUnknown(#[source] ControlError),
     /// `pg_wal` is a link, as in the server that was backed up: its WAL may be there.
     #[error(
         "the restored {} is a link to {}, where the WAL of the server that was backed up may be: restore it as a \

@@ -125,7 +125,7 @@ fn is_incomplete(observed: &ObservedState<'_>) -> bool {
 fn discard_incomplete(observed: &ObservedState<'_>, target: &TargetDb) -> Option<ReconcilePlan> {
     // Existing data are never removed: those that are incomplete are refused (keeper 5.2).
     let is_kept = matches!(target.spec.init_mode, DbInitMode::Resync | DbInitMode::Existing)
-        || initialise::is_restored(observed, target);
+        || initialise::is_kept(observed, target);
     if !is_incomplete(observed) || is_kept {
         return None;
     }

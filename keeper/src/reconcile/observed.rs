@@ -139,6 +139,8 @@ pub struct ProcessState {
     pub completed: Option<DbUid>,
     /// The db whose backup this process has restored; its recovery may not be complete.
     pub restored: Option<DbUid>,
+    /// The db whose backup this process has restored without finding out whether it can be used: it is kept until then.
+    pub unexamined: Option<DbUid>,
     /// The db whose old data were tried without a copy and did not stream (keeper 6.7).
     pub rejoin_failed: Option<DbUid>,
     /// The db that the published info reports as stopped.

@@ -461,6 +461,7 @@ impl FakeKeeper {
                 let is_master = matches!(self.desired().goal, Goal::Run(target) if target.role == TargetRole::Master);
                 self.local.data = DataState::Present(if is_master { DataRole::Master } else { DataRole::Standby });
                 self.known.restored = Some(self.local.db.uid.clone());
+                self.known.unexamined = None;
                 "restore".into()
             }
             Step::StartRecovery(_) => {

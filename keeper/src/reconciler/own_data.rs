@@ -7,8 +7,7 @@ use tracing::warn;
 use crate::executor::StepError;
 use crate::postgres::data::history::{self, Ancestor, HistoryFileError};
 use crate::postgres::instance::Instance;
-use crate::postgres::programs::command::CommandError;
-use crate::postgres::programs::pg_control::{self, ControlError, ControlState};
+use crate::postgres::programs::pg_control::{self, ControlState};
 use crate::postgres::programs::wal_end::{self, WalEndError};
 use crate::reconcile::{DataEnd, EndState, Fork};
 
@@ -27,7 +26,7 @@ pub(super) async fn own_end(instance: &Instance) -> Result<Option<DataEnd>, Step
     let end = match wal_end::wal_end(instance.programs(), access, limit).await {
         Ok(end) => end,
         Err(failed) => {
-            if is_exit(&failed) {
+            if matches!(&failed, WalEndError::Control(failed) if failed.is_exit()) {
                 access.read(pg_control::check_readable).await?;
             } else if !failed.proves_damage() {
                 return Err(failed.into());
@@ -59,14 +58,6 @@ pub(super) async fn own_end(instance: &Instance) -> Result<Option<DataEnd>, Step
     }))
 }
 
-/// Whether pg_controldata ended with a failure, rather than being killed. It has then read the file or failed to.
-fn is_exit(failed: &WalEndError) -> bool {
-    matches!(
-        failed,
-        WalEndError::Control(ControlError::Run(CommandError::Failed { status, .. })) if status.code().is_some()
-    )
-}
-
 pub(super) fn fork(ancestor: &Ancestor) -> Fork {
     Fork {
         timeline: ancestor.timeline,
@@ -77,52 +68,14 @@ pub(super) fn fork(ancestor: &Ancestor) -> Fork {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::PermissionsExt;
     use std::path::Path;
-    use std::sync::Arc;
     use std::time::Duration;
 
-    use base::Clock;
-
     use super::*;
-    use crate::postgres::config::credentials::{AuthMethod, Login};
-    use crate::postgres::config::instance::InstanceConfig;
-    use crate::postgres::data::changes::DataChanges;
-    use crate::postgres::data::cluster_files;
-    use crate::postgres::programs::installation::Programs;
+    use crate::postgres::instance::test_instance;
 
-    /// An instance with complete data whose pg_controldata is this shell script.
     fn instance(dir: &Path, pg_controldata: &str, request_timeout: Duration) -> Instance {
-        let bin = dir.join("bin");
-        fs::create_dir(&bin).unwrap();
-        let real = Programs::find(None, std::env::var_os("PATH").as_deref(), None).unwrap();
-        for entry in fs::read_dir(real.dir()).unwrap().flatten() {
-            std::os::unix::fs::symlink(entry.path(), bin.join(entry.file_name())).unwrap();
-        }
-        let script = bin.join("pg_controldata");
-        fs::remove_file(&script).unwrap();
-        fs::write(&script, format!("#!/bin/sh\n{pg_controldata}\n")).unwrap();
-        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
-        let data = dir.join("postgres");
-        fs::create_dir(&data).unwrap();
-        cluster_files::make_data(&data, "content");
-        let login = Login {
-            user: "user".into(),
-            method: AuthMethod::Trust,
-            password: None,
-        };
-        let config = InstanceConfig {
-            data,
-            socket_dir: dir.display().to_string(),
-            public_socket_dir: None,
-            listen_addresses: "127.0.0.1".into(),
-            port: 1,
-            superuser: login.clone(),
-            replication: login,
-            request_timeout,
-        };
-        let programs = Programs::find(Some(&bin), None, None).unwrap();
-        Instance::new(config, Arc::new(programs), DataChanges::default(), Clock::system())
+        test_instance(dir, "pg_controldata", pg_controldata, request_timeout)
     }
 
     const LONG: Duration = Duration::from_secs(60);

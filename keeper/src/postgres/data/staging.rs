@@ -105,17 +105,12 @@ impl StagedData {
     }
 
     /// Moves WAL that was made in the directory of the data to the directory for WAL, if there is one: what has filled
-    /// the former need not know of the latter. A `pg_wal` that was made as a link stays as it is. Returns what is to be
-    /// finished.
-    pub fn place_wal(self) -> Result<Self, FileError> {
+    /// the former need not know of the latter. It was made as a directory.
+    pub fn place_wal(&self) -> Result<(), FileError> {
         let made = self.staging.join("pg_wal");
-        let Some(wal) = &self.wal else { return Ok(self) };
-        if made.is_symlink() {
-            return Ok(Self { wal: None, ..self });
-        }
+        let Some(wal) = &self.wal else { return Ok(()) };
         trees::copy(&made, &wal.staging)?; // it may be on another file system
-        replace_link(&made, &wal.staging)?;
-        Ok(self)
+        replace_link(&made, &wal.staging)
     }
 
     /// Returns the directory for `-D`.

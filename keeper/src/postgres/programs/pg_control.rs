@@ -34,6 +34,20 @@ pub enum ControlError {
     },
 }
 
+impl ControlError {
+    /// Whether the file was read and is damaged. Any other failure, such as a program that did not end in time, proves
+    /// nothing about the data (keeper 12.13.5).
+    pub const fn proves_damage(&self) -> bool {
+        matches!(self, Self::Missing { .. } | Self::Damaged { .. })
+    }
+
+    /// Whether pg_controldata exited with a failure, rather than being killed: it has read the file, which is damaged, or
+    /// failed to read it, see [`check_readable`].
+    pub fn is_exit(&self) -> bool {
+        matches!(self, Self::Run(CommandError::Failed { status, .. }) if status.code().is_some())
+    }
+}
+
 /// State of the instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ControlState {

@@ -40,11 +40,10 @@ impl WalEndError {
     /// did not end in time, proves nothing about them (keeper 12.13.5).
     pub fn proves_damage(&self) -> bool {
         match self {
-            Self::Control(ControlError::Missing { .. } | ControlError::Damaged { .. }) | Self::NoCheckpoint { .. } => {
-                true
-            }
+            Self::NoCheckpoint { .. } => true,
+            Self::Control(failed) => failed.proves_damage(),
             Self::File(failed) => failed.proves_damage(),
-            Self::Control(ControlError::Run(_)) | Self::Run(_) => false,
+            Self::Run(_) => false,
         }
     }
 }

@@ -109,6 +109,17 @@ impl InstanceError {
         }
     }
 
+    /// Whether an examination of restored data that failed like this shows that they cannot be used. Otherwise they could
+    /// not be examined (keeper 12.13.5).
+    pub fn proves_unusable(&self) -> bool {
+        match self {
+            Self::Restore(RestoreError::ControlUnknown(_) | RestoreError::Programs(_)) => false,
+            Self::Restore(_) => true,
+            Self::File(failed) => failed.proves_damage(),
+            _ => false,
+        }
+    }
+
     /// Whether a file system does not answer, which proves nothing about the data or the server (keeper 12.13.5).
     pub fn is_unanswered(&self) -> bool {
         match self {

@@ -16,14 +16,14 @@ use crate::reconcile::{
     is_incomplete,
 };
 
-pub(crate) use pitr::is_restored;
+pub(crate) use pitr::is_kept;
 
 /// Returns the steps that create the data of the assigned db.
 pub(crate) fn initialise(observed: &ObservedState<'_>, target: &TargetDb) -> ReconcilePlan {
     let local = &observed.local.db.uid;
     let mut steps = Vec::new();
     let is_rewound = observed.process.rewound.as_ref() == Some(&target.db);
-    if is_incomplete(observed) && !is_rewound && !pitr::is_restored(observed, target) {
+    if is_incomplete(observed) && !is_rewound && !pitr::is_kept(observed, target) {
         steps.push(Step::Log(LogMessage::Incomplete { db: local.clone() }));
     }
     if *local != target.db {

@@ -2,6 +2,8 @@
 //! started: they are restored in a directory of their own, and only this process, which has seen the restore command
 //! succeed, starts their server.
 
+use model::DbUid;
+
 use crate::external_dirs::ClearRequest;
 use crate::reconcile::initialise::{save_initializing, standby_config, unclaimed_data};
 use crate::reconcile::{
@@ -10,12 +12,23 @@ use crate::reconcile::{
 };
 
 /// Whether this process has restored the data of the target and their recovery is not complete.
-pub(crate) fn is_restored(observed: &ObservedState<'_>, target: &TargetDb) -> bool {
+fn is_restored(observed: &ObservedState<'_>, target: &TargetDb) -> bool {
+    is_of_target(observed, target, observed.process.restored.as_ref()) && observed.local.data != DataState::Absent
+}
+
+/// Whether this process has restored the data of the target and could not examine them yet.
+fn is_unexamined(observed: &ObservedState<'_>, target: &TargetDb) -> bool {
+    is_of_target(observed, target, observed.process.unexamined.as_ref())
+}
+
+fn is_of_target(observed: &ObservedState<'_>, target: &TargetDb, restored: Option<&DbUid>) -> bool {
     let db = &observed.local.db;
-    db.initializing
-        && db.uid == target.db
-        && observed.process.restored.as_ref() == Some(&target.db)
-        && observed.local.data != DataState::Absent
+    db.initializing && db.uid == target.db && restored == Some(&target.db)
+}
+
+/// Whether what is there of the target's data, although incomplete, was restored by this process and is kept.
+pub(crate) fn is_kept(observed: &ObservedState<'_>, target: &TargetDb) -> bool {
+    is_restored(observed, target) || is_unexamined(observed, target)
 }
 
 /// Restores and recovers a backup (keeper 5.3, P1 to P8).
@@ -57,6 +70,10 @@ pub(super) fn pitr(observed: &ObservedState<'_>, target: &TargetDb) -> Reconcile
 }
 
 fn restore(observed: &ObservedState<'_>, target: &TargetDb, steps: &mut Vec<Step>) {
+    if is_unexamined(observed, target) {
+        steps.push(Step::RestoreBackup);
+        return;
+    }
     steps.push(save_initializing(target));
     if *observed.server != ServerState::Down {
         steps.push(Step::Stop);

@@ -186,6 +186,16 @@ fn a_backup_is_restored_only_by_a_command_and_not_for_a_standby_of_the_cluster()
     );
 }
 
+/// Rule: keeper 12.13.5. What could not be examined is not restored again.
+#[test]
+fn a_backup_that_could_not_be_examined_is_kept_and_examined_again() {
+    let mut fake = pitr().local_db("A2", true);
+    fake.known.unexamined = Some("A2".into());
+    check(fake.clone(), &format!("restore; {RECOVER}"));
+    fake.known.unexamined = Some("A".into());
+    check(fake, &format!("clear; save ''; {RESTORE}; {RECOVER}"));
+}
+
 /// A backup may take hours to restore, and the server continues a recovery where it was.
 #[test]
 fn a_failed_recovery_is_continued_on_the_restored_data() {
