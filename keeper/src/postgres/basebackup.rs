@@ -108,11 +108,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("postgres");
         let owned = OwnedDirs::load(dir.path(), RandomBytes::system()).unwrap();
-        let staged = StagedData::plain(&data);
+        let staged = StagedData::prepare(&data, &owned, &[]).unwrap();
+        std::fs::remove_dir_all(&data).unwrap();
         let missing = complete(&staged, &owned, &data, || panic!("there are no data"));
         assert!(missing.is_err());
-        std::fs::create_dir(&data).unwrap();
-        cluster_files::make_data(&data, "content");
+        let staged = StagedData::prepare(&data, &owned, &[]).unwrap();
+        cluster_files::make_data(staged.directory(), "content");
         let mut has_finished = false;
         complete(&staged, &owned, &data, || {
             has_finished = cluster_files::signals(&data).unwrap().standby

@@ -110,6 +110,11 @@ impl Node {
         Arc::new(OwnedDirs::load(self.dir.path(), RandomBytes::system()).unwrap())
     }
 
+    /// Empty directories for new data.
+    pub(crate) fn staged(&self) -> StagedData {
+        StagedData::prepare(self.data(), &self.owned(), &[]).unwrap()
+    }
+
     pub(crate) fn data(&self) -> &Path {
         &self.instance.config().data
     }
@@ -118,8 +123,7 @@ impl Node {
     pub(crate) async fn initialised() -> Self {
         let node = Self::new();
         let instance = &node.instance;
-        let staged = StagedData::plain(node.data());
-        let (owned, changes) = (node.owned(), DataChanges::default());
+        let (staged, owned, changes) = (node.staged(), node.owned(), DataChanges::default());
         initdb::run(instance, &NewClusterOptions::default(), &staged, &owned, &changes)
             .await
             .unwrap();

@@ -10,7 +10,6 @@ use keeper::postgres::config::conninfo::{Address, primary_conninfo};
 use keeper::postgres::config::files::ConfigFiles;
 use keeper::postgres::data::changes::DataChanges;
 use keeper::postgres::data::history;
-use keeper::postgres::data::staging::StagedData;
 use keeper::postgres::instance::{Instance, LocalRole};
 use keeper::postgres::observe::{ObserveScope, observe};
 use keeper::postgres::programs::pg_control::ControlState;
@@ -74,7 +73,7 @@ pub(crate) async fn copied(master: &Node, name: &str) -> Node {
     basebackup::run(
         &standby.instance,
         &copy,
-        &StagedData::plain(standby.data()),
+        &standby.staged(),
         &standby.owned(),
         &DataChanges::default(),
         || {},
@@ -222,11 +221,7 @@ fn an_aborted_copy_leaves_no_process() {
             application_name: "stolon_gone".into(),
             slot: "stolon_gone".into(),
         };
-        let (staged, owned, changes) = (
-            StagedData::plain(standby.data()),
-            standby.owned(),
-            DataChanges::default(),
-        );
+        let (staged, owned, changes) = (standby.staged(), standby.owned(), DataChanges::default());
         let refused = basebackup::run(&standby.instance, &copy, &staged, &owned, &changes, || {}, |_| {})
             .await
             .unwrap_err();

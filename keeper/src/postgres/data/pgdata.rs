@@ -1,8 +1,7 @@
-//! What PGDATA holds: data, unfinished data, or nothing; and removing it. Previous data, which may lie in it, are left
+//! What PGDATA holds: data, unfinished data, or nothing; and removing unfinished data. Previous data, which may lie in it, are left
 //! to `previous_data`.
 
 use std::ffi::OsStr;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::external_dirs::ClearRequest;
@@ -10,7 +9,6 @@ use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::identity::DirIdentity;
 use crate::postgres::data::inspect;
 use crate::postgres::data::layout::LOST_FOUND;
-use crate::postgres::data::mounts::{self, Mounts};
 use crate::postgres::data::owned_dirs::{NEW_KIND, OLD_KIND, OwnedDirs};
 use crate::postgres::data::owned_record::TablespaceDir;
 use crate::postgres::data::survey::{self, is_of_wal};
@@ -72,18 +70,4 @@ pub(super) fn remove(data: &Path, owned: &OwnedDirs, tablespaces: &[TablespaceDi
     trees::remove_entries(data, |name| belongs_to_data(name, owned) && name != &*new)?;
     trees::remove(&data.join(&new))?;
     owned.change(|record| record.staging.clear())
-}
-
-/// Removes PGDATA, or its contents if it is a link or a mount point.
-pub(crate) fn remove_data(data: &Path) -> Result<(), FileError> {
-    if let Some(point) = Mounts::read().below(data)? {
-        return Err(FileError::new("remove", data)(mounts::mounted_error(&point)));
-    }
-    if inspect::is_movable(data) && inspect::entries(data)?.iter().all(|path| !path.ends_with(LOST_FOUND)) {
-        match trees::remove(data) {
-            Err(busy) if busy.kind() == io::ErrorKind::ResourceBusy => {}
-            removed => return removed,
-        }
-    }
-    trees::remove_entries(data, |_| true)
 }

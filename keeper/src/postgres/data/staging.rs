@@ -37,16 +37,6 @@ struct StagedTablespace {
 }
 
 impl StagedData {
-    /// Uses PGDATA itself, without staging directories.
-    pub fn plain(data: &Path) -> Self {
-        Self {
-            data: data.to_owned(),
-            staging: data.to_owned(),
-            wal: None,
-            tablespaces: Vec::new(),
-        }
-    }
-
     /// Creates empty staging directories for PGDATA and these external directories, all of which were cleared before.
     /// They are recorded first; while the one in PGDATA exists, PGDATA is unfinished.
     pub fn prepare(data: &Path, owned: &OwnedDirs, external_dirs: &[ExternalDir]) -> Result<Self, FileError> {
@@ -139,11 +129,7 @@ impl StagedData {
         for tablespace in &self.tablespaces {
             trees::remove(&tablespace.staging)?;
         }
-        if self.staging == self.data {
-            pgdata::remove_data(&self.data)
-        } else {
-            trees::remove(&self.staging)
-        }
+        trees::remove(&self.staging)
     }
 
     /// Moves the result to its place. A crash before the end leaves unfinished data, which are created again.
@@ -157,10 +143,8 @@ impl StagedData {
         for tablespace in &self.tablespaces {
             self.finish_tablespace(owned, tablespace)?;
         }
-        if self.staging != self.data {
-            trees::move_entries(&self.staging, &self.data, |_| true)?;
-            trees::remove(&self.staging)?;
-        }
+        trees::move_entries(&self.staging, &self.data, |_| true)?;
+        trees::remove(&self.staging)?;
         trees::sync(&self.data)?;
         owned.change(|record| record.staging.clear())
     }
