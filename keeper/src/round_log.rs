@@ -168,8 +168,8 @@ fn write(message: &LogMessage) {
         LogMessage::KeptStopped(why) => match why {
             StopReason::NoDb => info!("no db assigned"),
             StopReason::BootNotAcknowledged => info!("our boot uuid is not acknowledged yet, waiting for the sentinel"),
-            StopReason::OldMaster { db, master } => {
-                info!(%db, %master, "our db is an old master, keeping it down");
+            StopReason::FormerMaster { db, master } => {
+                info!(%db, %master, "our db is a former master, keeping it down");
             }
         },
         LogMessage::Incomplete { db } => {

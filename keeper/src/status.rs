@@ -212,7 +212,7 @@ fn assigned_role(desired: &Desired) -> Option<(AssignedRole, Option<Duration>)> 
         Goal::Stop(StopReason::BootNotAcknowledged) => {
             return nothing("the sentinel has not acknowledged this process yet");
         }
-        Goal::Stop(StopReason::OldMaster { .. }) => return nothing("the db is an old master"),
+        Goal::Stop(StopReason::FormerMaster { .. }) => return nothing("the db is a former master"),
     };
     let role = match &target.role {
         TargetRole::Master => AssignedRole::Master,

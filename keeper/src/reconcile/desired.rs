@@ -145,8 +145,8 @@ pub enum StopReason {
     NoDb,
     /// The sentinel has not acknowledged this process yet (keeper R10).
     BootNotAcknowledged,
-    /// It is an old master that is kept for its possible return (keeper R27, I20, extensions ).
-    OldMaster {
+    /// It is a former master that is kept for its possible return (keeper R27, I20, extensions ).
+    FormerMaster {
         /// Our db.
         db: DbUid,
         /// The master of the cluster.
@@ -283,7 +283,7 @@ fn goal(checked: &CheckedClusterData, me: &KeeperUid, boot: &BootUuid) -> Goal {
     }
     // Two masters must never run: only the db that the cluster status names may be one.
     if db.spec.role == Role::Master && uid != master {
-        return Goal::Stop(StopReason::OldMaster {
+        return Goal::Stop(StopReason::FormerMaster {
             db: uid.clone(),
             master: master.clone(),
         });

@@ -91,15 +91,15 @@ fn hold_for_foreign_server(observed: &ObservedState<'_>) -> ReconcilePlan {
     ReconcilePlan::hold(HoldReason::ForeignServer { pid })
 }
 
-/// Stops the instance: no db is assigned, the boot uuid is not acknowledged yet, or the instance is an old master that
+/// Stops the instance: no db is assigned, the boot uuid is not acknowledged yet, or the instance is a former master that
 /// is kept for its possible return (keeper R9, R10, R27, I8, I20).
 fn keep_stopped(observed: &ObservedState<'_>, why: &StopReason) -> ReconcilePlan {
     let mut steps = vec![Step::Log(LogMessage::KeptStopped(why.clone()))];
     if *observed.server != ServerState::Down {
         steps.push(Step::Stop);
     }
-    // Publish once where an old master's data end, so that the sentinel can compare it with the standbys.
-    if let StopReason::OldMaster { db, .. } = why {
+    // Publish once where a former master's data end, so that the sentinel can compare it with the standbys.
+    if let StopReason::FormerMaster { db, .. } = why {
         let ours = observed.local.db.uid == *db && observed.local.data != DataState::Absent;
         if ours && observed.process.published_stopped.as_ref() != Some(db) {
             steps.push(Step::PublishStopped(db.clone()));

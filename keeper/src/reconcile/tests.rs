@@ -1284,7 +1284,7 @@ fn a_standby_with_paused_replay_is_restarted_whatever_the_spec_says() {
 
 /// The row of the decision table: keeper T8 row 31.
 #[test]
-fn an_old_master_is_kept_stopped_and_published_once() {
+fn a_former_master_is_kept_stopped_and_published_once() {
     check(fake().status_master("B").stopped(), "publish A stopped; done");
     check(fake().status_master("B"), "stop; publish A stopped; done");
     // Data of another db prove nothing about this one.

@@ -287,7 +287,7 @@ impl Reconciler {
         self.reporter.report_password_files();
         let assigned = match &desired.goal {
             Goal::Run(target) => Some(Some(&target.db)),
-            Goal::Stop(StopReason::OldMaster { db, .. }) => Some(Some(db)),
+            Goal::Stop(StopReason::FormerMaster { db, .. }) => Some(Some(db)),
             Goal::Stop(StopReason::NoDb) | Goal::Hold(HoldReason::NotListed) => Some(None),
             Goal::Stop(StopReason::BootNotAcknowledged) | Goal::Hold(_) => None,
         };

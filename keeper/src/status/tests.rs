@@ -118,8 +118,8 @@ fn an_instance_is_what_both_the_cluster_data_and_the_observation_say() {
     // It was elected and is not promoted yet; it was replaced and is not stopped yet.
     check(&master(streaming(Some(0))), "", "standby, 0 bytes behind");
     check(&standby(standbys(&[])), "", "master, 0 standbys streaming");
-    let old_master = AssignedRole::Nothing("the db is an old master");
-    check(&running(old_master, standbys(&[])), "", "master, 0 standbys streaming");
+    let former_master = AssignedRole::Nothing("the db is a former master");
+    check(&running(former_master, standbys(&[])), "", "master, 0 standbys streaming");
     let unhealthy = InstanceSample {
         healthy: false,
         ..standbys(&[true])
