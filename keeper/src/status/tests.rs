@@ -119,7 +119,11 @@ fn an_instance_is_what_both_the_cluster_data_and_the_observation_say() {
     check(&master(streaming(Some(0))), "", "standby, 0 bytes behind");
     check(&standby(standbys(&[])), "", "master, 0 standbys streaming");
     let former_master = AssignedRole::Nothing("the db is a former master");
-    check(&running(former_master, standbys(&[])), "", "master, 0 standbys streaming");
+    check(
+        &running(former_master, standbys(&[])),
+        "",
+        "master, 0 standbys streaming",
+    );
     let unhealthy = InstanceSample {
         healthy: false,
         ..standbys(&[true])
