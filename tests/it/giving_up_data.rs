@@ -28,7 +28,7 @@ async fn standbys(cluster: &Cluster) -> (String, String) {
 }
 
 #[tokio::test]
-async fn an_older_copy_is_elected_by_an_operator_when_master_and_synchronous_standby_are_lost() {
+async fn a_standby_that_lacks_data_is_elected_by_an_operator_when_master_and_synchronous_standby_are_lost() {
     let cluster = Cluster::builder(Profile::Fast).keepers(3).proxies(1);
     let mut cluster = cluster.synchronous(Some((1, 1))).start().await;
     cluster.wait_proxy_serves("proxy0").await;

@@ -207,7 +207,7 @@ fn no_standby_that_lacks_an_acknowledged_commit_is_elected_when_both_hosts_that_
 }
 
 #[test]
-fn an_operator_may_elect_an_older_copy_once_both_hosts_that_have_everything_are_lost() {
+fn an_operator_may_elect_a_standby_that_lacks_data_once_both_hosts_that_have_everything_are_lost() {
     // synchronous SY-20
     let mut simulation = synchronous_cluster();
     let old = simulation.master().unwrap();
