@@ -190,7 +190,8 @@ impl Reconciler {
                 return Some(RoundResult::Failed);
             }
         };
-        round.last_steps = plan.steps.iter().map(Step::label).collect();
+        let steps = plan.steps.iter().filter(|step| step.has_effect());
+        round.last_steps = steps.map(Step::label).collect();
         self.reporter.publish_data_lost(desired, &plan);
         match self.execute(desired, &plan, round).await {
             Ok(()) => {}
