@@ -41,6 +41,11 @@ pub enum FailureEvent {
     Freeze,
     /// SIGKILL of the leading sentinel, and a second later `Kill9`.
     Brain,
+    /// SIGTERM of the synchronous standby's keeper, while another standby can take its place.
+    StandbyTerm,
+    /// SIGKILL of the synchronous standby's keeper and of every process of its PostgreSQL, while another standby can take
+    /// its place.
+    StandbyKill9,
     /// etcd stopped for half of the proxy timeout.
     StoreHalf,
     /// etcd stopped for twice the proxy timeout.
@@ -50,7 +55,7 @@ pub enum FailureEvent {
 }
 
 impl FailureEvent {
-    /// All events except `Nothing`.
+    /// All events except `Nothing` and those of a synchronous standby.
     pub const ALL: [Self; 7] = [
         Self::Kill9,
         Self::Term,
@@ -69,10 +74,17 @@ impl FailureEvent {
             Self::Pgkill => "pgkill",
             Self::Freeze => "freeze",
             Self::Brain => "brain",
+            Self::StandbyTerm => "standby-term",
+            Self::StandbyKill9 => "standby-kill9",
             Self::StoreHalf => "store-half",
             Self::StoreDouble => "store-double",
             Self::Nothing => "nothing",
         }
+    }
+
+    /// Returns whether it happens to a synchronous standby.
+    pub fn needs_synchronous_standby(self) -> bool {
+        matches!(self, Self::StandbyTerm | Self::StandbyKill9)
     }
 
     /// Returns whether it should cause a failover.
@@ -164,9 +176,10 @@ pub async fn run(event: FailureEvent, setting: Scenario) -> anyhow::Result<Failo
     Writers::create_table(&SqlClient::connect(&through).await?).await?;
     let writers = Writers::start(&through, CLIENTS);
     writers.wait_each_client_commits(100).await;
-    if setting.synchronous.is_some() {
-        wait_standby_known_in_sync(&cluster).await;
-    }
+    let standby = match setting.synchronous {
+        Some(_) => Some(wait_standby_known_in_sync(&cluster).await),
+        None => None,
+    };
     let old_server = cluster.postmaster("keeper0").context("the master runs")?;
     slow_down(setting.store, &cluster).await;
 
@@ -181,6 +194,14 @@ pub async fn run(event: FailureEvent, setting: Scenario) -> anyhow::Result<Failo
     let store_back = match event {
         FailureEvent::Nothing => {
             store_requests = Some(count_requests(&cluster, setting.observe_for).await?);
+            None
+        }
+        event if event.needs_synchronous_standby() => {
+            stop_standby(
+                event,
+                &mut cluster,
+                standby.as_deref().context("no synchronous standby")?,
+            );
             None
         }
         event => cause(event, profile, &mut cluster).await,
@@ -251,8 +272,18 @@ fn count_lost_leaderships(cluster: &mut Cluster, sentinels: usize) -> usize {
         .sum()
 }
 
-/// Waits until a standby may be elected. Before that nobody is, if the master fails (synchronous SY-1).
-async fn wait_standby_known_in_sync(cluster: &Cluster) {
+/// Stops the keeper of the synchronous standby in the way of the event.
+fn stop_standby(event: FailureEvent, cluster: &mut Cluster, keeper: &str) {
+    if event == FailureEvent::StandbyKill9 {
+        cluster.kill_keeper_and_postgres(keeper);
+    } else {
+        cluster.process(keeper).signal(Signal::TERM);
+    }
+}
+
+/// Waits until a standby may be elected, and returns the uid of its keeper. Before that nobody is elected, if the master
+/// fails (synchronous SY-1).
+async fn wait_standby_known_in_sync(cluster: &Cluster) -> String {
     eventually("a standby known to be in sync", LONG_TIMEOUT, async || {
         let data = cluster.data().await.map_err(|error| error.to_string())?;
         let master = data
@@ -261,11 +292,14 @@ async fn wait_standby_known_in_sync(cluster: &Cluster) {
             .ok_or("no master")?;
         let known = &master.status.synchronous_standbys;
         match known.as_deref() {
-            Some([_, ..]) if *known == master.spec.synchronous_standbys => Ok(()),
+            Some([standby, ..]) if *known == master.spec.synchronous_standbys => {
+                let db = data.dbs().get(standby).ok_or("no db of the standby")?;
+                Ok(db.spec.keeper_uid.to_string())
+            }
             other => Err(format!("{other:?}")),
         }
     })
-    .await;
+    .await
 }
 
 async fn start(setting: Scenario) -> Cluster {
@@ -351,7 +385,7 @@ async fn cause(event: FailureEvent, profile: Profile, cluster: &mut Cluster) -> 
             tokio::time::sleep(remaining).await;
             return Some(cluster.restart_etcd().await);
         }
-        FailureEvent::Nothing => {}
+        FailureEvent::Nothing | FailureEvent::StandbyTerm | FailureEvent::StandbyKill9 => {}
     }
     None
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use benches::failover::{FailoverOutcome, FailureEvent, Scenario, StoreDelay, median, run};
 use benches::interruption::until_signal;
 use benches::random_faults::{self, RandomOptions};
@@ -108,6 +108,10 @@ enum EventName {
     StoreHalf,
     /// etcd away for twice the proxy timeout
     StoreDouble,
+    /// SIGTERM of the synchronous standby's keeper (needs --sync and three keepers)
+    StandbyTerm,
+    /// SIGKILL of the synchronous standby's keeper and of every process of its PostgreSQL (needs --sync and three keepers)
+    StandbyKill9,
     /// No event, for --watched-for
     Nothing,
     /// --faults random ones in one cluster (fast profile, two proxies); every acknowledged row is looked up at the end
@@ -125,6 +129,8 @@ impl EventName {
             EventName::Brain => FailureEvent::Brain,
             EventName::StoreHalf => FailureEvent::StoreHalf,
             EventName::StoreDouble => FailureEvent::StoreDouble,
+            EventName::StandbyTerm => FailureEvent::StandbyTerm,
+            EventName::StandbyKill9 => FailureEvent::StandbyKill9,
             EventName::Nothing => FailureEvent::Nothing,
             EventName::Random => return None,
         })
@@ -181,6 +187,10 @@ async fn measure(args: Args) -> anyhow::Result<()> {
             .map(|name| name.event().context("'random' is measured alone"))
             .collect::<anyhow::Result<_>>()?,
     };
+    let needs_standby = events.iter().find(|event| event.needs_synchronous_standby());
+    if let Some(event) = needs_standby.filter(|_| !args.sync || args.keepers < 3) {
+        bail!("the event '{event}' needs a synchronous standby and one that takes its place: --sync --keepers 3");
+    }
     let profiles = match args.profiles.as_slice() {
         [] => vec![ProfileName::Default, ProfileName::Fast],
         some => some.to_vec(),
