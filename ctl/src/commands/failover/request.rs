@@ -63,8 +63,13 @@ pub(super) async fn write(
 
 fn failed_write(error: &StoreError, is_withdrawn: bool, ttl: Duration) -> anyhow::Error {
     let cause = Chain(error);
-    if is_withdrawn || !error.is_outcome_unknown() {
+    if !error.is_outcome_unknown() {
         anyhow!("cannot request the failover: {cause}: it is not requested")
+    } else if is_withdrawn {
+        anyhow!(
+            "cannot request the failover: {cause}: if it was requested all the same, it is withdrawn now; `stolonctl \
+             status` shows whether it was carried out before that"
+        )
     } else {
         anyhow!("cannot request the failover: {cause}: if it is requested all the same, it ends after {ttl:?}")
     }
