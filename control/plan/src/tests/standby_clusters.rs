@@ -134,12 +134,8 @@ fn a_former_first_db_without_a_standby_config_follows_nothing() {
     setup.spec().role = Some(Role::Master);
     setup.spec().standby_config = None;
     let plan = setup.plan().unwrap();
-    let follow = plan
-        .next
-        .dbs()
-        .get(&db_uid("db2"))
-        .and_then(|db| db.spec.follow_config.clone());
-    assert!(follow.is_none_or(|follow| follow == FollowConfig::external(None)));
+    let former = &plan.next.dbs()[&db_uid("db2")].spec;
+    assert_eq!(former.follow_config, Some(FollowConfig::external(None)));
 }
 
 /// Synchronous SY-8: clients that read from the first db must not write to it before its commits wait for standbys.
