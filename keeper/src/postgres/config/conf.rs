@@ -2,6 +2,7 @@
 //! and 8). Writing the file is left to `files`, reloading the server to `instance`.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use model::{
     ArchiveRecoverySettings, PitrConfig, StandbySettings, UnusableParameter, check_parameter, is_never_reported,
@@ -136,12 +137,13 @@ const TIMELINE: &str = "recovery_target_timeline";
 const LATEST: &str = "latest";
 
 /// Recovery settings (keeper 7.1), which are never among an instance's parameters.
-const RECOVERY_SETTINGS: [&str; 11] = [
+const RECOVERY_SETTINGS: [&str; 12] = [
     "primary_conninfo",
     "primary_slot_name",
     "recovery_min_apply_delay",
     "recovery_target",
     "recovery_target_action",
+    "recovery_target_inclusive",
     "recovery_target_lsn",
     "recovery_target_name",
     "recovery_target_time",
@@ -152,10 +154,22 @@ const RECOVERY_SETTINGS: [&str; 11] = [
 
 /// Settings of the server that was backed up which must not have an effect on the recovery of its backup: the commands may
 /// remove WAL from the archive that this recovery, or that of an older backup, needs.
-const BACKUP_SETTINGS: [&str; 3] = [
-    "archive_cleanup_command",
-    "recovery_end_command",
-    "recovery_target_inclusive",
+const BACKUP_SETTINGS: [&str; 2] = ["archive_cleanup_command", "recovery_end_command"];
+
+/// What a recovery sets where the keeper sets nothing else: PostgreSQL's defaults. The configuration of a backup may set
+/// them in files that it includes.
+const RECOVERY_DEFAULTS: [(&str, &str); 11] = [
+    ("archive_cleanup_command", ""),
+    ("primary_conninfo", ""),
+    ("primary_slot_name", ""),
+    ("recovery_end_command", ""),
+    ("recovery_min_apply_delay", "0"),
+    ("recovery_target", ""),
+    ("recovery_target_inclusive", "on"),
+    ("recovery_target_lsn", ""),
+    ("recovery_target_name", ""),
+    ("recovery_target_time", ""),
+    ("recovery_target_xid", ""),
 ];
 
 /// Returns the configured parameters to publish: without managed ones and recovery settings.
@@ -292,9 +306,6 @@ impl Recovery {
         let mut settings = BTreeMap::from([
             ("restore_command".to_owned(), command.unwrap_or(NO_ARCHIVE).to_owned()),
             (TIMELINE.to_owned(), LATEST.to_owned()),
-            // Also where a file that the backup's configuration includes sets them.
-            ("archive_cleanup_command".to_owned(), String::new()),
-            ("recovery_end_command".to_owned(), String::new()),
         ]);
         if let Some(target) = &pitr.recovery_target_settings {
             let values = [
@@ -360,12 +371,21 @@ pub fn render(parameters: &Parameters, recovery: &Recovery) -> String {
 
 /// Returns the file for a temporary start: the configuration that PGDATA came with, if any, overridden.
 pub fn render_temporary(has_file: bool, parameters: &Parameters, recovery: &Recovery) -> String {
-    let include = if has_file {
-        format!("include '{FILE}'\n")
-    } else {
-        String::new()
-    };
-    include + &render(parameters, recovery)
+    let mut text = String::new();
+    if has_file {
+        let _ = writeln!(text, "include '{FILE}'");
+        if recovery.mode != RecoveryMode::None {
+            // Before the recovery settings: an empty target after the one that is meant would be a second target, which
+            // the server refuses.
+            let unset = RECOVERY_DEFAULTS
+                .iter()
+                .filter(|(name, _)| !recovery.settings.contains_key(*name));
+            for (name, value) in unset {
+                push_line(&mut text, name, value);
+            }
+        }
+    }
+    text + &render(parameters, recovery)
 }
 
 fn push_line(text: &mut String, name: &str, quoted: &str) {

@@ -175,7 +175,9 @@ fn lines_are_sorted_with_recovery_settings_last() {
         "a = 'it''s'\nz = '1'\nrecovery_target_timeline = 'latest'\n",
         "a promoted master reloads without a word on what only a start takes away"
     );
-    assert!(render_temporary(true, &parameters, &recovery).starts_with("include 'postgresql.conf'\na = "));
+    let temporary = render_temporary(true, &parameters, &recovery);
+    assert!(temporary.starts_with("include 'postgresql.conf'\n") && temporary.ends_with(wanted));
+    assert_eq!(render_temporary(false, &parameters, &recovery), wanted);
 }
 
 /// What the server's scanner makes of a quoted body (guc-file.l, `DeescapeQuotedString`), octal left out.
@@ -216,10 +218,7 @@ fn a_backup_is_recovered_to_its_target_and_promoted() {
         let recovery = Recovery::of_backup(pitr);
         assert_eq!(recovery.mode, RecoveryMode::Backup);
         let pairs = recovery.settings.iter().map(|(name, value)| format!("{name}={value}"));
-        let pairs = pairs.collect::<Vec<_>>().join(" ");
-        // What the backup's server ran during a recovery may remove WAL from the archive.
-        let rest = pairs.strip_prefix("archive_cleanup_command= recovery_end_command= ");
-        rest.expect("both commands are empty").to_owned()
+        pairs.collect::<Vec<_>>().join(" ")
     };
     assert_eq!(
         settings(&pitr("cp /a/%f %p", None)),
@@ -241,6 +240,43 @@ fn a_backup_is_recovered_to_its_target_and_promoted() {
         "recovery_target_action=promote recovery_target_time=2026-01-01 00:00:00+00 recovery_target_timeline=2 \
          restore_command=x"
     );
+}
+
+/// The commands of the server that was backed up may remove WAL from the archive, and a second recovery target is refused.
+#[test]
+fn recovery_settings_in_files_that_a_backup_includes_have_no_effect() {
+    let pitr = PitrConfig {
+        recovery_target_settings: Some(RecoveryTargetSettings {
+            recovery_target_lsn: "0/3000000".into(),
+            ..RecoveryTargetSettings::default()
+        }),
+        ..PitrConfig::default()
+    };
+    let recovery = Recovery::of_backup(&pitr);
+    let text = render_temporary(true, &Parameters::new(), &recovery);
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines[0], "include 'postgresql.conf'");
+    assert_eq!(
+        lines[1..],
+        [
+            "archive_cleanup_command = ''",
+            "primary_conninfo = ''",
+            "primary_slot_name = ''",
+            "recovery_end_command = ''",
+            "recovery_min_apply_delay = '0'",
+            "recovery_target = ''",
+            "recovery_target_inclusive = 'on'",
+            "recovery_target_name = ''",
+            "recovery_target_time = ''",
+            "recovery_target_xid = ''",
+            "recovery_target_action = 'promote'",
+            "recovery_target_lsn = '0/3000000'",
+            "recovery_target_timeline = 'latest'",
+            "restore_command = 'false'",
+        ]
+    );
+    let first_start = render_temporary(true, &Parameters::new(), &Recovery::default());
+    assert!(!first_start.contains("archive_cleanup_command"), "{first_start}");
 }
 
 #[test]
