@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::{Chain, Clock};
+use model::Lsn;
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{info, warn};
@@ -14,13 +15,13 @@ use crate::external_dirs::ClearRequest;
 use crate::postgres::client::connect::{ConnectTarget, LocalSocket, OwnServer};
 use crate::postgres::client::replication::ReplicationClient;
 use crate::postgres::client::sql::SqlClient;
-use crate::postgres::config::conf::StartMode;
+use crate::postgres::config::conf::{RecoveryMode, StartMode};
 use crate::postgres::config::files::{self as config_files, ConfigFiles};
 use crate::postgres::config::instance::InstanceConfig;
 use crate::postgres::config::pinned;
 use crate::postgres::data::access::DataAccess;
 use crate::postgres::data::changes::DataChanges;
-use crate::postgres::data::cluster_files;
+use crate::postgres::data::cluster_files::{self, RecoverySignal};
 use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::lock_files;
 use crate::postgres::data::owned_dirs::OwnedDirs;
@@ -28,7 +29,7 @@ use crate::postgres::data::previous_data::{self, ClearOutcome};
 use crate::postgres::programs::command;
 use crate::postgres::programs::environment;
 use crate::postgres::programs::installation::Programs;
-use crate::postgres::programs::pg_control;
+use crate::postgres::programs::pg_control::{self, ControlError, ControlFile, ControlState};
 use crate::postgres::server::error::InstanceError;
 use crate::postgres::server::port::{self, ListenError};
 use crate::postgres::server::postmaster::ChildStatus;
@@ -207,6 +208,7 @@ impl Instance {
         self.supervisor.prepare_launch().await?;
         let sockets = self.free_socket_directories().await?;
         self.sockets().replace(sockets.clone());
+        self.continue_recovery(files.recovery.mode).await?;
         self.write_files(files, mode).await?;
         self.check_port().await?;
         let mut command = environment::command(&self.programs.path("postgres"));
@@ -218,6 +220,37 @@ impl Instance {
         let explain = async || Ok(self.check_port().await?);
         let pid = self.supervisor.launch(command, permitted, explain).await?;
         Ok(RunningServer { pid, is_child: true })
+    }
+
+    /// Lets the next start go on with a recovery that has not ended, if the signal file is gone all the same. PostgreSQL
+    /// removes it before the recovery is recorded as complete. Without it, a server that ended in between would replay
+    /// all WAL that it finds, also beyond the target, and accept writes on the timeline that it came from.
+    async fn continue_recovery(&self, mode: RecoveryMode) -> Result<(), InstanceError> {
+        let signals = self.access.read(cluster_files::signals).await?;
+        if signals.standby || signals.recovery {
+            return Ok(());
+        }
+        let signal = match mode {
+            RecoveryMode::Backup => RecoverySignal::Recovery,
+            RecoveryMode::None | RecoveryMode::Standby => RecoverySignal::Standby,
+        };
+        let control = self.control().await?;
+        let is_unfinished = match control.state {
+            ControlState::ArchiveRecovery | ControlState::ShutDownInRecovery => true,
+            // A backup's recovery ends with a checkpoint of the kind of a shutdown; the minimum is reset with its end.
+            ControlState::Other => mode == RecoveryMode::Backup && control.minimum_recovery_end > Lsn(0),
+            ControlState::ShutDown | ControlState::InProduction | ControlState::CrashRecovery => false,
+        };
+        if !is_unfinished {
+            return Ok(());
+        }
+        warn!("the server ended before its recovery was complete: the recovery goes on");
+        let write = move |data: &Path| cluster_files::continue_recovery(data, signal);
+        Ok(self.access.write(write).await?)
+    }
+
+    async fn control(&self) -> Result<ControlFile, ControlError> {
+        pg_control::read(&self.programs, &self.config.data, self.config.request_timeout).await
     }
 
     /// Whether the server's lock file reports that it accepts connections. A server that does not accept them logs
@@ -261,13 +294,17 @@ impl Instance {
         self.supervisor.unless_ended(ACTION, None, answers).await
     }
 
-    /// Waits until the recovery of a restored backup is complete and the server answers: PostgreSQL removes
-    /// `recovery.signal` at its end. A standby's recovery has no end; it is enough that it answers. Fails when the server
-    /// ends, when its replay is paused, or at the limit (`None`: waits forever).
+    /// Waits until the recovery of a restored backup is complete and the server answers. PostgreSQL removes
+    /// `recovery.signal` shortly before: the control file shows the end. A standby's recovery has no end; it is enough
+    /// that it answers. Fails when the server ends, when its replay is paused, or at the limit (`None`: waits forever).
     pub async fn wait_recovered(&self, limit: Option<Duration>) -> Result<(), InstanceError> {
         const ACTION: &str = "recover the restored data";
         let recovered = async {
-            while self.access.read(cluster_files::signals).await?.recovery {
+            loop {
+                let signals = self.access.read(cluster_files::signals).await?;
+                if !signals.recovery && (signals.standby || self.is_in_production().await?) {
+                    break;
+                }
                 let is_paused = self.reports_ready().await?
                     && matches!(self.round_sql.standby().await, Ok(Some(standby)) if standby.is_paused);
                 if is_paused {
@@ -332,7 +369,9 @@ impl Instance {
                 // The query's answer counts rather than the signal file, which is removed earlier.
                 match self.round_sql.is_in_recovery().await {
                     Ok(false) => return Ok(()),
-                    Err(error) if error.refusal().is_some() && self.is_in_production().await => return Ok(()),
+                    Err(error) if error.refusal().is_some() && self.is_in_production().await.unwrap_or(false) => {
+                        return Ok(());
+                    }
                     Ok(true) | Err(_) => {}
                 }
                 sleep(POLL).await;
@@ -359,10 +398,8 @@ impl Instance {
     }
 
     /// Whether the control file shows that the server accepts writes, for a server that cannot be queried.
-    async fn is_in_production(&self) -> bool {
-        let limit = self.config.request_timeout;
-        let control = pg_control::read(&self.programs, &self.config.data, limit).await;
-        control.is_ok_and(|control| control.state == pg_control::ControlState::InProduction)
+    async fn is_in_production(&self) -> Result<bool, ControlError> {
+        Ok(self.control().await?.state == ControlState::InProduction)
     }
 
     fn sockets(&self) -> std::sync::MutexGuard<'_, Option<String>> {

@@ -1,11 +1,12 @@
 //! Two instances: base backup, streaming, promotion, and the old master's rejoin.
 
+use std::fs;
 use std::sync::Arc;
 
 use base::Clock;
 use keeper::postgres::basebackup::{self, BaseBackup};
 use keeper::postgres::client::upstream::UpstreamClient;
-use keeper::postgres::config::conf::Recovery;
+use keeper::postgres::config::conf::{Recovery, StartMode};
 use keeper::postgres::config::conninfo::{Address, primary_conninfo};
 use keeper::postgres::config::files::ConfigFiles;
 use keeper::postgres::data::changes::DataChanges;
@@ -14,6 +15,7 @@ use keeper::postgres::instance::{Instance, LocalRole};
 use keeper::postgres::observe::{ObserveScope, observe};
 use keeper::postgres::programs::pg_control::ControlState;
 use keeper::postgres::programs::wal_end;
+use model::PitrConfig;
 use stolon_tests::deadlines::INSTANCE_TEST_TIMEOUT;
 
 use crate::harness::{self, Node, eventually, files};
@@ -245,4 +247,46 @@ fn an_aborted_copy_leaves_no_process() {
         .await;
         master.stop().await;
     });
+}
+
+/// PostgreSQL removes the signal file of a recovery before it records the end. A server that ended in between would replay
+/// all WAL that it finds, and accept writes on the timeline that it came from.
+#[test]
+fn a_recovery_that_has_not_ended_goes_on_although_its_signal_file_is_gone() {
+    harness::run(
+        "replication::a_recovery_that_has_not_ended_goes_on_although_its_signal_file_is_gone",
+        || async {
+            const TIMELINE: &str = "select left(pg_walfile_name(pg_current_wal_lsn()), 8)";
+            const RECOVERS: &str = "select pg_is_in_recovery()";
+            let master = Node::initialised().await;
+            master.start(&files(&master.instance, &[])).await;
+            let standby = copied(&master, "stolon_standby").await;
+            let backup = copied(&master, "stolon_backup").await;
+            for node in [&standby, &backup] {
+                node.stop().await;
+                fs::remove_file(node.data().join("standby.signal")).unwrap();
+            }
+
+            standby.start(&files(&standby.instance, &[])).await;
+            assert_eq!(standby.instance.local_role().await.unwrap(), LocalRole::Standby);
+            assert_eq!(standby.execute(RECOVERS).await, ["t"]);
+            let promoted = files(&standby.instance, &[]);
+            standby
+                .instance
+                .promote(&promoted, INSTANCE_TEST_TIMEOUT)
+                .await
+                .unwrap();
+            assert_eq!(standby.execute(TIMELINE).await, ["00000002"]);
+
+            let recovery = ConfigFiles {
+                recovery: Recovery::of_backup(&PitrConfig::default()),
+                ..files(&backup.instance, &[])
+            };
+            backup.instance.start(&recovery, StartMode::Temporary).await.unwrap();
+            let recovered = backup.instance.wait_recovered(Some(INSTANCE_TEST_TIMEOUT));
+            recovered.await.unwrap();
+            assert_eq!(backup.execute(RECOVERS).await, ["f"]);
+            assert_eq!(backup.execute(TIMELINE).await, ["00000002"]);
+        },
+    );
 }

@@ -128,6 +128,17 @@ pub fn prepare_recovery(restored: &Path, signal: RecoverySignal) -> Result<(), F
     Ok(())
 }
 
+/// Writes the signal file of a recovery that has not ended, although its signal file is gone.
+pub fn continue_recovery(data: &Path, signal: RecoverySignal) -> Result<(), FileError> {
+    write_signal(
+        data,
+        match signal {
+            RecoverySignal::Recovery => RECOVERY,
+            RecoverySignal::Standby => STANDBY,
+        },
+    )
+}
+
 /// Removes an obsolete `recovery.signal`, which would make the next start of a master fail (keeper 7.4).
 /// `standby.signal` is kept: only a promotion makes a standby a master (keeper I2).
 pub fn remove_recovery_signal(data: &Path) -> Result<(), FileError> {

@@ -8,6 +8,7 @@ use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::previous_data::ClearError;
 use crate::postgres::data::walker::FileSystemHung;
 use crate::postgres::programs::command::{CommandError, explain};
+use crate::postgres::programs::pg_control::ControlError;
 use crate::postgres::restore_error::RestoreError;
 use crate::postgres::server::port::ListenError;
 
@@ -88,6 +89,9 @@ pub enum InstanceError {
     /// Recovery is paused until the server is restarted with higher parameters.
     #[error("recovery is paused, because parameters are lower than those of the server that was backed up, or by hand")]
     RecoveryPaused,
+    /// The control file could not be read.
+    #[error(transparent)]
+    Control(#[from] ControlError),
     /// A command failed.
     #[error(transparent)]
     Command(#[from] CommandError),
