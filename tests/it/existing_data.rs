@@ -18,7 +18,13 @@ const ROWS: &str = "select count(*) from kept";
 /// A cluster that is to be initialised from the data of `keeper0`, which is prepared and not started: a stopped server's
 /// directory with 10 rows, `archive_mode` in its `postgresql.conf` and `work_mem` set by ALTER SYSTEM.
 async fn prepared() -> (Cluster, Standalone) {
+    prepare(true).await
+}
+
+/// The same; `merge` is whether the cluster takes over the parameters that it finds.
+async fn prepare(merge: bool) -> (Cluster, Standalone) {
     let mut cluster = Cluster::builder(Profile::Fast)
+        .with("mergePgParameters", merge)
         .with("initMode", "existing")
         .with("existingConfig", json!({ "keeperUID": "keeper0" }))
         .keepers(0)
@@ -83,6 +89,30 @@ async fn a_cluster_starts_with_the_data_and_the_configuration_of_an_existing_ins
     let standby = cluster.add_keeper();
     cluster.wait_healthy(&standby, &Role::Standby).await;
     assert_eq!(cluster.query(&standby, ROWS).await.unwrap(), "10");
+    wait_status_has_no_problems(&cluster).await;
+}
+
+/// Keeper T6.4.
+#[tokio::test]
+async fn a_cluster_that_merges_no_parameters_starts_existing_data_with_its_own() {
+    let (mut cluster, server) = prepare(false).await;
+    server.stop();
+    cluster.start("keeper0");
+    cluster.wait_healthy("keeper0", &Role::Master).await;
+    assert_eq!(cluster.query("keeper0", ROWS).await.unwrap(), "10");
+    for (parameter, value) in [("archive_mode", "off"), ("work_mem", "4MB")] {
+        assert_eq!(
+            cluster.query("keeper0", &format!("show {parameter}")).await.unwrap(),
+            value
+        );
+    }
+    let spec = cluster.data().await.unwrap().cluster.unwrap().spec.unwrap();
+    let merged = ["archive_mode", "archive_command", "work_mem"];
+    assert!(
+        !merged.iter().any(|name| spec.pg_parameters.contains_key(*name)),
+        "{:?}",
+        spec.pg_parameters
+    );
     wait_status_has_no_problems(&cluster).await;
 }
 

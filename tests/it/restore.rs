@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use model::Role;
 use serde_json::{Value, json};
@@ -54,6 +54,8 @@ impl Backup {
         // What the server that was backed up left in its directory.
         fs::write(base.join("postmaster.pid"), "1\n/elsewhere\n1\n1\n/tmp\n\n\nready\n").unwrap();
         cluster.dir().give_to_user(&base.join("postmaster.pid")).unwrap();
+        include_recovery_settings(&base);
+        cluster.dir().give_to_user(&base.join("site.conf")).unwrap();
         cluster.prepare_keeper();
         Self {
             cluster,
@@ -110,6 +112,17 @@ impl Backup {
         let leftover = cluster.pgdata("keeper0").join("recovery.signal");
         assert!(!leftover.exists());
     }
+}
+
+/// Lets a backup's configuration include settings with which its recovery would end elsewhere, or be refused.
+fn include_recovery_settings(base: &Path) {
+    let settings = "recovery_target_xid = '3'\nrecovery_target_inclusive = off\nrecovery_target_timeline = 'current'\n\
+                    recovery_min_apply_delay = '1h'\nrecovery_end_command = 'false'\nprimary_slot_name = 'elsewhere'\n";
+    fs::write(base.join("site.conf"), settings).unwrap();
+    let conf = base.join("postgresql.conf");
+    let mut text = fs::read_to_string(&conf).unwrap();
+    text.push_str("include 'site.conf'\n");
+    fs::write(&conf, text).unwrap();
 }
 
 #[tokio::test]

@@ -308,3 +308,40 @@ async fn another_upstream_and_an_apply_delay_need_no_restart() {
     let (status, text) = cluster.stolonctl(&["update", "--patch", patch]).await;
     assert!(status != 0 && text.contains("role standby needs an upstream"), "{text}");
 }
+
+/// In a standby cluster nothing waits for standbys. Once it is promoted its commits do, and the standby that they wait for
+/// is elected (synchronous SY-8).
+#[tokio::test]
+async fn a_synchronous_standby_cluster_waits_for_its_standby_once_it_is_promoted() {
+    let (mut cluster, server, _) = primary().await;
+    let settings = json!({ "standbySettings": { "primaryConninfo": server.replication_conninfo() } });
+    start(&mut cluster, &server, settings).await;
+    let patch = r#"{"synchronousReplication":true,"minSynchronousStandbys":1,"maxSynchronousStandbys":1}"#;
+    let (status, text) = cluster.stolonctl(&["update", "--patch", patch]).await;
+    assert_eq!(status, 0, "{text}");
+    let (head, other) = (cluster.master().await.unwrap(), other_keeper(&cluster).await);
+    server
+        .connect()
+        .await
+        .run("insert into kept select generate_series(6, 10)")
+        .await
+        .unwrap();
+    wait_rows(&cluster, "10").await;
+    wait_status_has_no_problems(&cluster).await;
+
+    promote(&mut cluster).await;
+    let standby = cluster.db_uid(&other).await;
+    eventually("the standby to be in sync for sure", LONG_TIMEOUT, async || {
+        let data = cluster.data().await.map_err(error_text)?;
+        let (_, db) = db_of(&data, &head).map_err(error_text)?;
+        let known = db.status.synchronous_standbys.clone().unwrap_or_default();
+        check(known.iter().any(|uid| uid.as_str() == standby), || {
+            format!("known: {known:?}")
+        })
+    })
+    .await;
+    cluster.kill_keeper_and_postgres(&head);
+    assert_eq!(cluster.wait_other_master_elected(&head, LONG_TIMEOUT).await, other);
+    cluster.wait_healthy(&other, &Role::Master).await;
+    assert_eq!(cluster.query(&other, "select count(*) from kept").await.unwrap(), "11");
+}
