@@ -42,7 +42,7 @@ impl ControlError {
     }
 
     /// Whether pg_controldata exited with a failure, rather than being killed: it has read the file, which is damaged, or
-    /// failed to read it, see [`check_readable`].
+    /// failed to read it, see `check_readable`.
     pub fn is_exit(&self) -> bool {
         matches!(self, Self::Run(CommandError::Failed { status, .. }) if status.code().is_some())
     }
