@@ -1,5 +1,6 @@
 //! Typed values from a [`Json`], by the rules of Go's decoder (data-model J-6 to J-10 and J-12).
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
@@ -154,7 +155,7 @@ impl<'de> Deserializer<'de> for JsonDeserializer<'_> {
     ) -> Result<V::Value, TypeMismatch> {
         match self.0 {
             Json::Null => visitor.visit_map(Members::of_map(&[])),
-            Json::Object(members) => visitor.visit_map(Members(normalise_members(members, fields).into_iter(), None)),
+            Json::Object(members) => visitor.visit_map(Members::new(normalise_members(members, fields))),
             _ => self.mismatch("an object"),
         }
     }
@@ -165,22 +166,25 @@ impl<'de> Deserializer<'de> for JsonDeserializer<'_> {
     }
 }
 
+/// The members of an object that a type has or a map holds.
+type ReadMembers<'a> = Vec<(&'a str, Cow<'a, Json>)>;
+
 /// Returns the members that a type has, each once and in its own spelling. Names match case-insensitively and the last
 /// one counts (J-6); repeated objects are merged (J-12); unknown members are dropped (J-7).
-fn normalise_members(members: &[(String, Json)], fields: &'static [&'static str]) -> Vec<(String, Json)> {
-    let mut kept: Vec<(String, Json)> = Vec::new();
+fn normalise_members<'a>(members: &'a [(String, Json)], fields: &'static [&'static str]) -> ReadMembers<'a> {
+    let mut kept: ReadMembers<'a> = Vec::new();
     for (name, value) in members {
         let Some(field) = fields.iter().find(|field| field.eq_ignore_ascii_case(name)) else {
             continue;
         };
-        match kept.iter_mut().find(|(seen, _)| seen == field) {
-            None => kept.push(((*field).to_owned(), value.clone())),
-            Some((_, Json::Object(earlier))) if matches!(value, Json::Object(_)) => {
-                if let Json::Object(later) = value {
+        match (kept.iter_mut().find(|(seen, _)| seen == field), value) {
+            (None, _) => kept.push((field, Cow::Borrowed(value))),
+            (Some((_, earlier)), Json::Object(later)) if matches!(**earlier, Json::Object(_)) => {
+                if let Json::Object(earlier) = earlier.to_mut() {
                     earlier.extend(later.iter().cloned());
                 }
             }
-            Some((_, earlier)) => *earlier = value.clone(),
+            (Some((_, earlier)), _) => *earlier = Cow::Borrowed(value),
         }
     }
     kept
@@ -201,30 +205,65 @@ impl<'de> SeqAccess<'de> for Items<'_> {
     }
 }
 
-struct Members(std::vec::IntoIter<(String, Json)>, Option<(String, Json)>);
+struct Members<'a> {
+    rest: std::vec::IntoIter<(&'a str, Cow<'a, Json>)>,
+    /// The member whose name was read last.
+    current: Option<(&'a str, Cow<'a, Json>)>,
+}
 
-impl Members {
+impl<'a> Members<'a> {
+    fn new(members: ReadMembers<'a>) -> Self {
+        Self {
+            rest: members.into_iter(),
+            current: None,
+        }
+    }
+
     /// Returns the members of a map. Its names are data, so case matters; of repeated names the last counts.
-    fn of_map(members: &[(String, Json)]) -> Self {
-        Self(Vec::from(members).into_iter(), None)
+    fn of_map(members: &'a [(String, Json)]) -> Self {
+        let member = |(name, value): &'a (String, Json)| (name.as_str(), Cow::Borrowed(value));
+        Self::new(members.iter().map(member).collect())
     }
 }
 
-impl<'de> MapAccess<'de> for Members {
+impl<'de> MapAccess<'de> for Members<'_> {
     type Error = TypeMismatch;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, TypeMismatch> {
-        let Some(member) = self.0.next() else {
+        self.current = self.rest.next();
+        let Some((name, _)) = &self.current else {
             return Ok(None);
         };
-        let name = Json::String(member.0.clone());
-        self.1 = Some(member);
-        seed.deserialize(JsonDeserializer(&name)).map(Some)
+        seed.deserialize(NameDeserializer(name)).map(Some)
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, TypeMismatch> {
-        let (name, value) = self.1.take().expect("serde asks for a value after its key");
+        let (name, value) = self.current.take().expect("serde asks for a value after its key");
         seed.deserialize(JsonDeserializer(&value))
-            .map_err(|error| error.at(&name))
+            .map_err(|error| error.at(name))
+    }
+}
+
+/// Deserializes the name of a member: a text, or a type around one.
+struct NameDeserializer<'a>(&'a str);
+
+impl<'de> Deserializer<'de> for NameDeserializer<'_> {
+    type Error = TypeMismatch;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TypeMismatch> {
+        visitor.visit_str(self.0)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, TypeMismatch> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
+        seq tuple tuple_struct map struct enum identifier ignored_any
     }
 }
