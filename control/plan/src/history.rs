@@ -46,7 +46,7 @@ pub struct ProxyHistory {
     pub info: Option<ProxyInfo>,
     /// Whether its key was undecodable at the last read.
     pub undecodable: bool,
-    /// When the last info was first read.
+    /// When the last info was put, at the latest.
     pub since: Boottime,
     /// When the lease announced by an earlier info with a longer timeout ends.
     pub earlier_lease_end: Boottime,
@@ -211,11 +211,13 @@ impl History {
             known.undecodable = true;
         }
         for (uid, observed) in &observations.proxies {
+            // The outage does not count, as for every recorded time (sentinel E-3).
+            let since = (now.before(observed.age) + self.outage).min(now);
             let Some(known) = self.proxies.get_mut(uid) else {
                 let known = ProxyHistory {
                     info: Some(observed.info.clone()),
                     undecodable: false,
-                    since: now,
+                    since,
                     earlier_lease_end: Boottime::default(),
                 };
                 self.proxies.insert(uid.clone(), known);
@@ -233,7 +235,7 @@ impl History {
             // that the replaced info announced may have begun just before now.
             let before = known.lease(spec);
             known.info = Some(observed.info.clone());
-            known.since = now;
+            known.since = since;
             if known.lease(spec) < before {
                 known.earlier_lease_end = known.earlier_lease_end.max(now + before);
             }

@@ -1,21 +1,26 @@
-//! When watch events of keeper infos and liveness keys arrived. On a slow store a read returns the same change a round
-//! trip later. What follows from the times is left to `plan`.
+//! When watch events of infos and liveness keys arrived. On a slow store a read returns the same change a round trip later,
+//! and an info that only repeats the last one causes no read. What follows from the times is left to `plan`.
 
 use std::collections::BTreeMap;
 
 use base::clock::Boottime;
 use model::KeeperUid;
-use plan::Observations;
-use store::{Changes, Keys, Revision};
+use plan::{Observations, Observed};
+use store::{Changes, KeyChange, Keys, Revision};
 
 /// Maximum number of keys recorded of each kind; above it, all are dropped and only reads count.
 const REMEMBERED_MAX: usize = 1000;
+
+/// The revision of the last put of a key, and when its event arrived.
+type Puts = BTreeMap<String, (Revision, Boottime)>;
 
 /// The arrival of the last event, by the last part of the key.
 #[derive(Debug, Default)]
 pub(super) struct WatchArrivals {
     /// Keeper infos, with the revision of the put.
-    infos: BTreeMap<String, (Revision, Boottime)>,
+    keepers: Puts,
+    /// Proxy infos, in the same way.
+    proxies: Puts,
     /// Deleted liveness keys.
     gone: BTreeMap<String, Boottime>,
 }
@@ -23,13 +28,13 @@ pub(super) struct WatchArrivals {
 impl WatchArrivals {
     /// Records watch events.
     pub(super) fn record(&mut self, changes: &Changes, keys: &Keys) {
-        let (infos, alive) = (keys.keeper_infos(), keys.liveness_keys());
+        let (keepers, proxies, alive) = (keys.keeper_infos(), keys.proxy_infos(), keys.liveness_keys());
         for (key, change) in &changes.keys {
-            if let Some(name) = key.strip_prefix(&infos) {
-                match change.entry {
-                    Some(_) => drop(self.infos.insert(name.to_owned(), (change.revision, change.arrived))),
-                    None => drop(self.infos.remove(name)),
-                }
+            if let Some(name) = key.strip_prefix(&keepers) {
+                record_put(&mut self.keepers, name, change);
+            }
+            if let Some(name) = key.strip_prefix(&proxies) {
+                record_put(&mut self.proxies, name, change);
             }
             if let Some(name) = key.strip_prefix(&alive) {
                 match change.entry {
@@ -38,8 +43,10 @@ impl WatchArrivals {
                 }
             }
         }
-        if self.infos.len() > REMEMBERED_MAX {
-            self.infos.clear();
+        for puts in [&mut self.keepers, &mut self.proxies] {
+            if puts.len() > REMEMBERED_MAX {
+                puts.clear();
+            }
         }
         if self.gone.len() > REMEMBERED_MAX {
             self.gone.clear();
@@ -50,11 +57,10 @@ impl WatchArrivals {
     /// gone when its deletion arrived.
     pub(super) fn apply_to(&mut self, observations: &mut Observations, now: Boottime) {
         for observed in observations.keepers.values_mut() {
-            if let Some((revision, arrived)) = self.infos.get(&observed.key)
-                && revision.0 == observed.revision
-            {
-                observed.age = now.since(*arrived);
-            }
+            set_age(observed, &self.keepers, now);
+        }
+        for observed in observations.proxies.values_mut() {
+            set_age(observed, &self.proxies, now);
         }
         self.gone
             .retain(|name, _| !observations.liveness_keys.contains_key(&KeeperUid::from(name.as_str())));
@@ -63,14 +69,29 @@ impl WatchArrivals {
     }
 }
 
+fn record_put(puts: &mut Puts, name: &str, change: &KeyChange) {
+    match change.entry {
+        Some(_) => drop(puts.insert(name.to_owned(), (change.revision, change.arrived))),
+        None => drop(puts.remove(name)),
+    }
+}
+
+/// Sets the age of an info if the event of the put that was read has arrived.
+fn set_age<T>(observed: &mut Observed<T>, puts: &Puts, now: Boottime) {
+    if let Some((revision, arrived)) = puts.get(&observed.key)
+        && revision.0 == observed.revision
+    {
+        observed.age = now.since(*arrived);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use super::*;
-    use model::{BootUuid, KeeperInfo};
-    use plan::Observed;
-    use store::{Entry, KeyChange};
+    use model::{BootUuid, KeeperInfo, ProxyInfo, ProxyUid};
+    use store::Entry;
 
     fn at(seconds: u64) -> Boottime {
         Boottime::from_nanos(seconds * 1_000_000_000)
@@ -99,15 +120,19 @@ mod tests {
     }
 
     fn seen(revision: i64) -> Observations {
-        let observed = Observed {
+        Observations {
+            keepers: BTreeMap::from([("k1".into(), observed(revision, KeeperInfo::default()))]),
+            proxies: BTreeMap::from([("k1".into(), observed(revision, ProxyInfo::default()))]),
+            ..Observations::default()
+        }
+    }
+
+    fn observed<T>(revision: i64, info: T) -> Observed<T> {
+        Observed {
             key: "k1".to_owned(),
             revision,
             age: Duration::ZERO,
-            info: KeeperInfo::default(),
-        };
-        Observations {
-            keepers: BTreeMap::from([("k1".into(), observed)]),
-            ..Observations::default()
+            info,
         }
     }
 
@@ -136,17 +161,22 @@ mod tests {
     #[test]
     fn an_info_is_as_old_as_the_event_of_the_put_that_was_read() {
         let keys = Keys::new("p", "c").unwrap();
-        let mut arrivals = WatchArrivals::default();
-        arrivals.record(&event(keys.keeper_info("k1"), change(true, 7, 10)), &keys);
-        let age = |arrivals: &mut WatchArrivals, revision| {
-            let mut seen = seen(revision);
-            arrivals.apply_to(&mut seen, at(14));
-            seen.keepers[&KeeperUid::from("k1")].age.as_secs()
-        };
-        assert_eq!(age(&mut arrivals, 7), 4);
-        assert_eq!(age(&mut arrivals, 8), 0, "a later put, whose event has not arrived");
-        arrivals.record(&event(keys.keeper_info("k1"), change(false, 9, 12)), &keys);
-        assert_eq!(age(&mut arrivals, 7), 0);
+        for key in [keys.keeper_info("k1"), keys.proxy_info("k1")] {
+            let mut arrivals = WatchArrivals::default();
+            arrivals.record(&event(key.clone(), change(true, 7, 10)), &keys);
+            let age = |arrivals: &mut WatchArrivals, revision| {
+                let mut seen = seen(revision);
+                arrivals.apply_to(&mut seen, at(14));
+                let keeper = seen.keepers[&KeeperUid::from("k1")].age.as_secs();
+                let proxy = seen.proxies[&ProxyUid::from("k1")].age.as_secs();
+                assert!(keeper == 0 || proxy == 0, "the event is about one of them");
+                keeper + proxy
+            };
+            assert_eq!(age(&mut arrivals, 7), 4);
+            assert_eq!(age(&mut arrivals, 8), 0, "a later put, whose event has not arrived");
+            arrivals.record(&event(key, change(false, 9, 12)), &keys);
+            assert_eq!(age(&mut arrivals, 7), 0);
+        }
     }
 
     #[test]
@@ -157,7 +187,9 @@ mod tests {
             let name = format!("k{n}");
             arrivals.record(&event(keys.liveness_key(&name), change(false, 1, 1)), &keys);
             arrivals.record(&event(keys.keeper_info(&name), change(true, 1, 1)), &keys);
+            arrivals.record(&event(keys.proxy_info(&name), change(true, 1, 1)), &keys);
         }
-        assert!(arrivals.gone.len() <= REMEMBERED_MAX && arrivals.infos.len() <= REMEMBERED_MAX);
+        assert!(arrivals.gone.len() <= REMEMBERED_MAX);
+        assert!(arrivals.keepers.len() <= REMEMBERED_MAX && arrivals.proxies.len() <= REMEMBERED_MAX);
     }
 }
