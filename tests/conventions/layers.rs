@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::imports::{Module, imports, modules, modules_of};
 
 /// The modules in their order. The crate root comes last and may import from all of them.
-const LAYERS: [&str; 38] = [
+const LAYERS: [&str; 39] = [
     // values
     "failover_refusal",
     "note",
@@ -20,6 +20,7 @@ const LAYERS: [&str; 38] = [
     "history",
     "memory",
     // read-only views, and judgements on them
+    "routine",
     "report",
     "proxy_view",
     "classify",

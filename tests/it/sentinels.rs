@@ -3,9 +3,11 @@
 use model::Role;
 use stolon_tests::cluster::{Cluster, Profile, check, error_text};
 use stolon_tests::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
+use stolon_tests::http;
 use stolon_tests::process::Signal;
 use stolon_tests::tcp_relay::{Direction, NetworkCondition, TcpRelay};
 use stolon_tests::wait::eventually;
+use store::KeyRange;
 
 /// A sentinel that stops revokes its lease, so that the other one leads at once; after SIGKILL it leads when the lease
 /// ends (store 6.1 and E-8). Either way the new leader handles the next failure.
@@ -50,6 +52,47 @@ async fn a_new_leader_changes_nothing_in_a_healthy_cluster() {
     let after = cluster.data().await.unwrap();
     assert_eq!(before.proxy.unwrap().spec, after.proxy.unwrap().spec);
     assert_eq!(session.value("select 1").await.unwrap(), "1");
+}
+
+/// Infos that only repeat a position or nothing cause no round (sentinel E-1).
+#[tokio::test]
+async fn a_settled_cluster_is_read_less_often_than_its_programs_publish() {
+    let mut cluster = Cluster::builder(Profile::Fast).without_programs().start().await;
+    let sentinel = cluster.prepare_sentinel();
+    let page = cluster.serve_pages(&sentinel);
+    cluster.start(&sentinel);
+    for role in [Role::Master, Role::Standby] {
+        let keeper = cluster.add_keeper();
+        cluster.wait_healthy(&keeper, &role).await;
+    }
+    let proxy = cluster.add_proxy();
+    cluster.wait_proxy_serves(&proxy).await;
+    let keys = cluster.store.keys();
+    let infos = [keys.keeper_infos(), keys.proxy_infos()].map(KeyRange::Prefix);
+    let watch = cluster.store.watch(infos.into(), None);
+    // Each batch is counted alone: the last changes of the start are in the first ones.
+    eventually("fewer rounds than infos", LONG_TIMEOUT, async || {
+        let before = round_count(&page)?;
+        let mut published = 0;
+        while published < 20 {
+            published += watch.changed().await.keys.len();
+        }
+        let rounds = round_count(&page)? - before;
+        check(2 * rounds <= published, || {
+            format!("{rounds} rounds, {published} infos")
+        })
+    })
+    .await;
+}
+
+/// The rounds of a sentinel since its start.
+fn round_count(page: &str) -> Result<usize, String> {
+    let (_, text) = http::get(page, "/metrics").map_err(|error| error.to_string())?;
+    let rounds = text
+        .lines()
+        .filter(|line| line.starts_with("stolon_sentinel_rounds_total{"))
+        .filter_map(|line| line.rsplit(' ').next()?.parse::<usize>().ok());
+    Ok(rounds.sum())
 }
 
 /// A leader's write that arrives after another sentinel leads is refused (fencing 4.4, F-7).

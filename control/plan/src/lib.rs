@@ -28,6 +28,7 @@ mod propagate;
 mod proxies;
 mod proxy_view;
 mod report;
+mod routine;
 mod standbys;
 mod synchronous;
 #[cfg(test)]
@@ -50,6 +51,7 @@ pub use memory::Memory;
 pub use note::{DbList, Note, ProxyList};
 pub use observation::{Observations, Observed};
 pub use plan_error::{PlanError, Violation};
+pub use routine::RoutineInfos;
 pub use synchronous::missing_synchronous_standbys;
 
 /// The input of a plan: the cluster data, the infos read with it, the memory and the time.
@@ -144,6 +146,17 @@ pub fn plan(input: &PlanInput<'_>, entropy: &mut Entropy<'_>) -> Result<Plan, Pl
     propagate::raise_generations(data, &mut draft.next);
     check_invariants(&draft, &view)?;
     Ok(finish(draft, memory, &view))
+}
+
+impl Plan {
+    /// Returns the infos that may be published again without another round: none after a decision, or while something is
+    /// noted, which may depend on positions (sentinel E-1).
+    pub fn routine_infos(&self) -> RoutineInfos {
+        match self.urgency {
+            Urgency::Periodic if self.notes.is_empty() => RoutineInfos::of(&self.next, &self.memory),
+            Urgency::Periodic | Urgency::Immediate => RoutineInfos::default(),
+        }
+    }
 }
 
 /// Returns the memory after a round whose plan could not be made or written: it holds what was read, and what was new

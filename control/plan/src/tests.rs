@@ -15,6 +15,7 @@ mod properties;
 mod proxies;
 mod random_clusters;
 mod requested;
+mod routine;
 mod rows;
 mod simulation;
 mod standby_clusters;

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use model::{BootUuid, JsonError, KeeperInfo, KeeperUid, ProxyInfo, ProxyUid, Stored, from_slice};
-use plan::{Observations, Observed};
-use store::{Entry, KeyRange, Keys, LeaseId, Revision, Snapshot};
+use plan::{Observations, Observed, RoutineInfos};
+use store::{Entry, KeyChange, KeyRange, Keys, LeaseId, Revision, Snapshot};
 
 /// The decoded result of one read transaction (sentinel E-2).
 #[derive(Debug)]
@@ -104,6 +104,19 @@ fn add_proxy(decoded: &mut DecodedSnapshot, entry: &Entry, name: &str) {
             decoded.undecodable.insert(entry.key.clone(), error);
         }
     }
+}
+
+/// Returns whether a change is an info that only repeats one of `routine` (sentinel E-1). One that cannot be decoded does
+/// not.
+pub(super) fn is_repetition(routine: &RoutineInfos, keys: &Keys, key: &str, change: &KeyChange) -> bool {
+    let Some(entry) = &change.entry else { return false };
+    if let Some(name) = key.strip_prefix(&keys.keeper_infos()) {
+        return from_slice(&entry.value).is_ok_and(|info| routine.is_keeper_repetition(name, &info));
+    }
+    if let Some(name) = key.strip_prefix(&keys.proxy_infos()) {
+        return from_slice(&entry.value).is_ok_and(|info| routine.is_proxy_repetition(name, &info));
+    }
+    false
 }
 
 fn observed<T>(entry: &Entry, name: &str, info: T) -> Observed<T> {

@@ -10,15 +10,15 @@ use daemon::health::{BEAT_INTERVAL, Heartbeat, ProgramHealth};
 use daemon::telemetry::MetricsServer;
 use daemon::{program, systemd};
 use model::{CheckedClusterData, ClusterSpec, ClusterUid, SentinelUid, Stored, Timestamp, short_uid};
-use plan::{Entropy, Memory, Plan, PlanError, PlanInput, Urgency, memory_after_failed_round, plan};
+use plan::{Entropy, Memory, Plan, PlanError, PlanInput, RoutineInfos, Urgency, memory_after_failed_round, plan};
 use store::election::{Election, Leader, Leadership};
-use store::{Changes, Store, StoreError};
+use store::{Changes, KeyChange, Store, StoreError};
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{debug, error, info};
 
 use crate::ages;
-use crate::decode::{DecodedSnapshot, decode, key_ranges};
+use crate::decode::{DecodedSnapshot, decode, is_repetition, key_ranges};
 use crate::info_publisher::SentinelInfoPublisher;
 use crate::log_state::LogState;
 use crate::metrics::{FailoverTimer, Metrics, RoundEnd, count_leaderships};
@@ -86,6 +86,8 @@ struct Sentinel {
     random: RandomBytes,
     /// Replaced as a whole once a round has succeeded.
     memory: Memory,
+    /// The infos that may be published again without another round.
+    routine: RoutineInfos,
     /// A read has failed or was slow. Used only until the first successful read.
     had_outage: bool,
     /// Observations while there is no cluster data.
@@ -151,6 +153,7 @@ impl Sentinel {
             clock,
             random,
             memory: Memory::default(),
+            routine: RoutineInfos::default(),
             had_outage: false,
             missing_data: MissingData::default(),
             throttle: RoundThrottle::default(),
@@ -214,17 +217,19 @@ impl Sentinel {
         }
     }
 
-    /// Returns whether anything has changed except by this sentinel's own periodic write.
+    /// Returns whether anything has changed that may need a decision: neither this sentinel's own periodic write nor an
+    /// info that only repeats what the last round has read (sentinel E-1).
     fn has_other_changes(&self, changes: &Changes) -> bool {
-        changes.gap
-            || changes
-                .keys
-                .iter()
-                .any(|(key, change)| !self.writer.is_own_periodic_write(key, change.revision))
+        let keys = self.store.keys();
+        let is_routine = |(key, change): (&String, &KeyChange)| {
+            self.writer.is_own_periodic_write(key, change.revision) || is_repetition(&self.routine, keys, key, change)
+        };
+        changes.gap || !changes.keys.iter().all(is_routine)
     }
 
     /// Runs one round (sentinel L-10): reads; then leads, or follows the leader's decisions.
     async fn round(&mut self) -> NextRound {
+        self.routine = RoutineInfos::default();
         let Some(mut input) = self.read().await else {
             return NextRound::At(self.clock.now() + FAILURE_RETRY_DELAY);
         };
@@ -290,6 +295,7 @@ impl Sentinel {
         self.failover.end_leadership();
         self.writer.end_leadership();
         self.memory = self.memory.after_read(&input.snapshot.observations, data, input.now);
+        self.routine = RoutineInfos::of(&data.data, &self.memory);
         self.log_state.clear_notes();
         self.log_state.clear_error();
         NextRound::At(self.clock.now() + interval)
@@ -320,6 +326,7 @@ impl Sentinel {
         if let Some(due) = self.postponed_until(&plan, interval, input.now) {
             self.result = RoundEnd::Unchanged;
             self.record_decisions(&plan);
+            self.routine = plan.routine_infos();
             self.memory = plan.memory;
             return NextRound::At(plan.wake_at.map_or(due, |wake| wake.min(due)));
         }
@@ -380,6 +387,7 @@ impl Sentinel {
                 self.result = RoundEnd::Written;
                 self.metrics.set_last_check(self.clock.wall());
                 self.record_decisions(&plan);
+                self.routine = plan.routine_infos();
                 self.memory = plan.memory;
                 NextRound::At(plan.wake_at.map_or(at + interval, |wake| wake.min(at + interval)))
             }

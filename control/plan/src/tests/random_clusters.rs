@@ -18,8 +18,12 @@ use model::{
 const CASES: u64 = 3_000;
 const ROUNDS: usize = 4;
 
+/// What is noted when an info only repeats another one in a settled cluster.
+const REPETITION: &str = "an info needs no round";
+
 /// Decisions that are among the cases, by their notes.
-const REACHED: [&str; 22] = [
+const REACHED: [&str; 23] = [
+    REPETITION,
     "a standby becomes electable",
     "electing db as the new master",
     "no eligible masters",
@@ -233,6 +237,11 @@ fn reports(random: &mut Random, setup: &mut Setup, round: usize) {
         observed.revision += 1;
         let info = &mut observed.info;
         info.info_uid = format!("{keeper}-{round}").as_str().into();
+        info.liveness_key = random.once_in(2);
+        if info.liveness_key && !random.once_in(6) {
+            let boot = info.boot_uuid.clone();
+            setup.seen.liveness_keys.insert(keeper.clone(), boot);
+        }
         let Some(db) = db else { continue };
         let late = random.once_in(4);
         let mut state = state_of(&db);
@@ -381,6 +390,9 @@ fn run(seed: u64) -> BTreeSet<&'static str> {
         setup.memory = plan.memory;
     }
     settles(&mut setup);
+    if repetitions_decide_nothing(random, &mut setup) {
+        noted.insert(REPETITION);
+    }
     noted
 }
 
@@ -406,6 +418,38 @@ fn ineligible_db(note: &crate::Note) -> Option<&DbUid> {
         | crate::Note::CandidateLeaving { db, .. } => Some(db),
         _ => None,
     }
+}
+
+/// Checks that infos which need no round would have decided nothing in one (sentinel E-1). Returns whether there are any.
+fn repetitions_decide_nothing(random: &mut Random, setup: &mut Setup) -> bool {
+    let Ok(settled) = setup.plan() else { return false };
+    let routine = settled.routine_infos();
+    (setup.data, setup.memory) = (settled.next, settled.memory);
+    let mut is_repeated = false;
+    for observed in setup.seen.keepers.values_mut() {
+        let mut info = observed.info.clone();
+        info.info_uid = "repeated".into();
+        if let Some(state) = &mut info.postgres_state {
+            state.xlog_pos = Lsn(700 + 50 * random.below(12));
+        }
+        if routine.is_keeper_repetition(&observed.key, &info) {
+            (observed.info, observed.revision) = (info, observed.revision + 1);
+            is_repeated = true;
+        }
+    }
+    for observed in setup.seen.proxies.values_mut() {
+        let mut info = observed.info.clone();
+        info.info_uid = "repeated".into();
+        if routine.is_proxy_repetition(&observed.key, &info) {
+            (observed.info, observed.revision) = (info, observed.revision + 1);
+            is_repeated = true;
+        }
+    }
+    if is_repeated {
+        let plan = setup.plan().unwrap();
+        assert_eq!((plan.urgency, &plan.notes), (Urgency::Periodic, &Vec::new()));
+    }
+    is_repeated
 }
 
 /// Checks that the same reports, read again and again, stop to cause decisions.
