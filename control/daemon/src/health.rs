@@ -13,12 +13,12 @@ use serde_json::{Value, json};
 use crate::http::{HttpPage, HttpStatus};
 use crate::telemetry::MetricsServer;
 
-/// A loop that has made no progress for this long hangs. It makes some at least once a second, or after the requests of
-/// one round to the store; a busy or suspended machine must not look like a hung loop.
+/// A loop that has made no progress for this long hangs. It makes some at least every [`BEAT_INTERVAL`], or after the
+/// requests of one round to the store; a busy or suspended machine must not look like a hung loop.
 pub const HANG_LIMIT: Duration = Duration::from_secs(30);
 
-/// Maximum time between two beats of a loop that waits.
-pub const BEAT_INTERVAL: Duration = Duration::from_secs(1);
+/// Maximum time between two beats of a loop that waits: each one wakes an idle program.
+pub const BEAT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The last progress of a program's main loop. Clones share it.
 #[derive(Debug, Clone)]

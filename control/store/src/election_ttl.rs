@@ -8,13 +8,13 @@ use std::time::Duration;
 pub const TTL: Duration = Duration::from_secs(5);
 /// The longest TTL, however slow the store is: that of Go stolon.
 const TTL_MAX: Duration = Duration::from_secs(20);
-/// Interval of latency samples.
-pub(super) const SAMPLE_INTERVAL: Duration = Duration::from_millis(500);
+/// Interval of latency samples: that of the renewals on a fast store, which wake the program in any case.
+pub(super) const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 /// Consecutive samples that require a longer TTL: 5 s. One slow response, or one pause of a store that is fast again
 /// afterwards, fills fewer.
-const SLOW_SAMPLES: usize = 10;
+const SLOW_SAMPLES: usize = 5;
 /// Consecutive samples that allow a shorter TTL: 20 s. A change costs two writes.
-const FAST_SAMPLES: usize = 40;
+const FAST_SAMPLES: usize = 20;
 
 /// Returns the TTL for a store of this latency.
 ///
@@ -131,11 +131,9 @@ mod tests {
         fn respond(&mut self, seconds: usize, took: &[Duration]) {
             for took in took.iter().cycle().take(seconds) {
                 self.latency.measure(*took, self.now);
-                for _ in 0..2 {
-                    self.now = self.now + SAMPLE_INTERVAL;
-                    self.window.sample(self.latency.measured());
-                    self.change();
-                }
+                self.now = self.now + SAMPLE_INTERVAL;
+                self.window.sample(self.latency.measured());
+                self.change();
             }
         }
 

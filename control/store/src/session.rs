@@ -23,6 +23,8 @@ use base::clock::Boottime;
 const MARGIN: Duration = Duration::from_millis(500);
 /// Maximum number of renewals in flight.
 const RENEWALS_MAX: usize = 8;
+/// A sample of the latency that is due within this time is taken with a renewal, which wakes the program in any case.
+const SAMPLE_LEAD: Duration = Duration::from_millis(50);
 /// Maximum number of leases requested until one fits the store.
 const LEASE_GRANTS_MAX: u32 = 3;
 
@@ -163,6 +165,7 @@ impl ElectionSession {
                 }
                 () = sleep(due.since(now)), if renewals.len() < RENEWALS_MAX => {
                     sent = store.clock().now();
+                    next_sample = sample_after_renewal(next_sample, sent);
                     let store = store.clone();
                     renewals.spawn(async move { (lease.id, sent, store.renew(lease.id).await) });
                 }
@@ -309,6 +312,15 @@ fn renewal_interval(ttl: Duration, is_answered: bool) -> Duration {
     if is_answered { ttl / 5 } else { ttl / 6 }
 }
 
+/// Returns when the next sample of the latency is taken, after a renewal that is sent now.
+fn sample_after_renewal(next_sample: Boottime, sent: Boottime) -> Boottime {
+    if next_sample.before(SAMPLE_LEAD) <= sent {
+        sent
+    } else {
+        next_sample
+    }
+}
+
 /// Returns until when a lease granted or renewed at `sent` is counted on.
 fn valid_until(sent: Boottime, ttl: Duration) -> Boottime {
     sent + ttl.saturating_sub(MARGIN.min(ttl / 4))
@@ -338,6 +350,14 @@ mod tests {
             let next_answer = Boottime::default() + renewal_interval(ttl, true) + latency;
             assert!(end.since(next_answer) > latency, "{latency:?} {ttl:?}");
         }
+    }
+
+    #[test]
+    fn a_sample_that_is_due_soon_is_taken_with_a_renewal() {
+        let at = |millis: u64| Boottime::from_nanos(millis * 1_000_000);
+        assert_eq!(sample_after_renewal(at(1_030), at(1_000)), at(1_000));
+        assert_eq!(sample_after_renewal(at(990), at(1_000)), at(1_000));
+        assert_eq!(sample_after_renewal(at(1_500), at(1_000)), at(1_500));
     }
 
     #[test]

@@ -219,8 +219,11 @@ async fn watch_once(
     }
 }
 
-/// Waits until another connection is much faster than this one.
+/// Waits until another connection is much faster than this one; forever, when there is one endpoint only.
 async fn until_much_slower(requester: &Requester, connection: &Connection) {
+    if requester.config().endpoints.len() < 2 {
+        return std::future::pending().await;
+    }
     loop {
         sleep(LATENCY_CHECK_INTERVAL).await;
         if requester.connections().is_much_slower(connection) {
