@@ -41,8 +41,7 @@ const FAST_POLL_LIMIT: Duration = Duration::from_secs(10);
 const UNCHANGED_POLLS_MAX: u32 = 4;
 /// Initial interval of observing a server that runs and is not healthy yet; it grows up to the usual one.
 const UNHEALTHY_DELAY: Duration = Duration::from_millis(50);
-/// Interval of looking whether the WAL receiver of a healthy standby still runs: by its process, which is much cheaper than
-/// a query.
+/// Interval of looking whether the WAL receiver of a healthy standby still runs, where the kernel does not report its end.
 const RECEIVER_POLL: Duration = Duration::from_millis(500);
 /// Interval of observations while client logins are blocked until standbys are in sync.
 const BLOCKED_LOGINS_DELAY: Duration = Duration::from_millis(100);
@@ -344,7 +343,7 @@ impl Monitor {
         let receiver = memory.receiver.map(Process::open);
         let receiver_ended = async {
             match receiver {
-                Some(Ok(Some(process))) => process.ended_polled_every(RECEIVER_POLL).await,
+                Some(Ok(Some(process))) => process.ended_or_polled_every(RECEIVER_POLL).await,
                 Some(Ok(None)) => tokio::time::sleep(FAST_POLL_DELAY).await,
                 Some(Err(_)) | None => std::future::pending().await,
             }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use rustix::fs::{AtFlags, CWD, StatxFlags, makedev, statx};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal, test_kill_process};
+use tokio::net::unix::pipe::Receiver;
 
 use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::identity::FileId;
@@ -59,14 +60,25 @@ impl Process {
     /// Waits until it has ended, reaped or not. For processes that are not children; the end of children is reported by
     /// the system (`postmaster`).
     pub async fn ended(&self) {
-        self.ended_polled_every(POLL).await;
+        self.ended_or_polled_every(POLL).await;
     }
 
-    /// The same, with this polling interval.
-    pub async fn ended_polled_every(&self, interval: Duration) {
+    /// The same; without a pidfd, with this polling interval.
+    pub async fn ended_or_polled_every(&self, interval: Duration) {
+        if let Some(end) = self.end_event() {
+            // An error proves nothing: the loop below looks.
+            let _ = end.readable().await;
+        }
         while self.is_alive() {
             tokio::time::sleep(interval).await;
         }
+    }
+
+    /// Returns what becomes readable when the process ends, which a pidfd does as the reading end of a pipe does (pidfd_open(2)).
+    /// Tokio has no type for a pidfd that needs no unsafe code; nothing is ever read from this one.
+    fn end_event(&self) -> Option<Receiver> {
+        let handle = self.handle.as_ref()?.try_clone().ok()?;
+        Receiver::from_owned_fd_unchecked(handle).ok()
     }
 
     fn is_alive(&self) -> bool {
@@ -77,8 +89,7 @@ impl Process {
     }
 }
 
-/// Polling interval: the end of a process that is not a child is not reported (a pidfd would, but waiting for it with
-/// Tokio needs unsafe code).
+/// Polling interval without a pidfd.
 const POLL: Duration = Duration::from_millis(10);
 
 /// Returns the start of a process in clock ticks since boot, which distinguishes it from another one with the same id;
@@ -255,6 +266,22 @@ mod tests {
             .unwrap();
         child.wait().unwrap();
         process.signal(Signal::KILL).unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_process_is_reported_and_not_polled_for() {
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let process = Process::open(child.id().try_into().unwrap()).unwrap().unwrap();
+        let never = Duration::from_secs(100_000);
+        let mut ended = Box::pin(process.ended_or_polled_every(never));
+        assert!(
+            tokio::time::timeout(Duration::from_millis(20), &mut ended)
+                .await
+                .is_err()
+        );
+        child.kill().unwrap();
+        tokio::time::timeout(Duration::from_secs(30), ended).await.unwrap();
+        child.wait().unwrap();
     }
 
     #[test]
