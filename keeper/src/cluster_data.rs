@@ -109,12 +109,14 @@ impl ClusterDataReader {
         let ClusterDataState::Valid(checked) = state else {
             return desired;
         };
-        // What cannot be read may be data.
-        let has_data = !matches!(self.instance.local_role().await, Ok(FileRole::Undefined));
         let (cluster, db) = (self.local.cluster(), self.local.db().uid);
-        let Some(own) = endangered_cluster(checked, &self.me, &cluster, &db, has_data) else {
+        let Some(own) = endangered_cluster(checked, &self.me, &cluster, &db, true) else {
             return desired;
         };
+        // Where there are no data, none are endangered. What cannot be read may be data.
+        if matches!(self.instance.local_role().await, Ok(FileRole::Undefined)) {
+            return desired;
+        }
         let key = self.store.keys().created();
         match self.store.get(&key).await {
             Ok(entry) => {

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::panic::resume_unwind;
 use std::process::ExitCode;
 
 use base::{Chain, Clock, RandomBytes};
@@ -9,7 +10,7 @@ use daemon::args::{self, KEEPER};
 use daemon::{program, runtime, telemetry};
 use keeper::args::{Args, Config, HostEnv};
 use keeper::start;
-use tokio::task::LocalSet;
+use tokio::task::{LocalSet, spawn_local};
 
 fn main() -> ExitCode {
     let args: Args = args::parse(KEEPER);
@@ -22,7 +23,9 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-async fn run(config: Config, advertise_option: &str) -> anyhow::Result<()> {
+async fn run(config: Config, advertise_option: &'static str) -> anyhow::Result<()> {
     let keeper = start::run(config, advertise_option, Clock::system(), RandomBytes::system());
-    LocalSet::new().run_until(keeper).await
+    // A task of its own: the set polls what it runs directly whenever any of its tasks has been woken.
+    let ended = LocalSet::new().run_until(async { spawn_local(keeper).await }).await;
+    ended.unwrap_or_else(|failed| resume_unwind(failed.into_panic()))
 }

@@ -18,7 +18,7 @@ use crate::monitor::details::Details;
 use crate::monitor::published_state::{is_urgent_change, state};
 use crate::postgres::config::conninfo::Address;
 use crate::postgres::instance::Instance;
-use crate::postgres::observe::{Observation, ObserveError, ObserveScope, observe};
+use crate::postgres::observe::{Observation, ObserveError, ObserveScope, observe, observe_data};
 use crate::postgres::server::postmaster::ChildStatus;
 use crate::postgres::server::process::Process;
 use crate::problems::{KeeperProblemKind, Problems};
@@ -158,9 +158,9 @@ impl Monitor {
                 true => Some(self.instance.observer().answers_new_connections().await),
                 false => None,
             };
-            // An attempt during which the server has stopped accepting connections proves nothing.
-            let is_up = self.is_up().await;
-            self.connections().record(answered.filter(|_| is_up), began);
+            // A failed attempt during which the server has stopped accepting connections proves nothing.
+            let has_stopped = answered == Some(false) && !self.is_up().await;
+            self.connections().record(answered.filter(|_| !has_stopped), began);
             let delay = self.settings().interval / 2;
             tokio::time::sleep(delay).await;
         }
@@ -266,16 +266,17 @@ impl Monitor {
         let mut scope = memory.scope(&db.uid, now);
         // Each attempt would take the request timeout and delay the observation.
         scope.logins &= !self.connections().is_failing();
-        let ready = match runs {
-            true => self.instance.reports_ready().await,
-            false => Ok(true),
+        let status = match runs {
+            true => Some(self.instance.file_status().await),
+            false => None,
         };
-        let is_starting = matches!(ready, Ok(false));
+        let is_starting = matches!(&status, Some(Ok(status)) if !status.reports_ready);
         let mark = self.synchronous.mark();
-        let mut observation = match ready {
-            Ok(false) => Observation::default(),
-            Err(failed) if failed.unanswered().is_some() => Observation::failed(ObserveError::Data(failed)),
-            Ok(true) | Err(_) => observe(&self.instance, scope).await,
+        let mut observation = match status {
+            Some(Ok(_)) if is_starting => Observation::default(),
+            Some(Ok(status)) => observe_data(&self.instance, status.is_initialised, scope).await,
+            Some(Err(failed)) if failed.unanswered().is_some() => Observation::failed(ObserveError::Data(failed)),
+            Some(Err(_)) | None => observe(&self.instance, scope).await,
         };
         let runs = runs && self.runs();
         memory.log_failure(&observation, runs);

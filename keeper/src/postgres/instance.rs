@@ -23,6 +23,7 @@ use crate::postgres::data::access::DataAccess;
 use crate::postgres::data::changes::DataChanges;
 use crate::postgres::data::cluster_files::{self, RecoverySignal};
 use crate::postgres::data::file_error::FileError;
+use crate::postgres::data::file_status::{self, FileStatus};
 use crate::postgres::data::lock_files;
 use crate::postgres::data::owned_dirs::OwnedDirs;
 use crate::postgres::data::previous_data::{self, ClearOutcome};
@@ -171,6 +172,11 @@ impl Instance {
         self.access.read(cluster_files::is_initialised).await
     }
 
+    /// Returns whether there is a database cluster and its server reports that it accepts connections, in one read.
+    pub async fn file_status(&self) -> Result<FileStatus, FileError> {
+        self.access.read(FileStatus::of).await
+    }
+
     /// Returns the role according to the files.
     pub async fn local_role(&self) -> Result<LocalRole, FileError> {
         self.access.read(LocalRole::of).await
@@ -256,8 +262,7 @@ impl Instance {
     /// Whether the server's lock file reports that it accepts connections. A server that does not accept them logs
     /// every attempt.
     pub async fn reports_ready(&self) -> Result<bool, FileError> {
-        let lock = self.access.read(lock_files::pid_file).await?;
-        Ok(lock.and_then(|lock| lock.status).as_deref() == Some("ready"))
+        self.access.read(file_status::reports_ready).await
     }
 
     /// Waits until the server answers a query, even with a refusal. Fails when the server ends, or when it accepts

@@ -100,21 +100,24 @@ pub enum ObserveError {
 }
 
 /// Observes the instance. Calls must not overlap.
+pub async fn observe(instance: &Instance, scope: ObserveScope) -> Observation {
+    match instance.is_initialised().await {
+        Ok(is_initialised) => observe_data(instance, is_initialised, scope).await,
+        Err(source) => Observation::failed(ObserveError::Data(source)),
+    }
+}
+
+/// Observes an instance of which it is known whether there is a database cluster. Calls must not overlap.
 ///
 /// The superuser's open session is used for all queries. A server that refuses it is alive: the rest is read over a
 /// replication connection and from its files.
-pub async fn observe(instance: &Instance, scope: ObserveScope) -> Observation {
+pub async fn observe_data(instance: &Instance, is_initialised: bool, scope: ObserveScope) -> Observation {
     let mut observation = Observation::default();
-    match instance.is_initialised().await {
-        Ok(true) => {}
-        Ok(false) => return observation,
-        Err(source) => {
-            return Observation::failed(ObserveError::Data(source));
-        }
+    if !is_initialised {
+        return observation;
     }
     match probe(instance, &mut observation, scope).await {
         Ok(()) => {
-            observation.oldest_wal = oldest_wal(instance.access()).await;
             observation.is_healthy = true;
             if scope.logins {
                 try_logins(instance, &mut observation.logins).await;
@@ -140,9 +143,8 @@ async fn probe(instance: &Instance, observation: &mut Observation, scope: Observ
     let position = instance_position.position.unwrap_or_default();
     let (known, layout) = (instance_position.known_timeline, instance_position.layout);
     let timeline = move |data: &Path| position::timeline_at(data, known, position, layout);
-    let timeline = instance.access().read(timeline).await.map_err(ObserveError::Position)?;
+    observation.read_wal(instance.access(), timeline).await?;
     observation.position = Some(position);
-    observation.set_timeline(&timeline);
     if scope.details {
         probe_details(instance, observation, instance_position.is_in_recovery).await;
     }
@@ -184,10 +186,9 @@ async fn probe_without_superuser(
             Ok(identity) => {
                 observation.logins.replication = Some(Ok(()));
                 let timeline = move |data: &Path| position::timeline_by_id(data, identity.timeline);
-                let timeline = instance.access().read(timeline).await.map_err(ObserveError::Position)?;
+                observation.read_wal(instance.access(), timeline).await?;
                 observation.system_id = Some(identity.system_id);
                 observation.position = Some(identity.position);
-                observation.set_timeline(&timeline);
                 return Ok(());
             }
             Err(failed) => observation.logins.replication = failed.refusal().cloned().map(Err),
@@ -195,9 +196,9 @@ async fn probe_without_superuser(
     }
     let end = position::end_of_wal(instance.programs(), instance.access(), config.request_timeout).await;
     let (control, timeline, position) = end.map_err(ObserveError::Position)?;
+    observation.read_wal(instance.access(), move |_| Ok(timeline)).await?;
     observation.system_id = Some(control.system_id);
     observation.position = Some(position);
-    observation.set_timeline(&timeline);
     Ok(())
 }
 
@@ -258,14 +259,24 @@ impl Observation {
         matches!(self.logins.superuser, Some(Err(_))) || self.failed.as_ref().is_some_and(is_refusal)
     }
 
-    fn set_timeline(&mut self, timeline: &Timeline) {
+    /// Sets the timeline and the oldest WAL segment, which are read at once: each read wakes another thread.
+    async fn read_wal(
+        &mut self,
+        access: &DataAccess,
+        timeline: impl FnOnce(&Path) -> Result<Timeline, PositionError> + Send + 'static,
+    ) -> Result<(), ObserveError> {
+        let read = move |data: &Path| Ok::<_, PositionError>((timeline(data)?, wal_segments::oldest_wal(data)));
+        let (timeline, oldest) = access.read(read).await.map_err(ObserveError::Position)?;
         self.timeline = Some(timeline.id);
         self.history = history::last(&timeline.history, HISTORY_ENTRIES).to_vec();
+        self.oldest_wal = published_segment(oldest);
+        Ok(())
     }
 }
 
-async fn oldest_wal(access: &DataAccess) -> Option<String> {
-    match access.read(wal_segments::oldest_wal).await {
+/// Returns the name to publish of the oldest WAL segment.
+fn published_segment(oldest: Result<OldestWal, FileError>) -> Option<String> {
+    match oldest {
         Ok(OldestWal::File(name)) => Some(name),
         Ok(OldestWal::NoneThere) => None,
         Ok(OldestWal::OtherSize { bytes }) => {

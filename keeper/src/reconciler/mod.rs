@@ -354,7 +354,8 @@ impl Reconciler {
                 if server == ServerState::Down {
                     self.executor.read_requirements(target, data).await;
                 }
-                if matches!(target.role, TargetRole::Standby(_)) {
+                // Once a round: a plan after a probe is made moments later.
+                if matches!(target.role, TargetRole::Standby(_)) && round.probe.is_none() {
                     instance.refresh_passfile().await?;
                 }
                 Some(self.executor.check_config(target, &server).await)

@@ -7,6 +7,7 @@ pub mod changes;
 pub mod cluster_files;
 pub mod external_dir_holders;
 pub mod file_error;
+pub mod file_status;
 pub mod free_space;
 pub mod history;
 pub mod identity;
