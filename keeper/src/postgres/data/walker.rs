@@ -170,7 +170,7 @@ pub(crate) fn count_steps<T>(walk: impl FnOnce() -> T) -> (T, u64) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
+    use std::sync::mpsc::{self, RecvTimeoutError};
 
     use super::*;
 
@@ -197,29 +197,35 @@ mod tests {
         assert!(begins.recv().is_err(), "the second one never began");
     }
 
-    /// A sync that takes a second, while the statistics of its device are what `next` returns.
-    async fn slow_sync(next: impl Fn(u64) -> String + Send + 'static) -> Result<(), FileSystemHung> {
+    /// A sync that takes this number of twentieths of a second, or until the walker has given it up, while the statistics
+    /// of its device are what `next` returns.
+    async fn slow_sync(duration: u64, next: impl Fn(u64) -> String + Send + 'static) -> Result<(), FileSystemHung> {
         let dir = tempfile::tempdir().unwrap();
         let statistics = dir.path().join("stat");
-        let (_kept, never) = mpsc::channel::<()>();
+        let (given_up, wait) = mpsc::channel::<()>();
         let sync = move || {
             sync_at(Path::new("/busy"), || {
                 set_device(Some(statistics.clone()));
-                for n in 0..20 {
-                    fs::write(&statistics, next(n)).unwrap();
-                    let _ = never.recv_timeout(Duration::from_millis(50)); // it times out
+                for n in 0..duration {
+                    let is_written = fs::write(&statistics, next(n)).is_ok();
+                    let waited = wait.recv_timeout(Duration::from_millis(50));
+                    if !is_written || waited == Err(RecvTimeoutError::Disconnected) {
+                        break;
+                    }
                 }
             });
         };
-        Walker::new(Duration::from_millis(500)).run(sync).await
+        let result = Walker::new(Duration::from_millis(500)).run(sync).await;
+        drop(given_up);
+        result
     }
 
     #[tokio::test]
     async fn a_slow_sync_is_waited_for_as_long_as_its_device_writes() {
         // Reads, merges, sectors, time; the same of writes; in flight, and two times.
-        let written = slow_sync(|n| format!("1 0 8 1 5 0 {n} 7 1 7 8")).await;
+        let written = slow_sync(20, |n| format!("1 0 8 1 5 0 {n} 7 1 7 8")).await;
         assert_eq!(written, Ok(()));
-        let stuck = slow_sync(|n| format!("{n} 0 8 1 5 0 40 7 1 {n} {n}")).await;
+        let stuck = slow_sync(1000, |n| format!("{n} 0 8 1 5 0 40 7 1 {n} {n}")).await;
         assert_eq!(stuck, Err(FileSystemHung { path: "/busy".into() }));
     }
 
