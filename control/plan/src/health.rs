@@ -54,7 +54,8 @@ fn register_keepers(draft: &mut Draft, input: HealthInput<'_>) {
     for (uid, report) in input.reports {
         let info = &report.info;
         let is_running = report.is_keeper_running || (!info.liveness_key && report.key_exists);
-        // Only a new info registers: a keeper that was removed must not come back by its old one.
+        // Only a new info registers: a keeper that was removed must not come back by its old one, also not by one that
+        // started no round when it was put.
         let may_register = report.arrival == Arrival::New || (has_no_keepers && is_running);
         let is_known = draft.next.keepers().contains_key(uid);
         if !may_register || info.is_leaving_or_stopped() || !report.key_exists || is_known {
@@ -136,7 +137,7 @@ fn update_dbs(draft: &mut Draft, memory: &mut Memory, input: HealthInput<'_>) {
             && state.uid == *uid
         {
             // Reports are counted, not rounds: a repeated read of one report proves no stall (sentinel H-13).
-            if report.arrival == Arrival::New {
+            if report.arrival.is_new() {
                 let stall = memory.stalls.entry(uid.clone()).or_insert(Stall {
                     position: db.status.xlog_pos,
                     reports: 0,

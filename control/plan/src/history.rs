@@ -18,8 +18,17 @@ pub enum Arrival {
     Known,
     /// It arrived since the previous planned read.
     New,
+    /// The same, but before the change that started the read (sentinel E-1).
+    Repetition,
     /// It arrived at a read from which no plan was written; the next read treats it as new.
     Deferred,
+}
+
+impl Arrival {
+    /// Returns whether it arrived since the previous planned read.
+    pub(crate) fn is_new(self) -> bool {
+        matches!(self, Self::New | Self::Repetition)
+    }
 }
 
 /// The history of a keeper's info and liveness key.
@@ -133,7 +142,7 @@ impl History {
     /// Returns the history after a round without decisions: what was new stays new.
     #[must_use]
     pub(crate) fn deferring_arrivals(mut self) -> Self {
-        for known in self.keepers.values_mut().filter(|known| known.arrival == Arrival::New) {
+        for known in self.keepers.values_mut().filter(|known| known.arrival.is_new()) {
             known.arrival = Arrival::Deferred;
         }
         self
@@ -153,8 +162,14 @@ impl History {
             let arrival = match self.keepers.get(uid) {
                 Some(known) if known.last.info.info_uid == observed.info.info_uid => None,
                 None if is_first => Some((Arrival::FoundAtStart, now.before(observed.age))),
-                // the outage does not count, as for every recorded time (sentinel E-3)
-                _ => Some((Arrival::New, (now.before(observed.age) + self.outage).min(now))),
+                _ => {
+                    let arrival = match observations.repeated_keepers.contains(&observed.key) {
+                        true => Arrival::Repetition,
+                        false => Arrival::New,
+                    };
+                    // the outage does not count, as for every recorded time (sentinel E-3)
+                    Some((arrival, (now.before(observed.age) + self.outage).min(now)))
+                }
             };
             match (arrival, self.keepers.get_mut(uid)) {
                 (None, Some(known)) => {
@@ -162,7 +177,7 @@ impl History {
                     known.last.revision = observed.revision;
                     known.arrival = match known.arrival {
                         Arrival::FoundAtStart => Arrival::FoundAtStart,
-                        Arrival::New | Arrival::Known => Arrival::Known,
+                        Arrival::New | Arrival::Repetition | Arrival::Known => Arrival::Known,
                         Arrival::Deferred => Arrival::New,
                     };
                 }

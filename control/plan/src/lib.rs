@@ -150,10 +150,12 @@ pub fn plan(input: &PlanInput<'_>, entropy: &mut Entropy<'_>) -> Result<Plan, Pl
 
 impl Plan {
     /// Returns the infos that may be published again without another round: none after a decision, or while something is
-    /// noted, which may depend on positions (sentinel E-1).
+    /// noted, which may depend on positions, or a db is in error (sentinel E-1): reads that are further apart would count less
+    /// of an outage's time for its failInterval (E-3).
     pub fn routine_infos(&self) -> RoutineInfos {
+        let is_settled = self.notes.is_empty() && self.memory.db_errors.is_empty();
         match self.urgency {
-            Urgency::Periodic if self.notes.is_empty() => RoutineInfos::of(&self.next, &self.memory),
+            Urgency::Periodic if is_settled => RoutineInfos::of(&self.next, &self.memory),
             Urgency::Periodic | Urgency::Immediate => RoutineInfos::default(),
         }
     }

@@ -26,6 +26,9 @@ pub struct Observations {
     pub keepers: BTreeMap<KeeperUid, Observed<KeeperInfo>>,
     /// The revision of the last put of every keeper info key, including undecodable ones.
     pub keeper_keys: BTreeMap<String, i64>,
+    /// The keys of keeper infos that were put before the change that started this round, and started none themselves
+    /// (sentinel E-1).
+    pub repeated_keepers: BTreeSet<String>,
     /// Proxy infos by the uid in them.
     pub proxies: BTreeMap<ProxyUid, Observed<ProxyInfo>>,
     /// Keys of undecodable proxy infos: each may be a proxy that still forwards (fencing F-6).

@@ -201,6 +201,7 @@ impl Sentinel {
                         if self.has_other_changes(&changes) {
                             break;
                         }
+                        self.arrivals.record_repetitions(&changes, self.store.keys());
                     }
                     changed = election.changed() => match changed {
                         Ok(()) => break,

@@ -1,7 +1,7 @@
 //! When watch events of infos and liveness keys arrived. On a slow store a read returns the same change a round trip later,
 //! and an info that only repeats the last one causes no read. What follows from the times is left to `plan`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use base::clock::Boottime;
 use model::KeeperUid;
@@ -23,6 +23,8 @@ pub(super) struct WatchArrivals {
     proxies: Puts,
     /// Deleted liveness keys.
     gone: BTreeMap<String, Boottime>,
+    /// Keeper infos whose put started no round, with its revision.
+    repeated: BTreeMap<String, Revision>,
 }
 
 impl WatchArrivals {
@@ -53,9 +55,34 @@ impl WatchArrivals {
         }
     }
 
+    /// Records that these changes start no round.
+    pub(super) fn record_repetitions(&mut self, changes: &Changes, keys: &Keys) {
+        for (key, change) in &changes.keys {
+            if let Some(name) = key.strip_prefix(&keys.keeper_infos()) {
+                self.repeated.insert(name.to_owned(), change.revision);
+            }
+        }
+        if self.repeated.len() > REMEMBERED_MAX {
+            self.repeated.clear();
+        }
+    }
+
+    /// Returns the keeper infos in a read whose put started no round, by the last part of their keys; forgets all.
+    fn take_repetitions(&mut self, observations: &Observations) -> BTreeSet<String> {
+        let mut repeated = std::mem::take(&mut self.repeated);
+        let read = observations.keepers.values();
+        read.filter(|observed| {
+            let put = repeated.remove(&observed.key);
+            put.is_some_and(|revision| revision.0 == observed.revision)
+        })
+        .map(|observed| observed.key.clone())
+        .collect()
+    }
+
     /// Adds the arrival times to a read: an info is at least as old as the event of its put, and a liveness key was
     /// gone when its deletion arrived.
     pub(super) fn apply_to(&mut self, observations: &mut Observations, now: Boottime) {
+        observations.repeated_keepers = self.take_repetitions(observations);
         for observed in observations.keepers.values_mut() {
             set_age(observed, &self.keepers, now);
         }

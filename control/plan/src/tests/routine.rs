@@ -171,3 +171,28 @@ fn an_enabled_proxy_that_repeats_its_info_is_routine() {
     setup.proxy().spec.enabled_proxies.clear();
     assert!(!repeats(&mut setup, |_| {}), "it is enabled in this round");
 }
+
+/// Sentinel H-6: the info of a keeper that has died and was removed may have been put after the last round.
+#[test]
+fn a_removed_keeper_does_not_register_by_an_info_that_started_no_round() {
+    for is_repetition in [true, false] {
+        let mut setup = settled(base(3));
+        setup.round();
+        let info = next_info(&setup, "keeper3", advance);
+        setup.seen.keepers.get_mut(&KeeperUid::from("keeper3")).unwrap().info = info;
+        let removed = setup
+            .data
+            .db_of_keeper(&"keeper3".into())
+            .map(|(uid, _)| uid.clone())
+            .unwrap();
+        setup.data.keepers.as_mut().unwrap().remove(&KeeperUid::from("keeper3"));
+        setup.data.dbs.as_mut().unwrap().remove(&removed);
+        if is_repetition {
+            let key = setup.seen.keepers[&KeeperUid::from("keeper3")].key.clone();
+            setup.seen.repeated_keepers.insert(key);
+        }
+        let plan = setup.plan().unwrap();
+        let is_registered = plan.next.keepers().contains_key(&KeeperUid::from("keeper3"));
+        assert_eq!(is_registered, !is_repetition, "{:?}", plan.notes);
+    }
+}
