@@ -6,6 +6,7 @@ use super::cluster::{Setup, base, check, db_uid};
 use super::describe::describe;
 use crate::Plan;
 use base::clock::Boottime;
+use model::ProxyUid;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -58,6 +59,15 @@ fn a_silent_fenced_proxy_is_waited_for_one_lease() {
     let mut setup = closed();
     setup.proxy_seen("p1", 4);
     check_first(&mut setup, "after 15.251s: announces db1 to p1");
+}
+
+/// Fencing F-6, sentinel E-2: its lease began before the info was put, which was at the latest when the watch event arrived.
+#[test]
+fn the_lease_of_a_proxy_counts_from_the_arrival_of_its_info() {
+    let mut setup = closed();
+    setup.proxy_seen("p1", 4);
+    setup.seen.proxies.get_mut(&ProxyUid::from("p1")).unwrap().age = 10 * SECOND;
+    check_first(&mut setup, "after 5.251s: announces db1 to p1");
 }
 
 #[test]
