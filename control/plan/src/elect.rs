@@ -160,8 +160,8 @@ fn note_waiting_for_proxies(draft: &mut Draft, view: &PlanView<'_>) {
     });
 }
 
-/// Returns the regular candidates, and notes why other dbs are none. Why a former master is none is left to
-/// `find_fallbacks` where that has more to say.
+/// Returns the regular candidates, and notes why other dbs are none. Where a former master is only not eligible, the note
+/// is left to `find_fallbacks`, which knows the reason.
 fn find_regular(draft: &mut Draft, view: &PlanView<'_>, replaced: ReplacedMaster<'_>) -> Vec<Candidate> {
     let mut found = Vec::new();
     for (uid, db) in view.data.dbs().iter().filter(|(uid, _)| *uid != replaced.uid) {

@@ -124,8 +124,8 @@ fn count_missing(master: &Db, min: usize, is_lost: impl Fn(&DbUid) -> bool) -> u
     }
 }
 
-/// Returns the limits of the set, from the keeper of the master. PostgreSQL 9.5 and earlier waits for one standby only, so one is replaced at once
-/// (sentinel S-1).
+/// Returns the limits of the set, from the keeper of the master. PostgreSQL 9.5 and earlier waits for one standby only, so
+/// one is replaced at once (sentinel S-1).
 fn limits(keeper: Option<&Keeper>, spec: &Spec) -> Limits {
     let version = keeper.map(|keeper| keeper.status.postgres_binary_version);
     if version.is_some_and(|version| version.major == 9 && version.minor <= 5) {
