@@ -148,6 +148,11 @@ impl History {
         self
     }
 
+    /// Returns when an info of this age was put. The outage does not count, as for every recorded time (sentinel E-3).
+    fn put_at(&self, age: Duration, now: Boottime) -> Boottime {
+        (now.before(age) + self.outage).min(now)
+    }
+
     fn record_keepers(&mut self, observations: &Observations, cluster: &ClusterUid, is_first: bool, now: Boottime) {
         self.keepers.retain(|_, known| known.last.info.cluster_uid == *cluster);
         for known in self.keepers.values_mut() {
@@ -167,8 +172,7 @@ impl History {
                         true => Arrival::Repetition,
                         false => Arrival::New,
                     };
-                    // the outage does not count, as for every recorded time (sentinel E-3)
-                    Some((arrival, (now.before(observed.age) + self.outage).min(now)))
+                    Some((arrival, self.put_at(observed.age, now)))
                 }
             };
             match (arrival, self.keepers.get_mut(uid)) {
@@ -226,8 +230,7 @@ impl History {
             known.undecodable = true;
         }
         for (uid, observed) in &observations.proxies {
-            // The outage does not count, as for every recorded time (sentinel E-3).
-            let since = (now.before(observed.age) + self.outage).min(now);
+            let since = self.put_at(observed.age, now);
             let Some(known) = self.proxies.get_mut(uid) else {
                 let known = ProxyHistory {
                     info: Some(observed.info.clone()),

@@ -75,7 +75,7 @@ fn is_on_one_timeline(data: &ClusterData) -> bool {
 /// one that was deferred counts as new in the next round (sentinel W-4).
 fn is_settled_keeper(known: &KeeperHistory) -> bool {
     let info = &known.last.info;
-    let is_dated = matches!(known.arrival, Arrival::Known | Arrival::New | Arrival::Repetition);
+    let is_dated = known.arrival.is_new() || known.arrival == Arrival::Known;
     let is_alive = info.liveness_key && known.alive.as_ref() == Some(&info.boot_uuid);
     let is_healthy = info.postgres_state.as_ref().is_none_or(|state| state.healthy);
     known.key_exists && is_dated && is_alive && is_healthy && !info.is_leaving_or_stopped()

@@ -1,7 +1,7 @@
 //! When watch events of infos and liveness keys arrived. On a slow store a read returns the same change a round trip later,
 //! and an info that only repeats the last one causes no read. What follows from the times is left to `plan`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use base::clock::Boottime;
 use model::KeeperUid;
@@ -11,20 +11,27 @@ use store::{Changes, KeyChange, Keys, Revision};
 /// Maximum number of keys recorded of each kind; above it, all are dropped and only reads count.
 const REMEMBERED_MAX: usize = 1000;
 
-/// The revision of the last put of a key, and when its event arrived.
-type Puts = BTreeMap<String, (Revision, Boottime)>;
+/// The last put of each key.
+type Puts = BTreeMap<String, Put>;
+
+#[derive(Debug)]
+struct Put {
+    revision: Revision,
+    /// When its event arrived.
+    arrived: Boottime,
+    /// It started no round.
+    is_repetition: bool,
+}
 
 /// The arrival of the last event, by the last part of the key.
 #[derive(Debug, Default)]
 pub(super) struct WatchArrivals {
-    /// Keeper infos, with the revision of the put.
+    /// Keeper infos.
     keepers: Puts,
-    /// Proxy infos, in the same way.
+    /// Proxy infos.
     proxies: Puts,
     /// Deleted liveness keys.
     gone: BTreeMap<String, Boottime>,
-    /// Keeper infos whose put started no round, with its revision.
-    repeated: BTreeMap<String, Revision>,
 }
 
 impl WatchArrivals {
@@ -55,34 +62,24 @@ impl WatchArrivals {
         }
     }
 
-    /// Records that these changes start no round.
+    /// Records that these changes, which were recorded before, start no round.
     pub(super) fn record_repetitions(&mut self, changes: &Changes, keys: &Keys) {
-        for (key, change) in &changes.keys {
-            if let Some(name) = key.strip_prefix(&keys.keeper_infos()) {
-                self.repeated.insert(name.to_owned(), change.revision);
+        let infos = keys.keeper_infos();
+        for name in changes.keys.keys().filter_map(|key| key.strip_prefix(&infos)) {
+            if let Some(put) = self.keepers.get_mut(name) {
+                put.is_repetition = true;
             }
         }
-        if self.repeated.len() > REMEMBERED_MAX {
-            self.repeated.clear();
-        }
-    }
-
-    /// Returns the keeper infos in a read whose put started no round, by the last part of their keys; forgets all.
-    fn take_repetitions(&mut self, observations: &Observations) -> BTreeSet<String> {
-        let mut repeated = std::mem::take(&mut self.repeated);
-        let read = observations.keepers.values();
-        read.filter(|observed| {
-            let put = repeated.remove(&observed.key);
-            put.is_some_and(|revision| revision.0 == observed.revision)
-        })
-        .map(|observed| observed.key.clone())
-        .collect()
     }
 
     /// Adds the arrival times to a read: an info is at least as old as the event of its put, and a liveness key was
     /// gone when its deletion arrived.
     pub(super) fn apply_to(&mut self, observations: &mut Observations, now: Boottime) {
-        observations.repeated_keepers = self.take_repetitions(observations);
+        let repeated = observations.keepers.values().filter(|observed| {
+            let put = put_of(observed, &self.keepers);
+            put.is_some_and(|put| put.is_repetition)
+        });
+        observations.repeated_keepers = repeated.map(|observed| observed.key.clone()).collect();
         for observed in observations.keepers.values_mut() {
             set_age(observed, &self.keepers, now);
         }
@@ -98,17 +95,28 @@ impl WatchArrivals {
 
 fn record_put(puts: &mut Puts, name: &str, change: &KeyChange) {
     match change.entry {
-        Some(_) => drop(puts.insert(name.to_owned(), (change.revision, change.arrived))),
+        Some(_) => {
+            let put = Put {
+                revision: change.revision,
+                arrived: change.arrived,
+                is_repetition: false,
+            };
+            puts.insert(name.to_owned(), put);
+        }
         None => drop(puts.remove(name)),
     }
 }
 
+/// Returns the put that was read, if its event has arrived.
+fn put_of<'a, T>(observed: &Observed<T>, puts: &'a Puts) -> Option<&'a Put> {
+    puts.get(&observed.key)
+        .filter(|put| put.revision.0 == observed.revision)
+}
+
 /// Sets the age of an info if the event of the put that was read has arrived.
 fn set_age<T>(observed: &mut Observed<T>, puts: &Puts, now: Boottime) {
-    if let Some((revision, arrived)) = puts.get(&observed.key)
-        && revision.0 == observed.revision
-    {
-        observed.age = now.since(*arrived);
+    if let Some(put) = put_of(observed, puts) {
+        observed.age = now.since(put.arrived);
     }
 }
 
@@ -204,6 +212,29 @@ mod tests {
             arrivals.record(&event(key, change(false, 9, 12)), &keys);
             assert_eq!(age(&mut arrivals, 7), 0);
         }
+    }
+
+    #[test]
+    fn an_info_is_a_repetition_only_if_the_put_that_was_read_started_no_round() {
+        let keys = Keys::new("p", "c").unwrap();
+        let mut arrivals = WatchArrivals::default();
+        let repeated = |arrivals: &mut WatchArrivals, revision| {
+            let mut seen = seen(revision);
+            arrivals.apply_to(&mut seen, at(14));
+            !seen.repeated_keepers.is_empty()
+        };
+        let first = event(keys.keeper_info("k1"), change(true, 7, 10));
+        arrivals.record(&first, &keys);
+        assert!(!repeated(&mut arrivals, 7));
+        arrivals.record_repetitions(&first, &keys);
+        assert!(repeated(&mut arrivals, 7));
+        assert!(!repeated(&mut arrivals, 8), "a later put, whose event has not arrived");
+        arrivals.record(&event(keys.keeper_info("k1"), change(true, 9, 12)), &keys);
+        assert!(!repeated(&mut arrivals, 9));
+        let deleted = event(keys.keeper_info("k1"), change(false, 10, 13));
+        arrivals.record(&deleted, &keys);
+        arrivals.record_repetitions(&deleted, &keys);
+        assert!(!repeated(&mut arrivals, 9));
     }
 
     #[test]
