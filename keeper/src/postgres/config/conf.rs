@@ -152,12 +152,9 @@ const RECOVERY_SETTINGS: [&str; 12] = [
     "restore_command",
 ];
 
-/// Settings of the server that was backed up which must not have an effect on the recovery of its backup: the commands may
-/// remove WAL from the archive that this recovery, or that of an older backup, needs.
-const BACKUP_SETTINGS: [&str; 2] = ["archive_cleanup_command", "recovery_end_command"];
-
 /// What a recovery sets where the keeper sets nothing else: PostgreSQL's defaults. The configuration of a backup may set
-/// them in files that it includes.
+/// them, also in files that it includes; its commands may remove WAL from the archive that this recovery, or that of an older
+/// backup, needs.
 const RECOVERY_DEFAULTS: [(&str, &str); 11] = [
     ("archive_cleanup_command", ""),
     ("primary_conninfo", ""),
@@ -339,7 +336,8 @@ pub fn without_recovery_settings(content: &[u8]) -> Vec<u8> {
             .iter()
             .position(|byte| !(byte.is_ascii_alphanumeric() || *byte == b'_'));
         let name = name[..end.unwrap_or(name.len())].to_ascii_lowercase();
-        let mut settings = RECOVERY_SETTINGS.iter().chain(&BACKUP_SETTINGS);
+        let reset = RECOVERY_DEFAULTS.iter().map(|(setting, _)| setting);
+        let mut settings = RECOVERY_SETTINGS.iter().chain(reset);
         settings.any(|setting| setting.as_bytes() == name)
     };
     let lines = content

@@ -113,16 +113,25 @@ pub enum RecoverySignal {
     Standby,
 }
 
+impl RecoverySignal {
+    fn file(self) -> &'static str {
+        match self {
+            Self::Recovery => RECOVERY,
+            Self::Standby => STANDBY,
+        }
+    }
+}
+
 /// Prepares a restored backup, which no server has started yet, for its recovery: its signal file is that one, and lock
 /// files of the server that was backed up are removed. Only here a `standby.signal` is removed: that of a backup of a
 /// standby, whose recovery ends on a new timeline (keeper I2).
 pub fn prepare_recovery(restored: &Path, signal: RecoverySignal) -> Result<(), FileError> {
-    let (wanted, other) = match signal {
-        RecoverySignal::Recovery => (RECOVERY, STANDBY),
-        RecoverySignal::Standby => (STANDBY, RECOVERY),
+    let other = match signal {
+        RecoverySignal::Recovery => RecoverySignal::Standby,
+        RecoverySignal::Standby => RecoverySignal::Recovery,
     };
-    write_signal(restored, wanted)?;
-    for name in [other, "postmaster.pid", "postmaster.opts"] {
+    write_signal(restored, signal.file())?;
+    for name in [other.file(), "postmaster.pid", "postmaster.opts"] {
         remove_if_there(&restored.join(name))?;
     }
     Ok(())
@@ -130,13 +139,7 @@ pub fn prepare_recovery(restored: &Path, signal: RecoverySignal) -> Result<(), F
 
 /// Writes the signal file of a recovery that has not ended, although its signal file is gone.
 pub fn continue_recovery(data: &Path, signal: RecoverySignal) -> Result<(), FileError> {
-    write_signal(
-        data,
-        match signal {
-            RecoverySignal::Recovery => RECOVERY,
-            RecoverySignal::Standby => STANDBY,
-        },
-    )
+    write_signal(data, signal.file())
 }
 
 /// Removes an obsolete `recovery.signal`, which would make the next start of a master fail (keeper 7.4).
