@@ -155,7 +155,7 @@ const RECOVERY_SETTINGS: [&str; 12] = [
 /// What a recovery sets where the keeper sets nothing else: PostgreSQL's defaults. The configuration of a backup may set
 /// them, also in files that it includes; its commands may remove WAL from the archive that this recovery, or that of an older
 /// backup, needs.
-const RECOVERY_DEFAULTS: [(&str, &str); 11] = [
+const RECOVERY_DEFAULTS: [(&str, &str); 12] = [
     ("archive_cleanup_command", ""),
     ("primary_conninfo", ""),
     ("primary_slot_name", ""),
@@ -167,6 +167,7 @@ const RECOVERY_DEFAULTS: [(&str, &str); 11] = [
     ("recovery_target_name", ""),
     ("recovery_target_time", ""),
     ("recovery_target_xid", ""),
+    ("restore_command", ""),
 ];
 
 /// Returns the configured parameters to publish: without managed ones and recovery settings.

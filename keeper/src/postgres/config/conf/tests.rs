@@ -275,6 +275,10 @@ fn recovery_settings_in_files_that_a_backup_includes_have_no_effect() {
             "restore_command = 'false'",
         ]
     );
+    // A standby of another cluster has no archive unless one is given.
+    let standby = Recovery::external(&StandbySettings::default(), None);
+    let text = render_temporary(true, &Parameters::new(), &standby);
+    assert!(text.contains("restore_command = ''\n"), "{text}");
     let first_start = render_temporary(true, &Parameters::new(), &Recovery::default());
     assert!(!first_start.contains("archive_cleanup_command"), "{first_start}");
 }
