@@ -130,6 +130,14 @@ pub enum StoreDelay {
     One(Duration),
 }
 
+impl Scenario {
+    /// Returns whether commits wait as long as one keeper is away, so that a failover alone serves no client.
+    pub fn needs_all_keepers(&self) -> bool {
+        self.synchronous
+            .is_some_and(|(min, _)| usize::from(min) + 1 >= self.keepers)
+    }
+}
+
 /// How long a cluster runs on a slow store before the event.
 const SLOW_STORE_WARM_UP: Duration = Duration::from_secs(20);
 
@@ -213,6 +221,9 @@ pub async fn run(event: FailureEvent, setting: Scenario) -> anyhow::Result<Failo
     } else {
         None
     };
+    if commit.is_some() && setting.needs_all_keepers() {
+        bring_back(event, &mut cluster).await;
+    }
     if event == FailureEvent::Pgkill {
         wait_other_postmaster(&cluster, old_server, limit).await;
     }
@@ -246,6 +257,18 @@ pub async fn run(event: FailureEvent, setting: Scenario) -> anyhow::Result<Failo
         commit_to_byte,
         after_store,
     })
+}
+
+/// Brings back the keeper of the old master, as a standby.
+async fn bring_back(event: FailureEvent, cluster: &mut Cluster) {
+    match event {
+        FailureEvent::Freeze => cluster.thaw("keeper0"),
+        FailureEvent::Term => {
+            cluster.process("keeper0").exit_status(LONG_TIMEOUT).await;
+            cluster.start("keeper0");
+        }
+        _ => cluster.start("keeper0"),
+    }
 }
 
 /// Returns how long after `back` the last client that was disconnected had its first row.

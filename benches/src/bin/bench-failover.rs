@@ -195,6 +195,16 @@ async fn measure(args: Args) -> anyhow::Result<()> {
         [] => vec![ProfileName::Default, ProfileName::Fast],
         some => some.to_vec(),
     };
+    if args
+        .synchronous()
+        .is_some_and(|(min, _)| min + 1 >= u16::from(args.keepers))
+    {
+        println!(
+            "With {} keepers and a minimum of {} synchronous standbys commits wait while one keeper is away: after a \
+             failover the old master is started as soon as another one is announced, and the gap ends when it follows.",
+            args.keepers, args.sync_min
+        );
+    }
     let mut runs = Vec::new();
     let mut table = vec![HEADER.to_owned(), RULE.to_owned()];
     for profile in profiles {
