@@ -6,6 +6,7 @@
 # make test-plan     random clusters for the sentinel's decisions, a million of them, in minutes; CASES=100000 asks for fewer
 # make test-majors   tests with PostgreSQL on 13, 15, 17 and 18, fetched from Debian; MAJORS="13 18" and ARGS='failover' select
 # make deb           Debian package of the programs, with units, man pages and completions, in the target directory
+# make static-proxy  a statically linked stolon-proxy, for hosts without Debian's C library, in the target directory
 # make test-systemd  installs the package in a container with a real systemd, and tests the units there; as root
 # make bench         compares stolon-proxy with HAProxy, nginx and PgBouncer, and writes benches/RESULTS.*
 # make bench-quick   the same in a few minutes, on the terminal only; ARGS='--load=bulk' selects a part
@@ -24,7 +25,7 @@ CARGO_DEB_VERSION = 3.8.0
 CARGO_DEB = $(TARGET)/tools/cargo-deb-$(CARGO_DEB_VERSION)/bin/cargo-deb
 DENY = $(TARGET)/tools/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 
-.PHONY: build deps demo check lint test dependencies advisories deb models-sync test-plan test-majors test-systemd bench bench-quick bench-failover bench-idle clean
+.PHONY: build deps demo check lint test dependencies advisories deb static-proxy models-sync test-plan test-majors test-systemd bench bench-quick bench-failover bench-idle clean
 
 build:
 	@scripts/install-deps build
@@ -96,6 +97,16 @@ deb: $(CARGO_DEB)
 	for program in $(PROGRAMS); do strip -o "$(PACKAGE)/bin/$$program" "$(TARGET)/release/$$program" || exit 1; done
 	"$(CARGO_DEB)" --quiet --no-build --package dist --output "$(TARGET)/debian/"
 	lintian --fail-on error "$(TARGET)"/debian/*.deb
+
+# musl as the C library. `make bench-quick ARGS='--before target/static/stolon-proxy'` compares it with the usual build.
+STATIC_TARGET = $(shell uname -m)-unknown-linux-musl
+static-proxy:
+	@scripts/install-deps static
+	rustup target add $(STATIC_TARGET)
+	$(CARGO) build --release --locked --target $(STATIC_TARGET) --bin stolon-proxy
+	mkdir -p "$(TARGET)/static"
+	strip -o "$(TARGET)/static/stolon-proxy" "$(TARGET)/$(STATIC_TARGET)/release/stolon-proxy"
+	! readelf --program-headers "$(TARGET)/static/stolon-proxy" | grep INTERP
 
 test-systemd: deb
 	@scripts/install-deps systemd
