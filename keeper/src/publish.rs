@@ -324,6 +324,7 @@ fn info(identity: &KeeperIdentity, report: &InfoReport, uid: InfoUid) -> KeeperI
         settings: report.settings.clone(),
         problems: report.problems.clone(),
         data_lost: report.data_lost.clone(),
+        orders: false,
     }
 }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     BootUuid, ClusterUid, DbUid, InfoUid, KeeperUid, Lsn, PostgresBinaryVersion, Problem, ProxyUid, SentinelUid,
-    TimelineHistory, is_zero, string_enum,
+    SwitchoverReport, TimelineHistory, is_zero, string_enum,
 };
 
 /// A keeper's info (data-model 8.1). Go stolon ignores the fields after `canBeSynchronousReplica` (extensions 1 and 8).
@@ -42,7 +42,7 @@ pub struct KeeperInfo {
     /// The keeper is in an orderly shutdown (extensions ).
     #[serde(skip_serializing_if = "is_zero")]
     pub leaving: bool,
-    /// The instance is stopping, as this keeper order requests (extensions ).
+    /// The id of the switchover on whose order the instance is being stopped, or is stopped (extensions ).
     #[serde(skip_serializing_if = "is_zero")]
     pub stopping: String,
     /// The instance of the assigned db is stopped at this position (extensions ).
@@ -57,6 +57,9 @@ pub struct KeeperInfo {
     /// The assigned db whose data this keeper does not have, so it needs a new db. Empty when it has the data.
     #[serde(skip_serializing_if = "is_zero")]
     pub data_lost: DbUid,
+    /// The keeper acts on the orders of a switchover (extensions X-2).
+    #[serde(skip_serializing_if = "is_zero")]
+    pub orders: bool,
 }
 
 impl KeeperInfo {
@@ -181,11 +184,14 @@ pub struct ProxyInfo {
     pub stopped: bool,
 }
 
-/// A sentinel's info (data-model 8.2).
+/// A sentinel's info (data-model 8.2). Go stolon ignores `switchover` (extensions X-2).
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SentinelInfo {
     /// The sentinel.
     #[serde(rename = "UID")]
     pub uid: SentinelUid,
+    /// The last switchover that this sentinel has led.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub switchover: Option<SwitchoverReport>,
 }

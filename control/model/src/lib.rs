@@ -31,6 +31,7 @@ mod spec;
 mod spec_names;
 mod stored;
 pub mod support;
+mod switchover;
 mod timestamp;
 mod unfit_data;
 mod validate;
@@ -69,6 +70,7 @@ pub use spec::{AccessMode, ClusterSpec, DEFAULT_MAX_STANDBY_LAG, InitMode, Role,
 pub use spec_names::{SpecInput, repeated_members_warning, spec_text_warnings};
 pub use stored::Stored;
 pub use support::NotSupported;
+pub use switchover::{KeeperOrder, OrderKind, SwitchoverReport, SwitchoverRequest, SwitchoverState};
 pub use timestamp::{Timestamp, TimestampError};
 pub use unfit_data::{UnfitData, check_requested_data};
 pub use validate::{InvalidSpec, SpecChangeError, replace_spec};

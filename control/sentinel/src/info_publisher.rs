@@ -50,7 +50,7 @@ impl SentinelInfoPublisher {
 
 async fn publish_info(store: Store, uid: SentinelUid, mut intervals: watch::Receiver<Option<Duration>>) {
     let key = store.keys().sentinel_info(uid.as_str());
-    let value = to_compact(&SentinelInfo { uid });
+    let value = to_compact(&SentinelInfo { uid, switchover: None });
     let mut publication = Publication::default();
     let mut failing = false;
     loop {

@@ -144,6 +144,16 @@ impl Keys {
         self.under(&format!("alive/{keeper_uid}"))
     }
 
+    /// Returns the key of an operator's switchover request (extensions X-2).
+    pub fn switchover(&self) -> String {
+        self.under("switchover")
+    }
+
+    /// Returns the prefix of all keepers' orders (extensions X-2).
+    pub fn orders(&self) -> String {
+        self.under("orders/")
+    }
+
     /// Returns the key of a keeper's order (extensions X-2).
     pub fn order(&self, keeper_uid: &str) -> String {
         self.under(&format!("orders/{keeper_uid}"))
