@@ -320,6 +320,7 @@ fn info(identity: &KeeperIdentity, report: &InfoReport, uid: InfoUid) -> KeeperI
         liveness_key: true,
         leaving: report.leaving,
         stopping: String::new(),
+        checkpointed: String::new(),
         stopped: report.stopped.clone(),
         settings: report.settings.clone(),
         problems: report.problems.clone(),

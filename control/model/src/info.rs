@@ -60,6 +60,9 @@ pub struct KeeperInfo {
     /// The keeper acts on the orders of a switchover (extensions X-2).
     #[serde(skip_serializing_if = "is_zero")]
     pub orders: bool,
+    /// The id of the switchover whose ordered checkpoint is complete (extensions X-2).
+    #[serde(skip_serializing_if = "is_zero")]
+    pub checkpointed: String,
 }
 
 impl KeeperInfo {
