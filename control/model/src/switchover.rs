@@ -55,7 +55,7 @@ pub struct SwitchoverReport {
     /// The keeper whose db is to become the master; absent until it is chosen.
     #[serde(skip_serializing_if = "is_zero")]
     pub to: KeeperUid,
-    /// Why it was refused or aborted; absent otherwise.
+    /// What it waits for, or why it was refused or aborted; absent otherwise.
     #[serde(skip_serializing_if = "is_zero")]
     pub reason: String,
 }
@@ -63,6 +63,8 @@ pub struct SwitchoverReport {
 string_enum!(
     /// The step that a switchover is at, or how it ended.
     SwitchoverState {
+        /// Nothing is begun: what the reason names has to change first.
+        Waiting = "waiting",
         /// The master's keeper runs a checkpoint.
         Checkpoint = "checkpoint",
         /// No master is announced any more; proxies close their connections.
@@ -75,7 +77,7 @@ string_enum!(
         Promoting = "promoting",
         /// The new master is announced.
         Done = "done",
-        /// Nothing was begun.
+        /// Nothing was changed.
         Refused = "refused",
         /// It was begun and given up; the old master stays the master.
         Aborted = "aborted",
