@@ -1,4 +1,4 @@
-//! An exhaustive model of orderly shutdowns and elections (extensions, sentinel C-12, keeper I20):
+//! An exhaustive model of orderly shutdowns, switchovers and elections (extensions, sentinel C-12, keeper I20):
 //! keepers that are killed, shut down, paused and started again, requests that arrive late, infos that expire, and
 //! sentinels that read, decide and write with any delay in between. Every order of the steps of all processes is
 //! explored, within small bounds.
@@ -12,7 +12,7 @@
 //! Not modelled, because other tests prove it or the claims do not need it: what proxies do to keep their lease
 //! (`fencing_model`; here a route opens only to the master in the data, and a master is announced only while no route
 //! is open); time (any keeper may be considered silent at any moment; its permit has expired by then, extensions
-//! ); synchronous replication; switchover. Replication is asynchronous: a standby receives an entry at any time or
+//! ); synchronous replication. Replication is asynchronous: a standby receives an entry at any time or
 //! never.
 //!
 //! A sentinel's write needs leadership and the revision read (fencing F-7). So at most one of the plans of several
@@ -89,6 +89,8 @@ struct Bounds {
     expiries: u8,
     /// Times that the last proxy disappears.
     proxy_losses: u8,
+    /// Requests for a switchover.
+    switchovers: u8,
 }
 
 impl<const KEEPERS: usize> ModelState<KEEPERS> {
@@ -175,6 +177,7 @@ const ONE_WRITE: Bounds = Bounds {
     late_requests: 0,
     expiries: 0,
     proxy_losses: 0,
+    switchovers: 0,
 };
 
 #[test]
@@ -231,6 +234,60 @@ fn electing_a_former_master_discards_no_more_than_allowed() {
 }
 
 #[test]
+fn a_switchover_loses_nothing_completed_or_given_up() {
+    holds(ModelState::<2>::start(Bounds {
+        faults: 2,
+        switchovers: 1,
+        ..ONE_WRITE
+    }));
+    holds(ModelState::<2>::start(Bounds {
+        late_requests: 1,
+        expiries: 1,
+        switchovers: 2,
+        ..ONE_WRITE
+    }));
+    holds(ModelState::<2>::start(Bounds {
+        failures_found: 1,
+        switchovers: 2,
+        ..ONE_WRITE
+    }));
+    holds(ModelState::<3>::start(Bounds {
+        writes: 2,
+        switchovers: 1,
+        ..ONE_WRITE
+    }));
+}
+
+#[test]
+fn a_switchover_that_elects_after_a_crash_loses_writes() {
+    // extensions X-2, step 4
+    let bounds = Bounds {
+        faults: 1,
+        switchovers: 1,
+        ..ONE_WRITE
+    };
+    is_needed(
+        Rule::CleanStop,
+        ModelState::<2>::start(bounds),
+        Violation::LostByElection,
+    );
+}
+
+#[test]
+fn a_switchover_to_a_standby_without_everything_loses_writes() {
+    // extensions X-2, step 4
+    let bounds = Bounds {
+        switchovers: 1,
+        ..ONE_WRITE
+    };
+    is_needed(
+        Rule::ReceivedAll,
+        ModelState::<2>::start(bounds),
+        Violation::LostByElection,
+    );
+}
+
+#[test]
 #[ignore = "takes ten minutes and gigabytes, optimised; to be run when a rule changes"]
 fn all_claims_hold_in_larger_bounds() {
     let starts = [
@@ -275,6 +332,18 @@ fn all_claims_hold_in_larger_bounds() {
     }));
     holds(ModelState::<3>::start(Bounds {
         failures_found: 2,
+        ..ONE_WRITE
+    }));
+    holds(ModelState::<2>::start(Bounds {
+        faults: 1,
+        failures_found: 1,
+        late_requests: 1,
+        switchovers: 2,
+        ..ONE_WRITE
+    }));
+    holds(ModelState::<3>::start(Bounds {
+        faults: 1,
+        switchovers: 1,
         ..ONE_WRITE
     }));
 }

@@ -1,6 +1,6 @@
 //! The steps of keepers, instances, proxies and clients, and their faults.
 
-use super::state::{ElectionReason, Info, Keeper, KeeperPhase, Late, ModelState, Next, Violation};
+use super::state::{ElectionReason, Info, Keeper, KeeperPhase, Late, ModelState, Next, Switchover, Violation};
 use super::wal::PROMOTION;
 use super::{Rule, Rules};
 
@@ -35,6 +35,7 @@ impl<const KEEPERS: usize> ModelState<KEEPERS> {
             change(keeper);
             keeper.may_start &= keeper.phase == KeeperPhase::Up;
             keeper.reports_stopped &= keeper.phase == KeeperPhase::Up;
+            keeper.stopping &= keeper.phase == KeeperPhase::Up;
             next.push(((what, index), state));
         };
         if keeper.phase == KeeperPhase::Up {
@@ -124,10 +125,15 @@ impl<const KEEPERS: usize> ModelState<KEEPERS> {
         }
         let is_master = db.is_master_type && (self.data.master == index || !rules.has(Rule::OldMasterStaysStopped));
         let same = keeper.uid == db.uid;
-        if is_master && same && !keeper.is_serving() && !keeper.may_start {
+        if same && self.data.master == index {
+            self.order_steps(index, rules, next);
+        }
+        let is_ordered = self.switchover == Switchover::Ordered;
+        if is_master && same && !keeper.is_serving() && !keeper.may_start && !is_ordered {
             let mut state = *self;
             state.keepers[index].may_start = true;
             state.keepers[index].reports_stopped = false;
+            state.keepers[index].stopping = false;
             if rules.has(Rule::Permit) {
                 let info = state.keepers[index].info();
                 state = state.with_info(index, Some(info), rules);
@@ -141,6 +147,7 @@ impl<const KEEPERS: usize> ModelState<KEEPERS> {
             let old = &mut state.keepers[index];
             old.stop();
             old.reports_stopped = true;
+            old.stopping = false;
             old.may_start = false;
             next.push((("keeps its old master down", index), state));
         }
@@ -160,10 +167,31 @@ impl<const KEEPERS: usize> ModelState<KEEPERS> {
                 uid: db.uid,
                 may_start: false,
                 reports_stopped: false,
+                stopping: false,
                 ..keeper
             };
             state.published = self.published.filter(|published| *published != index);
             next.push((("makes its new standby", index), state));
+        }
+    }
+
+    /// The steps of the master's keeper on the order of a switchover (extensions ).
+    fn order_steps(&self, index: usize, rules: Rules, next: &mut Next<KEEPERS>) {
+        let keeper = self.keepers[index];
+        let ordered = self.switchover == Switchover::Ordered;
+        let mut state = *self;
+        let after = &mut state.keepers[index];
+        if ordered && self.data.proxied.is_none() && !keeper.stopping {
+            (after.stopping, after.may_start) = (true, false);
+            let info = after.info();
+            let accepted = state.with_info(index, Some(info), rules);
+            next.push((("accepts the order to stop", index), accepted));
+        } else if keeper.stopping && keeper.runs && ordered {
+            after.stop();
+            next.push((("stops its postgres, as ordered", index), state));
+        } else if keeper.stopping && keeper.is_serving() {
+            after.stopping = false;
+            next.push((("goes on, the order is gone", index), state));
         }
     }
 

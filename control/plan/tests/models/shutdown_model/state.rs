@@ -35,6 +35,8 @@ pub(super) struct Info {
     /// The db that it is about.
     pub(super) uid: u8,
     pub(super) leaving: bool,
+    /// It has accepted the order of a switchover.
+    pub(super) stopping: bool,
     pub(super) stopped: Option<Stopped>,
     /// The state of a healthy instance.
     pub(super) runs: Option<Runs>,
@@ -55,7 +57,7 @@ pub(super) struct Runs {
 impl Info {
     /// Returns whether the keeper or its instance is shutting down or stopped.
     pub(super) fn is_leaving_or_stopped(&self) -> bool {
-        self.leaving || self.stopped.is_some()
+        self.leaving || self.stopping || self.stopped.is_some()
     }
 }
 
@@ -75,6 +77,8 @@ pub(super) struct Keeper {
     pub(super) may_start: bool,
     /// It reports that the old master is stopped.
     pub(super) reports_stopped: bool,
+    /// It has accepted the order of a switchover.
+    pub(super) stopping: bool,
     pub(super) late: Option<Late>,
 }
 
@@ -111,7 +115,8 @@ impl Keeper {
             boot: self.boot,
             uid: self.uid,
             leaving: self.phase == KeeperPhase::Leaving,
-            stopped: (ended || self.reports_stopped).then_some(stopped),
+            stopping: self.stopping,
+            stopped: (ended || self.reports_stopped || self.stopping && !self.runs).then_some(stopped),
             runs: self.runs.then_some(Runs {
                 as_master: self.is_master,
                 log: self.log,
@@ -123,6 +128,16 @@ impl Keeper {
         self.is_clean |= self.runs;
         self.runs = false;
     }
+}
+
+/// A switchover (extensions X-2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Switchover {
+    Absent,
+    /// Its request exists.
+    Requested,
+    /// And the order to the master's keeper.
+    Ordered,
 }
 
 /// A decision that is not written yet.
@@ -142,6 +157,8 @@ pub(super) enum ElectionReason {
     First,
     /// The previous one shut down in order (extensions ).
     OrderlyShutdown,
+    /// The previous one was stopped in order by a switchover (extensions X-2).
+    Switchover,
     /// The previous one failed.
     Failed(FailedBy),
     /// The previous one failed before it was announced, and this one was master before (extensions ).
@@ -197,6 +214,7 @@ pub(super) struct ModelState<const KEEPERS: usize> {
     pub(super) plans: [Option<Plan<KEEPERS>>; 2],
     /// The db that the proxies forward to.
     pub(super) route: Option<usize>,
+    pub(super) switchover: Switchover,
     pub(super) left: Bounds,
     // Not part of the store, only for the claims.
     pub(super) written: u8,
@@ -231,6 +249,7 @@ impl<const KEEPERS: usize> ModelState<KEEPERS> {
             uid: 0,
             may_start: false,
             reports_stopped: false,
+            stopping: false,
             late: None,
         };
         let keepers = std::array::from_fn(keeper);
@@ -251,6 +270,7 @@ impl<const KEEPERS: usize> ModelState<KEEPERS> {
             keepers,
             plans: [None; 2],
             route: Some(0),
+            switchover: Switchover::Absent,
             left: bounds,
             written: 0,
             acknowledged: 0,
@@ -330,6 +350,17 @@ impl<const KEEPERS: usize> ModelState<KEEPERS> {
         self.loss_allowed = false;
     }
 
+    /// Returns the state with another request or order. A plan that ends the switchover depends on both.
+    pub(super) fn with_switchover(&self, switchover: Switchover) -> Self {
+        let mut state = *self;
+        state.switchover = switchover;
+        let depends = |plan: &Plan<KEEPERS>| plan.reason == Some(ElectionReason::Switchover);
+        for plan in &mut state.plans {
+            *plan = plan.filter(|plan| !depends(plan));
+        }
+        state
+    }
+
     /// Returns the state after an election.
     pub(super) fn elected(&self, data: Data<KEEPERS>, reason: ElectionReason, rules: Rules) -> Self {
         let (from, to) = (self.data.master, data.master);
@@ -337,11 +368,16 @@ impl<const KEEPERS: usize> ModelState<KEEPERS> {
         let recorded = data.dbs[from].record.map_or(0, Log::writes);
         let lost = match reason {
             ElectionReason::First | ElectionReason::Failed(_) => false,
-            ElectionReason::OrderlyShutdown => missing(self.acknowledged) && !self.loss_allowed,
+            ElectionReason::OrderlyShutdown | ElectionReason::Switchover => {
+                missing(self.acknowledged) && !self.loss_allowed
+            }
             ElectionReason::Unpublished(_) => self.current_was_published && missing(self.acknowledged_by_current),
             ElectionReason::JustPromoted(_) => missing(self.acknowledged_by_current & recorded),
         };
         let mut state = self.with_data(data, rules);
+        if reason == ElectionReason::Switchover {
+            state.switchover = Switchover::Absent;
+        }
         if self.keepers[from].may_start && rules.has(Rule::Permit) && !reason.leaves_a_permit() {
             state.violation = Some(Violation::ElectedOnStaleInfo);
         }
@@ -355,7 +391,7 @@ impl<const KEEPERS: usize> ModelState<KEEPERS> {
         state.acknowledged_by_current = 0;
         state.current_was_published = false;
         state.loss_allowed = match reason {
-            ElectionReason::First | ElectionReason::OrderlyShutdown => self.loss_allowed,
+            ElectionReason::First | ElectionReason::OrderlyShutdown | ElectionReason::Switchover => self.loss_allowed,
             ElectionReason::Failed(_) | ElectionReason::JustPromoted(_) => true,
             ElectionReason::Unpublished(_) => self.published != Some(to),
         };
