@@ -6,9 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::imports::{Module, imports, modules, modules_of};
 
 /// The modules in their order. The crate root comes last and may import from all of them.
-const LAYERS: [&str; 39] = [
+const LAYERS: [&str; 46] = [
     // values
     "failover_refusal",
+    "switchover_reason",
     "note",
     "entropy",
     "plan_error",
@@ -17,6 +18,7 @@ const LAYERS: [&str; 39] = [
     // what was read, and its history
     "observation",
     "outage",
+    "switchover_view",
     "history",
     "memory",
     // read-only views, and judgements on them
@@ -36,7 +38,11 @@ const LAYERS: [&str; 39] = [
     "elect/choose",
     "elect/requested",
     "elect/install",
+    "elect/ordered",
     "elect",
+    "switchover/target",
+    "switchover/step",
+    "switchover",
     "standbys",
     "initialise",
     "propagate",
@@ -46,6 +52,7 @@ const LAYERS: [&str; 39] = [
     "check/document",
     "check/proxy_section",
     "check/requested",
+    "check/switchover",
     "check/election",
     "check/synchronous",
     "check/dbs",

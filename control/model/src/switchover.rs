@@ -21,7 +21,7 @@ pub struct SwitchoverRequest {
 
 /// What the leading sentinel orders a keeper to do in a switchover. No field may be absent: nothing is done on half of
 /// an order.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct KeeperOrder {
     /// The id of the switchover.

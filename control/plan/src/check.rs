@@ -8,6 +8,7 @@ mod election;
 mod keepers;
 mod proxy_section;
 mod requested;
+mod switchover;
 mod synchronous;
 pub(crate) mod transition;
 mod violations;
@@ -23,6 +24,7 @@ pub(crate) fn check(transition: &Transition<'_>) -> Vec<Violation> {
     proxy_section::check(transition, &mut violations);
     election::check(transition, &mut violations);
     requested::check(transition, &mut violations);
+    switchover::check(transition, &mut violations);
     synchronous::check(transition, &mut violations);
     dbs::check(transition, &mut violations);
     keepers::check(transition, &mut violations);

@@ -7,7 +7,7 @@ use crate::condition::Condition;
 use crate::election_backoff::ElectionRecord;
 use crate::note::Note;
 use base::clock::Boottime;
-use model::{Cluster, ClusterData, Db, DbUid, Keeper, KeeperUid, ProxySection};
+use model::{Cluster, ClusterData, Db, DbUid, Keeper, KeeperUid, ProxySection, SwitchoverReport};
 
 /// The earliest time at which something has to be planned again even if nothing changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -39,6 +39,8 @@ pub(crate) struct Draft {
     pub(crate) conditions: Vec<Condition>,
     /// The election made in this plan.
     pub(crate) elected: Option<ElectionRecord>,
+    /// How far a switchover is.
+    pub(crate) switchover: Option<SwitchoverReport>,
 }
 
 impl Draft {
@@ -49,6 +51,7 @@ impl Draft {
             deadlines: Deadlines::default(),
             conditions: Vec::new(),
             elected: None,
+            switchover: None,
         }
     }
 

@@ -4,8 +4,9 @@
 mod choose;
 mod eligible;
 mod install;
+pub(crate) mod ordered;
 mod requested;
-mod usable;
+pub(crate) mod usable;
 
 use std::time::Duration;
 

@@ -6,6 +6,7 @@ use crate::history::Arrival;
 use crate::memory::{FirstPosition, Memory, Stall};
 use crate::note::Note;
 use crate::report::{KeeperReport, KeeperReports};
+use crate::switchover_view::SwitchoverView;
 use crate::view::PlanView;
 use base::clock::Boottime;
 use model::{
@@ -17,6 +18,7 @@ use model::{
 #[derive(Clone, Copy)]
 pub(crate) struct HealthInput<'a> {
     pub(crate) reports: &'a KeeperReports,
+    pub(crate) switchover: SwitchoverView<'a>,
     pub(crate) spec: &'a Spec,
     pub(crate) now: Boottime,
     pub(crate) wall: Timestamp,
@@ -87,19 +89,26 @@ fn register_keepers(draft: &mut Draft, input: HealthInput<'_>) {
 fn update_keepers(draft: &mut Draft, memory: &mut Memory, input: HealthInput<'_>) -> Vec<KeeperUid> {
     let (now, fail_interval) = (input.now, input.spec.fail_interval);
     let mut failed_by_hand = Vec::new();
+    let in_switchover = input.switchover.keepers(&draft.next);
+    let Memory {
+        never_published,
+        ordered,
+        ..
+    } = memory;
     let keepers = draft.next.keepers_mut();
-    memory.never_published.retain(|uid, _| keepers.contains_key(uid));
+    never_published.retain(|uid, _| keepers.contains_key(uid));
     for (uid, keeper) in keepers {
         let status = &mut keeper.status;
         let report = input.reports.get(uid);
         let silent_since = match report {
             Some(report) => {
-                memory.never_published.remove(uid);
+                never_published.remove(uid);
                 draft.deadlines.wake_after(report.freshness.fresh_until, now);
                 report.freshness.silent_since
             }
-            None => Some(*memory.never_published.entry(uid.clone()).or_insert(now)),
+            None => Some(*never_published.entry(uid.clone()).or_insert(now)),
         };
+        let silent_since = silent_since.map(|since| since.max(ordered.get(uid).copied().unwrap_or_default()));
         if let Some(report) = report.filter(|report| report.is_fresh()) {
             status.can_be_master = report.info.can_be_master;
             status.can_be_synchronous_replica = report.info.can_be_synchronous_replica;
@@ -111,8 +120,9 @@ fn update_keepers(draft: &mut Draft, memory: &mut Memory, input: HealthInput<'_>
             .wake_after(silent_since.map(|since| since + fail_interval), now);
         // A silent keeper stays healthy until failInterval has passed (sentinel H-9).
         status.healthy = silent_since.is_none_or(|since| now.since(since) <= fail_interval);
-        // `stolonctl failkeeper` fails it for one round (sentinel H-10).
-        if status.force_fail {
+        // `stolonctl failkeeper` fails it for one round (sentinel H-10), after the end of a switchover that it takes part in
+        // (extensions ).
+        if status.force_fail && !in_switchover.contains(uid) {
             status.force_fail = false;
             status.healthy = false;
             failed_by_hand.push(uid.clone());
@@ -147,9 +157,11 @@ fn update_dbs(draft: &mut Draft, memory: &mut Memory, input: HealthInput<'_>) {
             copy_reported_state(&mut db.status, state);
         }
         match error_since {
-            // The first error counts: a later one does not restart failInterval.
+            // The first error counts: a later one does not restart failInterval. While its keeper has an order there is none.
             Some(since) => {
-                memory.db_errors.entry(uid.clone()).or_insert(since);
+                let error = memory.db_errors.entry(uid.clone()).or_insert(since);
+                let ordered = memory.ordered.get(&db.spec.keeper_uid).copied();
+                *error = (*error).max(ordered.unwrap_or_default());
             }
             None => {
                 memory.db_errors.remove(uid);

@@ -30,6 +30,9 @@ mod proxy_view;
 mod report;
 mod routine;
 mod standbys;
+mod switchover;
+mod switchover_reason;
+mod switchover_view;
 mod synchronous;
 #[cfg(test)]
 mod tests;
@@ -39,19 +42,23 @@ use crate::check::check;
 use crate::check::transition::Transition;
 use crate::draft::Draft;
 use crate::health::HealthInput;
+use crate::switchover::SwitchoverRound;
+use crate::switchover_view::SwitchoverView;
 use crate::view::PlanView;
 use base::clock::Boottime;
-use model::{CheckedClusterData, ClusterData, Phase, Timestamp, Undecidable};
+use model::{CheckedClusterData, ClusterData, Db, DbUid, KeeperUid, Phase, SwitchoverReport, Timestamp, Undecidable};
 
-pub use condition::{Condition, RequestFate};
+pub use condition::{Condition, OrderFate, RequestFate};
 pub use entropy::Entropy;
 pub use failover_refusal::FailoverRefusal;
 pub use history::{Arrival, History, KeeperHistory, ProxyHistory};
 pub use memory::Memory;
 pub use note::{DbList, Note, ProxyList};
-pub use observation::{Observations, Observed};
+pub use observation::{Observations, Observed, ObservedOrder};
 pub use plan_error::{PlanError, Violation};
 pub use routine::RoutineInfos;
+pub use switchover_reason::{SWITCHOVER_FAIL_INTERVAL_MIN, SwitchoverReason, Unfit};
+pub use switchover_view::order_ttl;
 pub use synchronous::missing_synchronous_standbys;
 
 /// The input of a plan: the cluster data, the infos read with it, the memory and the time.
@@ -96,6 +103,10 @@ pub struct Plan {
     pub conditions: Vec<Condition>,
     /// How soon it has to be written.
     pub urgency: Urgency,
+    /// How far the last switchover is that this leader has carried out; it is published in the sentinel's info.
+    pub switchover: Option<SwitchoverReport>,
+    /// An order under the lease of this leader stays: the lease has to be renewed (extensions ).
+    pub keeps_order: bool,
 }
 
 /// Returns the cluster data to write, from what was read and remembered.
@@ -111,6 +122,8 @@ pub fn plan(input: &PlanInput<'_>, entropy: &mut Entropy<'_>) -> Result<Plan, Pl
         ..
     } = *input;
     let (mut memory, first_run) = memory_for_round(input);
+    let switchover = SwitchoverView::of(input.observations);
+    memory.record_orders(input.observations, spec, now);
     let reports = report::collect(&memory.history, spec, now);
     let mut draft = Draft::from(data);
     // At a first run the memory is empty, so every timer would start now. The persisted statuses stand (sentinel H-2).
@@ -118,6 +131,7 @@ pub fn plan(input: &PlanInput<'_>, entropy: &mut Entropy<'_>) -> Result<Plan, Pl
         let reports = &reports;
         let health = HealthInput {
             reports,
+            switchover,
             spec,
             now,
             wall,
@@ -136,6 +150,7 @@ pub fn plan(input: &PlanInput<'_>, entropy: &mut Entropy<'_>) -> Result<Plan, Pl
         reports,
         proxies,
         failover: input.observations.failover.as_ref(),
+        switchover,
         memory: &memory_for_decisions,
         first_run,
         now,
@@ -143,6 +158,7 @@ pub fn plan(input: &PlanInput<'_>, entropy: &mut Entropy<'_>) -> Result<Plan, Pl
     };
     health::record_master_health(&view, &mut memory);
     decide(&mut draft, &view, entropy)?;
+    memory.switchover = switchover::follow_up(&mut draft, &view);
     propagate::raise_generations(data, &mut draft.next);
     check_invariants(&draft, &view)?;
     Ok(finish(draft, memory, &view))
@@ -151,9 +167,10 @@ pub fn plan(input: &PlanInput<'_>, entropy: &mut Entropy<'_>) -> Result<Plan, Pl
 impl Plan {
     /// Returns the infos that may be published again without another round: none after a decision, or while something is
     /// noted, which may depend on positions, or a db is in error (sentinel E-1): reads that are further apart would count less
-    /// of an outage's time for its failInterval (E-3).
+    /// of an outage's time for its failInterval (E-3). None during a switchover, either, whose steps depend on positions.
     pub fn routine_infos(&self) -> RoutineInfos {
-        let is_settled = self.notes.is_empty() && self.memory.db_errors.is_empty();
+        let in_switchover = self.switchover.as_ref().is_some_and(|report| !report.state.is_end());
+        let is_settled = self.notes.is_empty() && self.memory.db_errors.is_empty() && !in_switchover;
         match self.urgency {
             Urgency::Periodic if is_settled => RoutineInfos::of(&self.next, &self.memory),
             Urgency::Periodic | Urgency::Immediate => RoutineInfos::default(),
@@ -177,14 +194,20 @@ fn memory_for_round(input: &PlanInput<'_>) -> (Memory, bool) {
     let mut memory = Memory::for_leadership(input.leadership, read.history);
     // The time for a generation that is already requested begins with this leadership (sentinel C-1).
     memory.record_pending(input.data.data.dbs(), input.now);
-    memory.adopt_unfinished_election(&input.data.data, input.now);
+    // A master that is not announced because of a switchover was not elected just now.
+    if !SwitchoverView::of(input.observations).is_live() {
+        memory.adopt_unfinished_election(&input.data.data, input.now);
+    }
     (memory, true)
 }
 
 /// Makes the decisions. Their order matters (sentinel 6, 7, 10).
 fn decide(draft: &mut Draft, view: &PlanView<'_>, entropy: &mut Entropy<'_>) -> Result<(), PlanError> {
     match &draft.cluster().status.phase {
-        Phase::Initializing => initialise::initialise(draft, view, entropy)?,
+        Phase::Initializing => {
+            switchover::refuse_without_master(draft, view);
+            initialise::initialise(draft, view, entropy)?;
+        }
         Phase::Normal => plan_normal(draft, view, entropy)?,
         Phase::Other(phase) => return Err(Undecidable::UnknownPhase { phase: phase.clone() }.into()),
     }
@@ -210,13 +233,17 @@ fn plan_normal(draft: &mut Draft, view: &PlanView<'_>, entropy: &mut Entropy<'_>
         return Err(Undecidable::MissingMaster { db }.into());
     };
     standbys::remove_dead_keepers(draft, view);
+    let switchover = switchover::advance(draft, view, master, db);
+    let elected = match switchover {
+        SwitchoverRound::Absent => elect::elect(draft, view, master, db),
+        SwitchoverRound::Held => false,
+        SwitchoverRound::Elected => true,
+    };
     // An election changes nothing but the two dbs and closes the proxies (sentinel N-9); everything else waits for a
     // later round.
-    if !elect::elect(draft, view, master, db) {
-        // The first clients of a synchronous master must not commit before it waits for standbys (synchronous SY-8).
-        let waits = !view.spec_is_synchronous() || db.spec.synchronous_replication;
-        let ready = waits && view.is_reported_healthy(master, db);
-        proxies::announce(draft, &view.proxies, master, ready);
+    if !elected {
+        let is_held = switchover != SwitchoverRound::Absent;
+        announce(draft, view, master, db, is_held);
         standbys::set_master_role(draft, view, master);
         // Everything else needs a master that standbys can be compared with and copied from.
         if db.status.healthy && db.is_converged() {
@@ -228,6 +255,23 @@ fn plan_normal(draft: &mut Draft, view: &PlanView<'_>, entropy: &mut Entropy<'_>
     Ok(())
 }
 
+/// Announces the master, unless a switchover holds that up (extensions ).
+fn announce(draft: &mut Draft, view: &PlanView<'_>, master: &DbUid, db: &Db, is_held: bool) {
+    let was_closed = draft.are_proxies_closed();
+    if is_held && was_closed {
+        return;
+    }
+    // The first clients of a synchronous master must not commit before it waits for standbys (synchronous SY-8).
+    let waits = !view.spec_is_synchronous() || db.spec.synchronous_replication;
+    let ready = waits && view.is_reported_healthy(master, db);
+    proxies::announce(draft, &view.proxies, master, ready);
+    let was_ordered = view.memory.ordered.contains_key(&db.spec.keeper_uid);
+    if was_ordered && was_closed && !draft.are_proxies_closed() {
+        // Its keeper may be stopping it (extensions ).
+        draft.require(view.info_unchanged(db));
+    }
+}
+
 /// Recomputes the invariants from the finished plan, so that a bug in a decision cannot reach the store.
 fn check_invariants(draft: &Draft, view: &PlanView<'_>) -> Result<(), PlanError> {
     let violations = check(&Transition {
@@ -236,6 +280,8 @@ fn check_invariants(draft: &Draft, view: &PlanView<'_>) -> Result<(), PlanError>
         next: &draft.next,
         conditions: &draft.conditions,
         failover: view.failover,
+        switchover: view.switchover.request,
+        orders: view.switchover.orders,
         spec: view.spec,
         memory: view.memory,
         first_run: view.first_run,
@@ -257,11 +303,13 @@ fn finish(draft: Draft, mut memory: Memory, view: &PlanView<'_>) -> Plan {
         mut deadlines,
         conditions,
         elected,
+        switchover,
     } = draft;
     memory.record_pending(next.dbs(), view.now);
     memory.election = elected.or(memory.election);
     // Before the change times are set, which differ in every plan that changes anything.
-    let urgency = if propagate::without_routine_changes(view.before) == propagate::without_routine_changes(&next) {
+    let is_routine = propagate::without_routine_changes(view.before) == propagate::without_routine_changes(&next);
+    let urgency = if is_routine && !conditions.iter().any(Condition::changes_key) {
         Urgency::Periodic
     } else {
         Urgency::Immediate
@@ -276,7 +324,21 @@ fn finish(draft: Draft, mut memory: Memory, view: &PlanView<'_>) -> Plan {
         memory,
         notes,
         wake_at: deadlines.next,
+        keeps_order: keeps_order(view, &conditions),
         conditions,
         urgency,
+        switchover,
     }
+}
+
+/// Returns whether an order under the lease of this leader is left as it is.
+fn keeps_order(view: &PlanView<'_>, conditions: &[Condition]) -> bool {
+    let is_changed = |uid: &KeeperUid| {
+        let about = |condition: &Condition| matches!(condition, Condition::Order { keeper, .. } if keeper == uid);
+        conditions
+            .iter()
+            .any(|condition| about(condition) && condition.changes_key())
+    };
+    let mut orders = view.switchover.orders.iter();
+    orders.any(|(uid, observed)| observed.is_own && !is_changed(uid))
 }

@@ -8,7 +8,7 @@ use crate::election_backoff::{ElectionRecord, ReplaceReason};
 use crate::history::History;
 use crate::observation::Observations;
 use base::clock::Boottime;
-use model::{CheckedClusterData, ClusterData, Db, DbUid, KeeperUid, Lsn, Phase, PostgresState};
+use model::{CheckedClusterData, ClusterData, Db, DbUid, KeeperUid, Lsn, Phase, PostgresState, Spec, SwitchoverReport};
 
 /// The memory of one leadership. A new leadership starts with an empty one, except for the history (sentinel L-15).
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -35,6 +35,18 @@ pub struct Memory {
     pub(crate) election: Option<ElectionRecord>,
     /// The first position that the master reported with its present generation (synchronous SY-3).
     pub(crate) first_position: Option<FirstPosition>,
+    /// The last switchover, and how far it is.
+    pub(crate) switchover: Option<SwitchoverProgress>,
+    /// Keepers that had an order, with the last time at which it was read: until then a stopped master was no failure
+    /// (extensions ).
+    pub(crate) ordered: BTreeMap<KeeperUid, Boottime>,
+}
+
+/// How far a switchover is, and since when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SwitchoverProgress {
+    pub(crate) report: SwitchoverReport,
+    pub(crate) since: Boottime,
 }
 
 /// The first position that a db reported as master with a generation. What it acknowledged under the
@@ -130,6 +142,8 @@ impl Memory {
         let timers = timers.chain(self.pending.values_mut().map(|pending| &mut pending.since));
         let timers = timers.chain(self.healthy_since.as_mut().map(|(_, since)| since));
         let timers = timers.chain(self.election.as_mut().map(|election| &mut election.at));
+        let timers = timers.chain(self.switchover.as_mut().map(|progress| &mut progress.since));
+        let timers = timers.chain(self.ordered.values_mut());
         for timer in timers {
             *timer = *timer + outage;
         }
@@ -144,6 +158,14 @@ impl Memory {
         let is_closed = section.is_none_or(|section| section.spec.master_db_uid.is_empty());
         let same = self.proxies_closed.filter(|(known, _)| *known == generation);
         self.proxies_closed = is_closed.then(|| same.unwrap_or((generation, now)));
+    }
+
+    /// Records which keepers have an order now, and forgets those whose order ended failInterval ago: an error counts by
+    /// then.
+    pub(crate) fn record_orders(&mut self, observations: &Observations, spec: &Spec, now: Boottime) {
+        self.ordered.retain(|_, at| now.since(*at) <= spec.fail_interval);
+        self.ordered
+            .extend(observations.orders.keys().map(|keeper| (keeper.clone(), now)));
     }
 
     /// Records an election that a previous leader made and did not finish. Its master gets the full convergence time

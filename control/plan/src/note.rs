@@ -3,7 +3,8 @@
 use std::fmt;
 
 use crate::failover_refusal::FailoverRefusal;
-use model::{DbUid, KeeperUid, Lsn, ProxyUid};
+use crate::switchover_reason::SwitchoverReason;
+use model::{DbUid, KeeperUid, Lsn, OrderKind, ProxyUid};
 
 /// Declares the notes with their level, message and fields (sentinel 13).
 macro_rules! notes {
@@ -117,6 +118,28 @@ notes! {
     warn ElectingAsRequested "electing the db that an operator asked for: what it lacks is lost" {
         "keeper" = keeper: KeeperUid, "request" = request: String,
     }
+    /// A switchover can begin, or go on, once this has passed (extensions X-2).
+    info SwitchoverWaits "the switchover waits" { "switchover" = switchover: String, "reason" = reason: SwitchoverReason }
+    /// A keeper is ordered to do something for a switchover (extensions ).
+    info Ordering "ordering the keeper of the master" {
+        "keeper" = keeper: KeeperUid, "order" = order: OrderKind, "switchover" = switchover: String,
+    }
+    /// An order belongs to no switchover that is requested (extensions ).
+    info DeletingOrder "deleting the order of a keeper" { "keeper" = keeper: KeeperUid }
+    /// The proxies are closed before the master is stopped (extensions X-2).
+    info ClosingForSwitchover "closing proxies for a switchover" {
+        "db" = db: DbUid, "switchover" = switchover: String,
+    }
+    /// The master was stopped on the order of a switchover, and a standby has received everything (extensions X-2).
+    info MasterStoppedByOrder "master db stopped cleanly, as a switchover ordered" {
+        "db" = db: DbUid, "keeper" = keeper: KeeperUid, "lsn" = lsn: Lsn,
+    }
+    /// A switchover was not begun (extensions X-2).
+    warn SwitchoverRefused "refusing a switchover" { "switchover" = switchover: String, "reason" = reason: SwitchoverReason }
+    /// A switchover was begun and has failed; the old master stays, or another one was elected (extensions ).
+    warn SwitchoverAborted "giving up a switchover" { "switchover" = switchover: String, "reason" = reason: SwitchoverReason }
+    /// The new master of a switchover is announced (extensions X-2).
+    info SwitchoverDone "switchover done" { "switchover" = switchover: String, "keeper" = keeper: KeeperUid }
     /// A db is elected as master (sentinel N-5).
     info Electing "electing db as the new master" {
         "db" = db: DbUid, "keeper" = keeper: KeeperUid, "from" = from: DbUid, "xLogPos" = at: Lsn,
@@ -243,6 +266,7 @@ impl Note {
         match &mut note {
             Self::TooFarBehind { at, master, .. } => (*at, *master) = Default::default(),
             Self::MissingWal { at, .. } => *at = Lsn::default(),
+            Self::SwitchoverWaits { reason, .. } => *reason = reason.without_positions(),
             _ => {}
         }
         note

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use base::clock::Boottime;
-use model::{BootUuid, FailoverRequest, KeeperInfo, KeeperUid, ProxyInfo, ProxyUid};
+use model::{BootUuid, FailoverRequest, KeeperInfo, KeeperOrder, KeeperUid, ProxyInfo, ProxyUid, SwitchoverRequest};
 
 /// One info as read.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,6 +17,17 @@ pub struct Observed<T> {
     pub age: Duration,
     /// The info.
     pub info: T,
+}
+
+/// The order of a keeper as read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ObservedOrder {
+    /// The revision of its last put.
+    pub revision: i64,
+    /// The order; none if it cannot be decoded.
+    pub order: Option<KeeperOrder>,
+    /// It is under the lease of this sentinel's orders. Another one ends with the leader that put it.
+    pub is_own: bool,
 }
 
 /// Infos and liveness keys, read in the same transaction as the cluster data (sentinel E-2).
@@ -40,6 +51,11 @@ pub struct Observations {
     /// An operator's request for a failover, with the revision of its put; none if there is none, or none that can be
     /// decoded (synchronous SY-20).
     pub failover: Option<(FailoverRequest, i64)>,
+    /// An operator's request for a switchover, with the revision of its put; none if there is none, or none that can be
+    /// decoded (extensions X-2).
+    pub switchover: Option<(SwitchoverRequest, i64)>,
+    /// The orders of all keepers (extensions X-2).
+    pub orders: BTreeMap<KeeperUid, ObservedOrder>,
     /// Duration of the read, from request to response.
     pub latency: Duration,
     /// Duration of the sentinel's own requests since the previous read: its write and its lease queries.

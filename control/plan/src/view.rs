@@ -8,6 +8,7 @@ use crate::condition::Condition;
 use crate::memory::Memory;
 use crate::proxy_view::ProxyView;
 use crate::report::{KeeperReport, KeeperReports};
+use crate::switchover_view::SwitchoverView;
 use base::clock::Boottime;
 use model::{ClusterData, Db, DbUid, FailoverRequest, Keeper, Role, Spec, Timestamp};
 
@@ -26,6 +27,8 @@ pub(crate) struct PlanView<'a> {
     pub(crate) proxies: ProxyView,
     /// An operator's request for a failover, and its revision.
     pub(crate) failover: Option<&'a (FailoverRequest, i64)>,
+    /// A switchover that is requested, and the orders of keepers.
+    pub(crate) switchover: SwitchoverView<'a>,
     /// The memory, with this round's health derivation.
     pub(crate) memory: &'a Memory,
     /// This is the first run of a leadership: statuses are used as persisted (sentinel H-2).

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use model::{BootUuid, JsonError, KeeperInfo, KeeperUid, ProxyInfo, ProxyUid, Stored, from_slice};
-use plan::{Observations, Observed, RoutineInfos};
+use plan::{Observations, Observed, ObservedOrder, RoutineInfos};
 use store::{Entry, KeyChange, KeyRange, Keys, LeaseId, Revision, Snapshot};
 
 /// The decoded result of one read transaction (sentinel E-2).
@@ -19,8 +19,8 @@ pub(super) struct DecodedSnapshot {
     pub(super) leases: BTreeMap<KeeperUid, LeaseId>,
     /// Undecodable info keys, with the error (store S-12).
     pub(super) undecodable: BTreeMap<String, JsonError>,
-    /// Why an operator's request for a failover cannot be decoded; it counts for nothing.
-    pub(super) undecodable_failover: Option<JsonError>,
+    /// Requests of operators that cannot be decoded, with the error; they count for nothing.
+    pub(super) undecodable_requests: BTreeMap<String, JsonError>,
 }
 
 /// Returns the keys that a sentinel reads and watches.
@@ -31,11 +31,13 @@ pub(super) fn key_ranges(keys: &Keys) -> Vec<KeyRange> {
         KeyRange::Prefix(keys.proxy_infos()),
         KeyRange::Prefix(keys.liveness_keys()),
         KeyRange::Key(keys.failover_request()),
+        KeyRange::Key(keys.switchover()),
+        KeyRange::Prefix(keys.orders()),
     ]
 }
 
-/// Decodes what was read for [`key_ranges`].
-pub(super) fn decode(mut snapshot: Snapshot, keys: &Keys) -> DecodedSnapshot {
+/// Decodes what was read for [`key_ranges`]. Orders under `order_lease` are this sentinel's own.
+pub(super) fn decode(mut snapshot: Snapshot, keys: &Keys, order_lease: Option<LeaseId>) -> DecodedSnapshot {
     let document = snapshot.take_one(0);
     let revision = document.as_ref().map_or(Revision::ABSENT, |entry| entry.mod_revision);
     let data = Stored::decode(document.as_ref().map(|entry| entry.value.as_slice()));
@@ -45,7 +47,7 @@ pub(super) fn decode(mut snapshot: Snapshot, keys: &Keys) -> DecodedSnapshot {
         observations: Observations::default(),
         leases: BTreeMap::new(),
         undecodable: BTreeMap::new(),
-        undecodable_failover: None,
+        undecodable_requests: BTreeMap::new(),
     };
     for entry in snapshot.take(1) {
         let name = entry.name(&keys.keeper_infos());
@@ -65,13 +67,34 @@ pub(super) fn decode(mut snapshot: Snapshot, keys: &Keys) -> DecodedSnapshot {
             .liveness_keys
             .insert(KeeperUid::from(entry.name(&keys.liveness_keys())), boot);
     }
-    if let Some(entry) = snapshot.take_one(4) {
-        match from_slice(&entry.value) {
-            Ok(request) => decoded.observations.failover = Some((request, entry.mod_revision.0)),
-            Err(error) => decoded.undecodable_failover = Some(error),
-        }
+    decoded.observations.failover = request(&mut decoded, snapshot.take_one(4), from_slice);
+    decoded.observations.switchover = request(&mut decoded, snapshot.take_one(5), from_slice);
+    for entry in snapshot.take(6) {
+        let order = ObservedOrder {
+            revision: entry.mod_revision.0,
+            order: from_slice(&entry.value).ok(),
+            is_own: entry.lease.is_some() && entry.lease == order_lease,
+        };
+        let keeper = KeeperUid::from(entry.name(&keys.orders()));
+        decoded.observations.orders.insert(keeper, order);
     }
     decoded
+}
+
+/// Returns the request of an operator, with the revision of its put.
+fn request<T>(
+    decoded: &mut DecodedSnapshot,
+    entry: Option<Entry>,
+    decode: impl Fn(&[u8]) -> Result<T, JsonError>,
+) -> Option<(T, i64)> {
+    let entry = entry?;
+    match decode(&entry.value) {
+        Ok(request) => Some((request, entry.mod_revision.0)),
+        Err(error) => {
+            decoded.undecodable_requests.insert(entry.key, error);
+            None
+        }
+    }
 }
 
 /// Adds a keeper info under the uid that it contains, not the one in its key (store S-11). Of two infos with the same

@@ -4,40 +4,60 @@
 use std::time::Duration;
 
 use base::Chain;
-use model::{SentinelInfo, SentinelUid, to_compact};
+use model::{SentinelInfo, SentinelUid, SwitchoverReport, to_compact};
 use store::{LeaseId, Store, StoreError, info_ttl};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tracing::{debug, error};
 
-/// How often the lease is renewed before the info is written again: a minute at the default sleepInterval. The info never
-/// changes, and etcd neither logs a renewal nor writes it to disk; but a key that somebody has deleted must come back.
+/// How often the lease is renewed before the info is written again: a minute at the default sleepInterval. The info changes
+/// only with a switchover, and etcd neither logs a renewal nor writes it to disk; but a key that somebody has deleted must
+/// come back.
 const RENEWALS: u32 = 11;
 
 /// The running task.
 #[derive(Debug)]
 pub(crate) struct SentinelInfoPublisher {
-    interval: watch::Sender<Option<Duration>>,
+    content: watch::Sender<InfoContent>,
     task: JoinHandle<()>,
+}
+
+/// What is published.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct InfoContent {
+    /// How often; `None`: nothing is published.
+    interval: Option<Duration>,
+    switchover: Option<SwitchoverReport>,
 }
 
 impl SentinelInfoPublisher {
     /// Starts the task, which publishes nothing before an interval is set. Must be called within a tokio runtime.
     pub(crate) fn start(store: Store, uid: SentinelUid) -> Self {
-        let (interval, intervals) = watch::channel(None);
+        let (content, contents) = watch::channel(InfoContent::default());
         Self {
-            interval,
-            task: tokio::spawn(publish_info(store, uid, intervals)),
+            content,
+            task: tokio::spawn(publish_info(store, uid, contents)),
         }
     }
 
     /// Sets the interval; a changed one causes a publication at once. `None`: nothing is published, because there is no
     /// valid cluster data.
     pub(crate) fn set_interval(&self, interval: Option<Duration>) {
-        self.interval.send_if_modified(|current| {
-            let is_new = *current != interval;
-            *current = interval;
+        self.content.send_if_modified(|current| {
+            let is_new = current.interval != interval;
+            current.interval = interval;
+            is_new
+        });
+    }
+
+    /// Sets how far the last switchover is that this sentinel leads; a change is published at once (extensions X-2).
+    pub(crate) fn set_switchover(&self, report: &SwitchoverReport) {
+        self.content.send_if_modified(|current| {
+            let is_new = current.switchover.as_ref() != Some(report);
+            if is_new {
+                current.switchover = Some(report.clone());
+            }
             is_new
         });
     }
@@ -48,13 +68,14 @@ impl SentinelInfoPublisher {
     }
 }
 
-async fn publish_info(store: Store, uid: SentinelUid, mut intervals: watch::Receiver<Option<Duration>>) {
+async fn publish_info(store: Store, uid: SentinelUid, mut contents: watch::Receiver<InfoContent>) {
     let key = store.keys().sentinel_info(uid.as_str());
-    let value = to_compact(&SentinelInfo { uid, switchover: None });
     let mut publication = Publication::default();
     let mut failing = false;
     loop {
-        let interval = *intervals.borrow_and_update();
+        let InfoContent { interval, switchover } = contents.borrow_and_update().clone();
+        let uid = uid.clone();
+        let value = to_compact(&SentinelInfo { uid, switchover });
         if let Some(interval) = interval {
             match publication
                 .continue_for(&store, &key, &value, interval.saturating_mul(2))
@@ -76,7 +97,7 @@ async fn publish_info(store: Store, uid: SentinelUid, mut intervals: watch::Rece
         };
         tokio::select! {
             () = interval_elapsed => {}
-            changed = intervals.changed() => if changed.is_err() {
+            changed = contents.changed() => if changed.is_err() {
                 return;
             },
         }
@@ -86,6 +107,7 @@ async fn publish_info(store: Store, uid: SentinelUid, mut intervals: watch::Rece
 /// The published info.
 #[derive(Debug, Default)]
 struct Publication {
+    value: String,
     held: Option<HeldLease>,
 }
 
@@ -109,20 +131,21 @@ impl Publication {
         wanted: Duration,
     ) -> Result<(), StoreError> {
         let ttl = info_ttl(wanted);
-        if let Some(held) = self.renewable(ttl)
+        if let Some(held) = self.renewable(value, ttl)
             && store.renew(held.lease).await?
         {
             self.renewed();
             return Ok(());
         }
         let lease = store.put_leased(key, value, ttl).await?;
-        self.written(lease, ttl);
+        self.written(value, lease, ttl);
         Ok(())
     }
 
     /// Returns the lease whose renewal is enough; `None`: the info must be written.
-    fn renewable(&self, ttl: Duration) -> Option<HeldLease> {
-        self.held.filter(|held| held.ttl == ttl && held.renewals < RENEWALS)
+    fn renewable(&self, value: &str, ttl: Duration) -> Option<HeldLease> {
+        let held = self.held.filter(|_| self.value == value);
+        held.filter(|held| held.ttl == ttl && held.renewals < RENEWALS)
     }
 
     fn renewed(&mut self) {
@@ -131,7 +154,8 @@ impl Publication {
         }
     }
 
-    fn written(&mut self, lease: LeaseId, ttl: Duration) {
+    fn written(&mut self, value: &str, lease: LeaseId, ttl: Duration) {
+        value.clone_into(&mut self.value);
         self.held = Some(HeldLease {
             lease,
             ttl,
@@ -148,7 +172,7 @@ mod tests {
 
     fn written_under(lease: i64) -> Publication {
         let mut publication = Publication::default();
-        publication.written(LeaseId(lease), TTL);
+        publication.written("info", LeaseId(lease), TTL);
         publication
     }
 
@@ -156,17 +180,18 @@ mod tests {
     fn an_info_is_written_again_after_some_renewals() {
         let mut publication = written_under(1);
         for _ in 0..RENEWALS {
-            assert_eq!(publication.renewable(TTL).unwrap().lease, LeaseId(1));
+            assert_eq!(publication.renewable("info", TTL).unwrap().lease, LeaseId(1));
             publication.renewed();
         }
-        assert_eq!(publication.renewable(TTL), None);
-        publication.written(LeaseId(2), TTL);
-        assert_eq!(publication.renewable(TTL).unwrap().lease, LeaseId(2));
+        assert_eq!(publication.renewable("info", TTL), None);
+        publication.written("info", LeaseId(2), TTL);
+        assert_eq!(publication.renewable("info", TTL).unwrap().lease, LeaseId(2));
     }
 
     #[test]
-    fn an_info_is_written_at_first_and_when_its_ttl_has_changed() {
-        assert_eq!(Publication::default().renewable(TTL), None);
-        assert_eq!(written_under(1).renewable(TTL + Duration::from_secs(1)), None);
+    fn an_info_is_written_at_first_and_when_it_or_its_ttl_has_changed() {
+        assert_eq!(Publication::default().renewable("info", TTL), None);
+        assert_eq!(written_under(1).renewable("info", TTL + Duration::from_secs(1)), None);
+        assert_eq!(written_under(1).renewable("other", TTL), None);
     }
 }

@@ -12,6 +12,7 @@ mod initial_spec;
 mod log_state;
 pub mod metrics;
 mod missing_data;
+mod order_lease;
 mod overview;
 mod sentinel;
 mod stale_reads;

@@ -27,7 +27,7 @@ pub(super) struct LogState {
     logged_at: Option<Boottime>,
     undecodable: BTreeSet<String>,
     clamped: Vec<Clamped>,
-    undecodable_failover: Option<String>,
+    undecodable_requests: BTreeSet<String>,
 }
 
 impl LogState {
@@ -181,16 +181,13 @@ impl LogState {
         self.undecodable = decoded.undecodable.keys().cloned().collect();
     }
 
-    /// Warns once about an operator's request for a failover that cannot be decoded (synchronous SY-20).
-    pub(super) fn warn_of_undecodable_failover(&mut self, decoded: &DecodedSnapshot, key: &str) {
-        let why = decoded
-            .undecodable_failover
-            .as_ref()
-            .map(|error| Chain(error).to_string());
-        if let Some(error) = why.as_ref().filter(|_| self.undecodable_failover != why) {
-            warn!(%key, %error, "cannot read the request for a failover, ignoring it");
+    /// Warns once about each request of an operator that cannot be decoded (synchronous SY-20, extensions X-2).
+    pub(super) fn warn_of_undecodable_requests(&mut self, decoded: &DecodedSnapshot) {
+        let undecodable = decoded.undecodable_requests.iter();
+        for (key, why) in undecodable.filter(|(key, _)| !self.undecodable_requests.contains(*key)) {
+            warn!(%key, error = %Chain(why), "cannot read the request of an operator, ignoring it");
         }
-        self.undecodable_failover = why;
+        self.undecodable_requests = decoded.undecodable_requests.keys().cloned().collect();
     }
 }
 

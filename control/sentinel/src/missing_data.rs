@@ -117,7 +117,7 @@ mod tests {
             observations: seen,
             leases: BTreeMap::new(),
             undecodable: BTreeMap::new(),
-            undecodable_failover: None,
+            undecodable_requests: BTreeMap::new(),
         }
     }
 

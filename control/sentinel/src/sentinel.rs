@@ -23,6 +23,7 @@ use crate::info_publisher::SentinelInfoPublisher;
 use crate::log_state::LogState;
 use crate::metrics::{FailoverTimer, Metrics, RoundEnd, count_leaderships};
 use crate::missing_data::{MissingData, MissingDataDecision};
+use crate::order_lease::OrderLease;
 use crate::overview::ClusterOverview;
 use crate::status::RoundStatus;
 use crate::throttle::RoundThrottle;
@@ -33,9 +34,9 @@ use crate::timing::{
 use crate::watch_arrivals::WatchArrivals;
 use crate::writer::{DataWriter, PlannedFrom};
 
-/// Requests to the store in a row in one round: the read, the ages of the infos and the write; and one more, so that a slow
-/// round is not taken for one that hangs.
-const REQUESTS_PER_ROUND_MAX: u32 = 4;
+/// Requests to the store in a row in one round: the read, the ages of the infos, the lease of orders (renewed, and if it
+/// has expired granted) and the write; and one more, so that a slow round is not taken for one that hangs.
+const REQUESTS_PER_ROUND_MAX: u32 = 6;
 
 /// What a sentinel is started with.
 #[derive(Debug)]
@@ -81,6 +82,7 @@ struct Sentinel {
     election: watch::Receiver<Leadership>,
     info_publisher: SentinelInfoPublisher,
     writer: DataWriter,
+    order_lease: OrderLease,
     metrics: Metrics,
     clock: Clock,
     random: RandomBytes,
@@ -145,6 +147,7 @@ impl Sentinel {
         Self {
             info_publisher: SentinelInfoPublisher::start(store.clone(), uid),
             writer: DataWriter::new(store.clone(), clock.clone()),
+            order_lease: OrderLease::new(store.clone(), clock.clone()),
             store,
             initial_spec,
             election,
@@ -266,13 +269,12 @@ impl Sentinel {
             }
         };
         let now = self.clock.now();
-        let mut snapshot = decode(snapshot, self.store.keys());
+        let mut snapshot = decode(snapshot, self.store.keys(), self.order_lease.id());
         snapshot.observations.latency = now.since(began);
         snapshot.observations.own_requests = std::mem::take(&mut self.own_requests);
         self.arrivals.apply_to(&mut snapshot.observations, now);
         self.log_state.warn_of_undecodable_infos(&snapshot, self.store.keys());
-        let request = self.store.keys().failover_request();
-        self.log_state.warn_of_undecodable_failover(&snapshot, &request);
+        self.log_state.warn_of_undecodable_requests(&snapshot);
         Some(RoundInput { snapshot, began, now })
     }
 
@@ -294,6 +296,7 @@ impl Sentinel {
     fn follow(&mut self, data: &CheckedClusterData, input: &RoundInput, interval: Duration) -> NextRound {
         self.result = RoundEnd::Followed;
         self.failover.end_leadership();
+        self.throttle.set_in_switchover(false);
         self.writer.end_leadership();
         self.memory = self.memory.after_read(&input.snapshot.observations, data, input.now);
         self.routine = RoutineInfos::of(&data.data, &self.memory);
@@ -324,6 +327,14 @@ impl Sentinel {
             Err(error) => return self.record_plan_error(&error, memory_if_failed, input.now + interval),
         };
         self.log_state.clear_error();
+        let left = leader.lease_end().since(self.clock.now());
+        let order_lease = self
+            .order_lease
+            .keep_for(&plan, data.spec.fail_interval, left, &mut self.own_requests);
+        let order_lease = match order_lease.await {
+            Ok(lease) => lease,
+            Err(error) => return self.record_write(Err(error), plan, memory_if_failed, interval),
+        };
         if let Some(due) = self.postponed_until(&plan, interval, input.now) {
             self.result = RoundEnd::Unchanged;
             self.record_decisions(&plan);
@@ -335,6 +346,7 @@ impl Sentinel {
             data,
             revision: input.snapshot.revision,
             began: input.began,
+            order_lease,
         };
         let written = self
             .writer
@@ -413,7 +425,12 @@ impl Sentinel {
     fn record_decisions(&mut self, plan: &Plan) {
         self.log_state.log_notes(&plan.notes);
         let (now, wall) = (self.clock.now(), self.clock.wall());
-        self.failover.record_plan(&plan.notes, &plan.next, now, wall);
+        self.failover.record_plan(plan, now, wall);
+        if let Some(report) = &plan.switchover {
+            self.info_publisher.set_switchover(report);
+        }
+        let is_under_way = plan.switchover.as_ref().is_some_and(|report| !report.state.is_end());
+        self.throttle.set_in_switchover(is_under_way);
     }
 
     fn handle_unusable_data(&mut self, input: &RoundInput) -> NextRound {

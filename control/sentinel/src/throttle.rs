@@ -10,24 +10,37 @@ const QUIET_PERIOD: Duration = Duration::from_millis(500);
 /// The delay after the first round; it doubles with each following one.
 const DELAY_MIN: Duration = Duration::from_millis(10);
 const DELAY_MAX: Duration = Duration::from_millis(160);
+/// The longest delay while a switchover is under way: clients wait for each of its steps (extensions ).
+const DELAY_MAX_IN_SWITCHOVER: Duration = Duration::from_millis(20);
 
 /// The delay between rounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct RoundThrottle {
     last: Option<Boottime>,
     delay: Duration,
+    in_switchover: bool,
 }
 
 impl RoundThrottle {
     /// Records that a round starts now.
     pub(super) fn start_round(&mut self, now: Boottime) {
         let quiet = self.last.is_none_or(|last| now.since(last) >= QUIET_PERIOD);
+        let longest = if self.in_switchover {
+            DELAY_MAX_IN_SWITCHOVER
+        } else {
+            DELAY_MAX
+        };
         self.delay = if quiet {
             DELAY_MIN
         } else {
-            (self.delay * 2).min(DELAY_MAX)
+            (self.delay * 2).min(longest)
         };
         self.last = Some(now);
+    }
+
+    /// Sets whether a switchover is under way.
+    pub(super) fn set_in_switchover(&mut self, in_switchover: bool) {
+        self.in_switchover = in_switchover;
     }
 
     /// Returns the earliest time of another round.
@@ -54,5 +67,21 @@ mod tests {
         assert_eq!(delays, [10, 20, 40, 80, 160, 160]);
         throttle.start_round(now + QUIET_PERIOD);
         assert_eq!(throttle.earliest_next().since(now + QUIET_PERIOD), DELAY_MIN);
+    }
+
+    #[test]
+    fn the_steps_of_a_switchover_follow_each_other_without_long_delays() {
+        let mut throttle = RoundThrottle::default();
+        let mut now = Boottime::from_nanos(1);
+        let mut delay = |in_switchover| {
+            throttle.set_in_switchover(in_switchover);
+            throttle.start_round(now);
+            let next = throttle.earliest_next();
+            let delay = next.since(now);
+            now = next;
+            delay.as_millis()
+        };
+        let delays = [false, false, false, true, true, true, false].map(&mut delay);
+        assert_eq!(delays, [10, 20, 40, 20, 20, 20, 40]);
     }
 }

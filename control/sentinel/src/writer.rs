@@ -6,9 +6,9 @@ use std::time::Duration;
 use base::clock::Boottime;
 use base::{Chain, Clock};
 use model::{CheckedClusterData, ClusterData, ClusterSpec, ClusterUid, CreationRecord, Timestamp, to_compact};
-use plan::{Condition, Plan, RequestFate, Urgency};
+use plan::{Condition, OrderFate, Plan, RequestFate, Urgency};
 use store::election::Leader;
-use store::{Revision, Store, StoreError, Txn, TxnOutcome};
+use store::{LeaseId, Revision, Store, StoreError, Txn, TxnOutcome};
 use tracing::{debug, error, info, warn};
 
 use crate::decode::DecodedSnapshot;
@@ -37,6 +37,8 @@ pub(crate) struct PlannedFrom<'a> {
     pub(crate) revision: Revision,
     /// The time just before the read was sent.
     pub(crate) began: Boottime,
+    /// The lease of the orders that the plan puts.
+    pub(crate) order_lease: Option<LeaseId>,
 }
 
 impl DataWriter {
@@ -58,7 +60,7 @@ impl DataWriter {
         plan: &Plan,
         own_requests: &mut Duration,
     ) -> Result<Option<Boottime>, StoreError> {
-        let txn = self.conditional_write(leader, read.revision, plan);
+        let txn = self.conditional_write(leader, read, plan);
         // What was read may be as old as the time since then, which must be less than what is left of the lease. A
         // request that waits for a connection is sent later, so that wait is limited, too.
         let sent = self.clock.now();
@@ -83,10 +85,10 @@ impl DataWriter {
     }
 
     /// Returns the transaction: this sentinel leads, and nothing that the plan depends on has changed since the read.
-    fn conditional_write(&self, leader: &Leader, read_at: Revision, plan: &Plan) -> Txn {
+    fn conditional_write(&self, leader: &Leader, read: PlannedFrom<'_>, plan: &Plan) -> Txn {
         let keys = self.store.keys();
         let data = keys.cluster_data();
-        let mut txn = leader.guard(Txn::new()).if_unchanged(&data, read_at);
+        let mut txn = leader.guard(Txn::new()).if_unchanged(&data, read.revision);
         for condition in &plan.conditions {
             txn = match condition {
                 Condition::KeeperInfo { key, revision } => {
@@ -94,11 +96,17 @@ impl DataWriter {
                     txn.if_unchanged(&keys.keeper_info(key), revision)
                 }
                 Condition::FailoverRequest { revision, fate } => {
-                    let key = keys.failover_request();
-                    let txn = txn.if_unchanged(&key, Revision(*revision));
-                    match fate {
-                        RequestFate::Kept => txn,
-                        RequestFate::Deleted => txn.delete(&key),
+                    with_request(txn, &keys.failover_request(), *revision, *fate)
+                }
+                Condition::Switchover { revision, fate } => with_request(txn, &keys.switchover(), *revision, *fate),
+                Condition::Order { keeper, revision, fate } => {
+                    let key = keys.order(keeper.as_str());
+                    let txn = txn.if_unchanged(&key, revision.map_or(Revision::ABSENT, Revision));
+                    match (fate, read.order_lease) {
+                        (OrderFate::Deleted, _) => txn.delete(&key),
+                        (OrderFate::Put(order), Some(lease)) => txn.put_leased(&key, to_compact(order), lease),
+                        // An order without a lease could outlive its leader.
+                        (OrderFate::Put(_), None) | (OrderFate::Kept, _) => txn,
                     }
                 }
             };
@@ -156,5 +164,14 @@ impl DataWriter {
             }
             Err(error) => error!(error = %Chain(&error), "cannot create the cluster data"),
         }
+    }
+}
+
+/// Adds the condition that the request of an operator is as it was read, and its deletion if it is done.
+fn with_request(txn: Txn, key: &str, revision: i64, fate: RequestFate) -> Txn {
+    let txn = txn.if_unchanged(key, Revision(revision));
+    match fate {
+        RequestFate::Kept => txn,
+        RequestFate::Deleted => txn.delete(key),
     }
 }

@@ -2,6 +2,7 @@
 //! INV-12, INV-31, INV-32, F-10, X-1.5).
 
 use crate::check::requested::is_requested;
+use crate::check::switchover::is_switchover;
 use crate::check::transition::{Transition, announced, known_set, master, phase, state_of, wanted_set};
 use crate::check::violations::Violations;
 use crate::condition::Condition;
@@ -42,6 +43,11 @@ pub(super) fn check(transition: &Transition<'_>, violations: &mut Violations) {
     check_nothing_else(transition, change, violations);
 }
 
+/// Returns whether a switchover elects the new master, which then has all that the old one wrote (extensions X-2).
+fn by_switchover(transition: &Transition<'_>, change: Change<'_>) -> bool {
+    is_switchover(transition, (change.old_uid, change.old), (change.new_uid, change.new))
+}
+
 /// Returns how the old master was stopped, if its keeper left then (extensions ).
 fn stopped_to_leave<'a>(transition: &'a Transition<'_>, change: Change<'_>) -> Option<&'a Stopped> {
     let info = &transition.info_of(change.old)?.last.info;
@@ -74,7 +80,7 @@ fn check_need(transition: &Transition<'_>, change: Change<'_>, violations: &mut 
     // (synchronous SY-12).
     let left = stopped_to_leave(transition, change);
     let left = left.is_some_and(|stopped| stopped.clean || old.spec.synchronous_replication);
-    let needed = !old.status.healthy || overdue || left;
+    let needed = !old.status.healthy || overdue || left || by_switchover(transition, change);
     violations.require(needed, "INV-7", || format!("{old_uid} is replaced although it serves"));
 }
 
@@ -101,8 +107,10 @@ fn check_eligibility(transition: &Transition<'_>, change: Change<'_>, violations
         format!("{new_uid} is elected and {lag} bytes behind")
     });
     let unannounced = announced(transition.before) != *change.old_uid;
-    let complete =
-        was_in_sync(change, new_uid) || has_received_all(transition, change, new) || (fallback && unannounced);
+    let complete = was_in_sync(change, new_uid)
+        || has_received_all(transition, change, new)
+        || by_switchover(transition, change)
+        || (fallback && unannounced);
     violations.require(complete || !sync || requested, "INV-10", || {
         format!("{new_uid} is elected and not known to have every commit that was acknowledged")
     });
@@ -132,7 +140,9 @@ fn check_no_better(transition: &Transition<'_>, change: Change<'_>, requested: b
         new_uid,
         new,
     } = change;
-    let left = has_left(transition, change);
+    let switched = by_switchover(transition, change);
+    let left = has_left(transition, change) || switched;
+    let named = transition.switchover.and_then(|(request, _)| request.to.as_ref());
     // First by whether the keeper has it healthy, then by whether that is current.
     let rank = |uid: &DbUid, db: &Db| {
         let known = transition.info_of(db);
@@ -149,7 +159,8 @@ fn check_no_better(transition: &Transition<'_>, change: Change<'_>, requested: b
         let is_candidate = transition.is_good(db, old)
             && transition.may_be_master(db)
             && !is_ending
-            && db.status.timeline_id == old.status.timeline_id;
+            && db.status.timeline_id == old.status.timeline_id
+            && !(switched && named.is_some_and(|keeper| *keeper != db.spec.keeper_uid));
         let (own, other) = (rank(uid, db), rank(new_uid, new));
         let (at, of_elected) = (db.status.xlog_pos, new.status.xlog_pos);
         // A db with a better report is still no candidate when it lacks too much (C-10), or anything at all after a
@@ -180,7 +191,7 @@ fn check_condition(transition: &Transition<'_>, change: Change<'_>, violations: 
             let read = transition.memory.history.keeper_keys.get(key);
             own_key == key && *revision == read.copied()
         }
-        Condition::FailoverRequest { .. } => false,
+        _ => false,
     });
     violations.require(has_condition, "X-1.5", || {
         format!("{new_uid} is elected without a condition on the info of {old_uid}'s keeper")

@@ -11,7 +11,7 @@ pub(super) fn check(transition: &Transition<'_>, violations: &mut Violations) {
     let deletes = transition.conditions.iter().any(|condition| {
         let fate = match condition {
             Condition::FailoverRequest { fate, .. } => *fate,
-            Condition::KeeperInfo { .. } => RequestFate::Kept,
+            _ => RequestFate::Kept,
         };
         fate == RequestFate::Deleted
     });

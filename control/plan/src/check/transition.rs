@@ -1,15 +1,17 @@
 //! A finished plan with what it was made from, and the facts that the invariants are about: each is computed here from
 //! the data once more, by none of the functions that the decisions use. What has to hold is left to the other files.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::condition::Condition;
 use crate::history::{Arrival, KeeperHistory, ProxyHistory};
 use crate::memory::Memory;
+use crate::observation::ObservedOrder;
 use base::clock::Boottime;
 use model::{
-    ClusterData, Db, DbStatus, DbUid, FailoverRequest, Lsn, Phase, PostgresState, ProxyUid, Role, Spec, Timestamp,
+    ClusterData, Db, DbStatus, DbUid, FailoverRequest, KeeperUid, Lsn, Phase, PostgresState, ProxyUid, Role, Spec,
+    SwitchoverRequest, Timestamp,
 };
 
 /// Consecutive reports without progress after which a standby may be removed (sentinel 1.4).
@@ -27,6 +29,10 @@ pub(crate) struct Transition<'a> {
     pub(crate) conditions: &'a [Condition],
     /// The operator's request for a failover that was read with the data, and its revision.
     pub(crate) failover: Option<&'a (FailoverRequest, i64)>,
+    /// The operator's request for a switchover that was read with the data, and its revision.
+    pub(crate) switchover: Option<&'a (SwitchoverRequest, i64)>,
+    /// The orders that were read with the data.
+    pub(crate) orders: &'a BTreeMap<KeeperUid, ObservedOrder>,
     /// The effective spec.
     pub(crate) spec: &'a Spec,
     /// The memory that the decisions used.

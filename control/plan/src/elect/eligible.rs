@@ -218,10 +218,13 @@ fn reason_behind(view: &PlanView<'_>, db: &Db, replaced: ReplacedMaster<'_>) -> 
         return Some(Ineligible::TooFarBehind { at, master });
     }
     match replaced.state {
-        MasterState::Left { end: Some(end), .. } if !has_all(db, end) => {
+        MasterState::Left { end: Some(end), .. } | MasterState::StoppedByOrder { end } if !has_all(db, end) => {
             Some(Ineligible::MissingWal { at, lsn: end.lsn })
         }
-        MasterState::Left { .. } | MasterState::Failed { .. } | MasterState::Usable => None,
+        MasterState::Left { .. }
+        | MasterState::StoppedByOrder { .. }
+        | MasterState::Failed { .. }
+        | MasterState::Usable => None,
     }
 }
 

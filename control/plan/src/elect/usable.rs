@@ -22,6 +22,8 @@ pub(crate) enum MasterState {
     /// Its keeper stopped it, published that at this time, and left (extensions ). Without an end of the WAL it
     /// was not stopped cleanly, which counts under synchronous replication only (synchronous SY-12).
     Left { end: Option<CleanEnd>, since: Boottime },
+    /// It was stopped in order on the order of a switchover (extensions X-2).
+    StoppedByOrder { end: CleanEnd },
     /// It is unhealthy, or did not converge in time. It may have been stopped by a leaving keeper before.
     Failed { end: Option<CleanEnd> },
 }
@@ -31,6 +33,7 @@ impl MasterState {
     pub(crate) fn wal_end(self) -> Option<CleanEnd> {
         match self {
             Self::Usable => None,
+            Self::StoppedByOrder { end } => Some(end),
             Self::Left { end, .. } | Self::Failed { end } => end,
         }
     }

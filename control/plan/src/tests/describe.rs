@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::propagate::without_routine_changes;
-use crate::{Condition, Note, Plan};
+use crate::{Condition, Note, OrderFate, Plan};
 use base::clock::Boottime;
 use model::{
     ClusterData, Db, DbInitMode, DbSpec, DbUid, FollowConfig, FollowType, GoDuration, KeeperUid, Phase, ProxyUid, Role,
@@ -45,6 +45,17 @@ pub(super) fn details(plan: &Plan, now: Boottime) -> Vec<(&'static str, String)>
             Condition::FailoverRequest { revision, fate } => {
                 format!("only while the request is at {revision}, {fate:?}")
             }
+            Condition::Switchover { revision, fate } => {
+                format!("only while the switchover is at {revision}, {fate:?}")
+            }
+            Condition::Order { keeper, revision, fate } => {
+                let at = revision.map_or("absent".to_owned(), |revision| format!("at {revision}"));
+                let fate = match fate {
+                    OrderFate::Put(order) => format!("put {}", order.order),
+                    fate => format!("{fate:?}"),
+                };
+                format!("only while the order of {keeper} is {at}, {fate}")
+            }
         };
         ("only while", text)
     });
@@ -70,6 +81,12 @@ fn reason(note: &Note) -> Option<String> {
         Note::ClosingAsRequested { db, .. } => format!("to elect {db} as requested"),
         Note::ElectingAsRequested { keeper, .. } => format!("as requested for {keeper}"),
         Note::ClosingForFormerMaster { db, .. } => format!("to go back to {db}"),
+        Note::SwitchoverWaits { reason, .. } => format!("switchover waits: {reason}"),
+        Note::SwitchoverRefused { reason, .. } => format!("switchover refused: {reason}"),
+        Note::SwitchoverAborted { reason, .. } => format!("switchover given up: {reason}"),
+        Note::SwitchoverDone { keeper, .. } => format!("switchover to {keeper} done"),
+        Note::Ordering { keeper, order, .. } => format!("{keeper} is ordered to {order}"),
+        Note::DeletingOrder { keeper } => format!("no order for {keeper} any more"),
         Note::MasterSlow { db, .. } => format!("{db} is slow"),
         Note::KeepingFormerMaster { db, .. } => format!("{db} is kept for now"),
         Note::WaitingForDb { db, .. } => format!("waits for {db}"),

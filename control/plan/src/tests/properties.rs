@@ -37,6 +37,7 @@ fn event(keepers: usize) -> impl Strategy<Value = Event> {
         2 => Just(Event::KillMaster),
         1 => Just(Event::KillInSync),
         2 => (0..keepers).prop_map(Event::Failover),
+        3 => (0..=keepers).prop_map(Event::Switchover),
         2 => (0..keepers).prop_map(Event::Lag),
         2 => (0..keepers).prop_map(Event::CatchUp),
     ]

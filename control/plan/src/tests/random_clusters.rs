@@ -8,11 +8,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::cluster::{NOW, Setup, base, db_uid, keeper_of, state_of, uids};
-use crate::{Condition, Plan, PlanError, RequestFate, Urgency};
+use super::cluster::{NOW, Setup, base, db_uid, keeper_of, state_of, synchronous, uids};
+use super::switchover;
+use crate::{Condition, Note, Plan, PlanError, RequestFate, Urgency};
 use model::{
-    ClusterData, Db, DbInitMode, DbUid, FailoverRequest, FollowConfig, Lsn, PostgresBinaryVersion, Role, Stopped,
-    TimelineHistory, Timestamp,
+    ClusterData, Db, DbInitMode, DbUid, FailoverRequest, FollowConfig, KeeperOrder, Lsn, OrderKind,
+    PostgresBinaryVersion, Role, Stopped, SwitchoverRequest, TimelineHistory, Timestamp,
 };
 
 const CASES: u64 = 3_000;
@@ -22,7 +23,7 @@ const ROUNDS: usize = 4;
 const REPETITION: &str = "an info needs no round";
 
 /// Decisions that are among the cases, by their notes.
-const REACHED: [&str; 23] = [
+const REACHED: [&str; 30] = [
     REPETITION,
     "a standby becomes electable",
     "electing db as the new master",
@@ -46,6 +47,13 @@ const REACHED: [&str; 23] = [
     "removing synchronous standby in excess",
     "adding previous synchronous standby to reach MinSynchronousStandbys",
     "waiting for new defined synchronous standbys to be in sync",
+    "the switchover waits",
+    "refusing a switchover",
+    "giving up a switchover",
+    "ordering the keeper of the master",
+    "deleting the order of a keeper",
+    "closing proxies for a switchover",
+    "master db stopped cleanly, as a switchover ordered",
 ];
 
 /// Pseudo-random numbers (SplitMix64): a seed always makes the same case.
@@ -109,6 +117,26 @@ fn cluster(random: &mut Random) -> Setup {
     }
     proxies(random, &mut setup, &master);
     setup
+}
+
+/// Returns a steady cluster in which a switchover has reached some step.
+fn under_way(random: &mut Random) -> Setup {
+    let dbs = u32::try_from(2 + random.below(2)).unwrap();
+    let cluster = if random.once_in(2) {
+        base(dbs)
+    } else {
+        synchronous(dbs, &["db2"], &["db2"])
+    };
+    let to = random.once_in(2).then_some("keeper2");
+    let steps: [fn(Setup) -> Setup; 5] = [
+        switchover::checkpointed,
+        switchover::closed,
+        switchover::ordered,
+        switchover::stopped,
+        switchover::stopped,
+    ];
+    let setup = random.pick(&steps)(switchover::ask(cluster, to));
+    switchover::received(setup, "db2", 1_050 + 50 * random.below(3))
 }
 
 fn spec(random: &mut Random, setup: &mut Setup) {
@@ -259,6 +287,10 @@ fn reports(random: &mut Random, setup: &mut Setup, round: usize) {
         state.sync_marked = random.once_in(2);
         info.postgres_state = Some(state);
         info.leaving = random.once_in(8);
+        info.orders = !random.once_in(8);
+        let id = || switchover::ID.to_owned();
+        info.checkpointed = if random.once_in(2) { id() } else { String::new() };
+        info.stopping = if random.once_in(12) { id() } else { String::new() };
         info.stopped = random.once_in(8).then(|| Stopped {
             clean: random.once_in(2),
             lsn: Some(Lsn(900 + 50 * random.below(6))),
@@ -287,6 +319,41 @@ fn request(random: &mut Random, setup: &mut Setup, round: usize) {
         requested_at: Timestamp::default(),
     };
     setup.seen.failover = Some((request, 100 + round as i64));
+}
+
+/// An operator asks for a switchover, mostly in a cluster in which one is possible, or the request expires; the leader
+/// before has given some orders.
+fn switchover(random: &mut Random, setup: &mut Setup, round: usize) {
+    if random.once_in(6) {
+        setup.seen.switchover = None;
+    }
+    if setup.seen.switchover.is_none() && random.once_in(4) {
+        let to = random
+            .once_in(2)
+            .then(|| keeper_of(&format!("db{}", 1 + random.below(5))));
+        let request = SwitchoverRequest {
+            id: switchover::ID.to_owned(),
+            to,
+            requested_at: Timestamp::default(),
+        };
+        setup.seen.switchover = Some((request, 200 + round as i64));
+    }
+    if !random.once_in(4) {
+        return;
+    }
+    let master = setup.data.master_uid().cloned().unwrap_or_default();
+    let of_master = setup.data.dbs().get(&master).map(|db| db.spec.keeper_uid.clone());
+    let keeper = of_master.filter(|_| !random.once_in(6));
+    let order = KeeperOrder {
+        switchover: if random.once_in(8) { "s0" } else { switchover::ID }.to_owned(),
+        db: if random.once_in(8) { db_uid("db1") } else { master },
+        order: random
+            .pick(&[OrderKind::Checkpoint, OrderKind::Stop, OrderKind::Stop, "other".into()])
+            .clone(),
+    };
+    let order = (!random.once_in(12)).then_some(order);
+    let keeper = keeper.unwrap_or_else(|| keeper_of("db2"));
+    switchover::put(setup, keeper.as_str(), order, !random.once_in(4));
 }
 
 /// The standbys that are electable in place of the master, and the master.
@@ -326,7 +393,7 @@ impl Historian {
             let by_stop = plan
                 .notes
                 .iter()
-                .any(|note| matches!(note, crate::Note::MasterLeft { .. }));
+                .any(|note| matches!(note, Note::MasterLeft { .. } | Note::MasterStoppedByOrder { .. }));
             let by_request = plan.conditions.iter().any(deletes_request);
             let is_safe = was_electable.contains(&new) || by_stop || back_to || is_former(before, &new) || by_request;
             assert!(
@@ -357,12 +424,17 @@ fn is_former(data: &ClusterData, uid: &DbUid) -> bool {
 fn run(seed: u64) -> BTreeSet<&'static str> {
     let mut noted = BTreeSet::new();
     let random = &mut Random(seed);
-    let mut setup = cluster(random);
+    let mut setup = if random.once_in(4) {
+        under_way(random)
+    } else {
+        cluster(random)
+    };
     setup.leadership = 1 + u64::from(random.once_in(10));
     let mut historian = Historian::default();
     for round in 0..ROUNDS {
         reports(random, &mut setup, round);
         request(random, &mut setup, round);
+        switchover(random, &mut setup, round);
         // a removed db and a new one never have the same uid
         setup.last_uid = 100 * (round + 1);
         setup.now = setup.now + Duration::from_millis(random.below(30_000));
@@ -373,7 +445,7 @@ fn run(seed: u64) -> BTreeSet<&'static str> {
                 return noted;
             }
         };
-        noted.extend(plan.notes.iter().map(crate::Note::message));
+        noted.extend(plan.notes.iter().map(Note::message));
         explains_every_db(&setup.data, &plan);
         if !electable(&plan.next).1.is_subset(&electable(&setup.data).1) {
             noted.insert("a standby becomes electable");
@@ -386,6 +458,7 @@ fn run(seed: u64) -> BTreeSet<&'static str> {
         if plan.conditions.iter().any(deletes_request) {
             setup.seen.failover = None;
         }
+        switchover::apply(&mut setup, &plan);
         setup.data = plan.next.clone();
         setup.memory = plan.memory;
     }
@@ -398,7 +471,7 @@ fn run(seed: u64) -> BTreeSet<&'static str> {
 
 /// Checks that a plan that finds no eligible master notes a reason for each db.
 fn explains_every_db(data: &ClusterData, plan: &Plan) {
-    if !plan.notes.contains(&crate::Note::NoEligibleMasters {}) {
+    if !plan.notes.contains(&Note::NoEligibleMasters {}) {
         return;
     }
     let others = data.dbs().keys().filter(|uid| Some(*uid) != data.master_uid());
@@ -409,13 +482,13 @@ fn explains_every_db(data: &ClusterData, plan: &Plan) {
 }
 
 /// The db that cannot be elected for the reason in this note.
-fn ineligible_db(note: &crate::Note) -> Option<&DbUid> {
+fn ineligible_db(note: &Note) -> Option<&DbUid> {
     match note {
-        crate::Note::NotEligible { db, .. }
-        | crate::Note::TooFarBehind { db, .. }
-        | crate::Note::MissingWal { db, .. }
-        | crate::Note::MayNotBeMaster { db, .. }
-        | crate::Note::CandidateLeaving { db, .. } => Some(db),
+        Note::NotEligible { db, .. }
+        | Note::TooFarBehind { db, .. }
+        | Note::MissingWal { db, .. }
+        | Note::MayNotBeMaster { db, .. }
+        | Note::CandidateLeaving { db, .. } => Some(db),
         _ => None,
     }
 }
@@ -463,6 +536,7 @@ fn settles(setup: &mut Setup) {
         if plan.conditions.iter().any(deletes_request) {
             setup.seen.failover = None;
         }
+        switchover::apply(setup, &plan);
         setup.data = plan.next.clone();
         setup.memory = plan.memory;
     }

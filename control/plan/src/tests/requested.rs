@@ -102,7 +102,7 @@ fn the_proxies_are_closed_first_and_then_the_older_copy_is_elected() {
     assert!(requires_request(&elected, RequestFate::Deleted));
     let infos = elected.conditions.iter().filter_map(|condition| match condition {
         Condition::KeeperInfo { key, revision } => Some((key.as_str(), *revision)),
-        Condition::FailoverRequest { .. } => None,
+        _ => None,
     });
     assert_eq!(infos.collect::<Vec<_>>(), [("keeper3", Some(7)), ("keeper1", None)]);
 }

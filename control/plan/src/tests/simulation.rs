@@ -3,6 +3,7 @@
 
 mod checks;
 mod keeper;
+mod orders;
 mod proxy;
 mod sentinel;
 mod world;
@@ -80,6 +81,8 @@ pub(super) enum Event {
     Asynchronous,
     /// `stolonctl failover` to this keeper.
     Failover(usize),
+    /// `stolonctl switchover` to this keeper, or to any if there is no such keeper.
+    Switchover(usize),
     /// A standby goes on streaming and receives nothing.
     Lag(usize),
     /// It receives again.
@@ -178,6 +181,7 @@ impl Simulation {
             Event::Asynchronous => self.spec_mut().synchronous_replication = Some(false),
             Event::Lag(index) => world.keepers[index % count].lags = true,
             Event::CatchUp(index) => world.keepers[index % count].lags = false,
+            Event::Switchover(index) => world.request_switchover((index < count).then(|| keeper_uid(index))),
             Event::Failover(index) => world.request_failover(keeper_uid(index % count)),
             Event::Standbys(wanted) => self.spec_mut().max_standbys_per_sender = Some(wanted.clamp(1, 4)),
         }
@@ -244,6 +248,18 @@ impl Simulation {
             .filter(|(_, keeper)| known.iter().any(|uid| keeper.has_db(uid.as_str())))
             .map(|(index, _)| index)
             .collect()
+    }
+
+    /// Returns whether there is a request for a switchover, or an order.
+    pub(super) fn has_switchover(&self) -> bool {
+        let world = &self.world;
+        world.switchover_request().is_some() || !world.orders.observed(0, world.now).is_empty()
+    }
+
+    /// Returns whether the instance of the master is stopped on an order.
+    pub(super) fn is_master_stopped(&self) -> bool {
+        let master = self.master().map(|index| &self.world.keepers[index]);
+        master.is_some_and(|keeper| keeper.runs && !keeper.running && keeper.info().stopped.is_some())
     }
 
     /// Returns the number of healthy and converged dbs.

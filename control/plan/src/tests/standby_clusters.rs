@@ -29,7 +29,7 @@ fn external(conninfo: &str) -> FollowConfig {
 }
 
 /// A steady standby cluster with this number of dbs; db1 is the first one.
-fn standby_cluster(dbs: u32) -> Setup {
+pub(super) fn standby_cluster(dbs: u32) -> Setup {
     let mut setup = base(dbs);
     make_standby(&mut setup);
     let spec = &mut setup.db("db1").spec;

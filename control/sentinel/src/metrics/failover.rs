@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use base::clock::Boottime;
 use daemon::telemetry::unix_seconds;
-use model::{ClusterData, DbUid};
-use plan::Note;
+use model::{ClusterData, DbUid, SwitchoverState};
+use plan::{Note, Plan};
 
 use super::table::{CHANGE_PHASE, ELECTIONS, MASTER_CHANGE};
 
@@ -45,13 +45,14 @@ impl FailoverTimer {
     }
 
     /// Records a plan of the leader that was written or needed no write: what it noted about the master, and decided.
-    pub(crate) fn record_plan(&mut self, notes: &[Note], next: &ClusterData, now: Boottime, wall: i128) {
+    pub(crate) fn record_plan(&mut self, plan: &Plan, now: Boottime, wall: i128) {
+        let notes = &plan.notes;
         if let Some(reason) = election_reason(notes) {
             ELECTIONS.counter_of(&[reason]).increment(1);
         }
-        set_phase(self.elected(notes, now));
+        set_phase(self.elected(notes, is_being_stopped(plan), now));
         // One plan may find that the new master has taken over, and announce it.
-        self.record_read(next, now, wall);
+        self.record_read(&plan.next, now, wall);
         set_phase(self.announced(notes, now));
     }
 
@@ -67,10 +68,12 @@ impl FailoverTimer {
         is_other
     }
 
-    fn elected(&mut self, notes: &[Note], now: Boottime) -> Option<PhaseEnd> {
-        match unusable_reason(notes) {
-            None => self.detected = None,
-            Some(_) => drop(self.detected.get_or_insert(now)),
+    /// `is_being_stopped`: a switchover keeps clients from the master.
+    fn elected(&mut self, notes: &[Note], is_being_stopped: bool, now: Boottime) -> Option<PhaseEnd> {
+        if is_being_stopped || unusable_reason(notes).is_some() {
+            self.detected.get_or_insert(now);
+        } else {
+            self.detected = None;
         }
         let elected = notes.iter().find_map(|note| match note {
             Note::Electing { db, .. } => Some(db),
@@ -115,6 +118,15 @@ impl FailoverTimer {
     }
 }
 
+/// Returns whether a switchover has closed the proxies and not yet elected.
+fn is_being_stopped(plan: &Plan) -> bool {
+    let state = plan.switchover.as_ref().map(|report| &report.state);
+    state.is_some_and(|state| {
+        use SwitchoverState::{ClosingProxies, Receiving, Stopping};
+        matches!(state, ClosingProxies | Stopping | Receiving)
+    })
+}
+
 fn set_phase(ended: Option<PhaseEnd>) {
     if let Some(PhaseEnd { phase, took }) = ended {
         CHANGE_PHASE.gauge_of(&[phase]).set(took.as_secs_f64());
@@ -136,7 +148,10 @@ fn unusable_reason(notes: &[Note]) -> Option<&'static str> {
     if has(|note| matches!(note, Note::MasterNotConverged { .. })) {
         return Some("not_converged");
     }
-    has(|note| matches!(note, Note::MasterLeft { .. } | Note::MasterLeftUnclean { .. })).then_some("left")
+    if has(|note| matches!(note, Note::MasterLeft { .. } | Note::MasterLeftUnclean { .. })) {
+        return Some("left");
+    }
+    has(|note| matches!(note, Note::MasterStoppedByOrder { .. })).then_some("switchover")
 }
 
 #[cfg(test)]
@@ -203,11 +218,11 @@ mod tests {
     fn phases_run_from_the_first_sign_of_a_failure_to_the_announcement() {
         let mut timer = FailoverTimer::default();
         let ended = |ended: Option<PhaseEnd>| ended.map(|ended| (ended.phase, ended.took.as_secs()));
-        assert_eq!(ended(timer.elected(&[], at(1))), None);
-        assert_eq!(ended(timer.elected(&[failed()], at(10))), None);
-        assert_eq!(ended(timer.elected(&[failed()], at(11))), None);
+        assert_eq!(ended(timer.elected(&[], false, at(1))), None);
+        assert_eq!(ended(timer.elected(&[failed()], false, at(10))), None);
+        assert_eq!(ended(timer.elected(&[failed()], false, at(11))), None);
         assert_eq!(
-            ended(timer.elected(&[failed(), electing()], at(13))),
+            ended(timer.elected(&[failed(), electing()], false, at(13))),
             Some(("election", 3))
         );
         assert_eq!(
@@ -230,13 +245,33 @@ mod tests {
     }
 
     #[test]
+    fn the_time_of_a_switchover_runs_from_the_closing_of_the_proxies() {
+        let mut timer = FailoverTimer::default();
+        assert_eq!(timer.elected(&[], false, at(9)), None);
+        assert_eq!(timer.elected(&[], true, at(10)), None);
+        assert_eq!(timer.elected(&[], true, at(12)), None);
+        let stopped = Note::MasterStoppedByOrder {
+            db: "a".into(),
+            keeper: "k".into(),
+            lsn: Lsn(1),
+        };
+        let notes = [stopped, electing()];
+        assert_eq!(timer.elected(&notes, false, at(13)).unwrap().took.as_secs(), 3);
+        assert_eq!(election_reason(&notes), Some("switchover"));
+    }
+
+    #[test]
     fn a_master_that_recovers_is_detected_anew() {
         let mut timer = FailoverTimer::default();
         for (notes, second) in [(vec![failed()], 10), (vec![], 11), (vec![failed()], 20)] {
-            assert_eq!(timer.elected(&notes, at(second)), None);
+            assert_eq!(timer.elected(&notes, false, at(second)), None);
         }
         assert_eq!(
-            timer.elected(&[failed(), electing()], at(21)).unwrap().took.as_secs(),
+            timer
+                .elected(&[failed(), electing()], false, at(21))
+                .unwrap()
+                .took
+                .as_secs(),
             1
         );
     }

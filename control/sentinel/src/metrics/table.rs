@@ -15,7 +15,7 @@ daemon::metric_table! {
     ROUND_SECONDS = MetricRow::histogram("stolon_sentinel_round_seconds", "Duration of rounds of the main loop");
     ELECTIONS = MetricRow::counter("stolon_sentinel_elections_total",
         "Masters that this sentinel elected as leader in place of another one, by reason")
-        .with(&[MetricLabel::fixed("reason", &["failed", "not_converged", "left"])]);
+        .with(&[MetricLabel::fixed("reason", &["failed", "not_converged", "left", "switchover"])]);
     MASTER_CHANGE = MetricRow::gauge("stolon_sentinel_last_failover_seconds", MetricUnit::UnixTime,
         "Unix time at which this sentinel last found another master elected in the cluster data");
     CHANGE_PHASE = MetricRow::gauge("stolon_sentinel_last_failover_phase_seconds", MetricUnit::Seconds,

@@ -7,6 +7,7 @@
 
 mod failover;
 mod sentinel;
+mod switchover;
 
 use stolon_tests::store_client;
 use store::Store;

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use model::Phase;
+use model::{DbUid, Phase};
 
 use super::world::World;
-use crate::{Condition, Plan};
+use crate::{Condition, Plan, RequestFate};
 
 /// Returns what a write of this plan would break.
 pub(super) fn broken_by(plan: &Plan, world: &World) -> Vec<String> {
@@ -35,9 +35,27 @@ pub(super) fn broken_by(plan: &Plan, world: &World) -> Vec<String> {
             broken.push("an election on no condition".to_owned());
         }
     }
+    broken.extend(lost_by_switchover(plan, world));
     let uids: BTreeSet<_> = plan.next.dbs().values().map(|db| &db.spec.keeper_uid).collect();
     if uids.len() != plan.next.dbs().len() {
         broken.push("two dbs on one keeper".to_owned());
     }
     broken
+}
+
+/// Returns what the old master of a switchover has and the elected one has not, or that it is still running: nothing is
+/// lost, with asynchronous replication too (extensions ).
+fn lost_by_switchover(plan: &Plan, world: &World) -> Option<String> {
+    let ends = |condition: &Condition| {
+        let fate = RequestFate::Deleted;
+        matches!(condition, Condition::Switchover { fate: of, .. } if *of == fate)
+    };
+    let (old, new) = (world.data.master_uid()?, plan.next.master_uid()?);
+    if old == new || !plan.conditions.iter().any(ends) {
+        return None;
+    }
+    let keeper = |uid: &DbUid| world.keepers.iter().find(|keeper| keeper.has_db(uid.as_str()));
+    let (old, new) = (keeper(old)?, keeper(new)?);
+    let is_complete = !old.running && new.contains(old.timeline, old.at);
+    (!is_complete).then(|| format!("a switchover from {old:?} elects {new:?}"))
 }

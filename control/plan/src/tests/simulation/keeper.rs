@@ -2,8 +2,8 @@
 
 use base::clock::Boottime;
 use model::{
-    BootUuid, ClusterUid, Db, DbUid, KeeperInfo, KeeperUid, LIVENESS_TTL, Lsn, PostgresState, Role, Stopped,
-    TimelineHistory,
+    BootUuid, ClusterUid, Db, DbUid, KeeperInfo, KeeperOrder, KeeperUid, LIVENESS_TTL, Lsn, OrderKind, PostgresState,
+    Role, Stopped, TimelineHistory,
 };
 
 use super::PUBLISH;
@@ -27,7 +27,12 @@ pub(super) struct SimKeeper {
     data: Option<(DbUid, i64)>,
     copying: u32,
     stopped: Option<Stopped>,
+    /// Its instance was stopped in order, and has not run since.
+    is_clean: bool,
     leaving: bool,
+    /// The ids of the switchovers whose orders it has carried out.
+    stopping: String,
+    checkpointed: String,
     primary: bool,
     /// Whether its instance runs.
     pub(super) running: bool,
@@ -52,6 +57,13 @@ pub(super) struct Published {
     pub(super) info: KeeperInfo,
 }
 
+/// An order that a keeper reads, and whether a master is announced.
+#[derive(Debug, Clone)]
+pub(super) struct SimOrder {
+    pub(super) order: KeeperOrder,
+    pub(super) is_closed: bool,
+}
+
 pub(super) fn keeper_uid(index: usize) -> KeeperUid {
     KeeperUid::from(format!("k{index}"))
 }
@@ -70,7 +82,10 @@ impl SimKeeper {
             data: None,
             copying: 0,
             stopped: None,
+            is_clean: false,
             leaving: false,
+            stopping: String::new(),
+            checkpointed: String::new(),
             primary: false,
             running: false,
             timeline: 0,
@@ -102,6 +117,7 @@ impl SimKeeper {
             self.runs = true;
             self.boot += 1;
             (self.leaving, self.stopped, self.copying) = (false, None, 0);
+            (self.stopping, self.checkpointed) = (String::new(), String::new());
         }
     }
 
@@ -110,8 +126,27 @@ impl SimKeeper {
         self.leaving = self.own;
         if self.running && self.own {
             self.stopped = Some(self.clean_stop());
+            self.is_clean = true;
         }
         self.running = false;
+    }
+
+    /// Carries out an order about its master (extensions ). `is_closed`: no master is announced.
+    fn carry_out(&mut self, order: &KeeperOrder, is_closed: bool) {
+        match order.order {
+            OrderKind::Checkpoint if self.is_running_master() => self.checkpointed.clone_from(&order.switchover),
+            OrderKind::Stop if is_closed => {
+                self.is_clean |= self.running;
+                self.running = false;
+                self.stopping.clone_from(&order.switchover);
+                self.stopped = Some(if self.is_clean {
+                    self.clean_stop()
+                } else {
+                    Stopped::default()
+                });
+            }
+            _ => {}
+        }
     }
 
     /// Ends the keeper after [`stop_to_leave`](Self::stop_to_leave).
@@ -128,13 +163,22 @@ impl SimKeeper {
     }
 
     /// Applies a db's spec to the instance (keeper 4, with I20); `copied` is the instance that a new standby copies.
-    pub(super) fn converge(&mut self, db: &Db, is_master: bool, copied: Option<&Self>) {
+    pub(super) fn converge(&mut self, db: &Db, is_master: bool, copied: Option<&Self>, order: Option<&SimOrder>) {
         if self.data.as_ref().is_none_or(|(held, _)| *held != db.uid) && !self.obtain_data(db, copied) {
             return;
         }
         if self.failing {
             self.running = false;
             return;
+        }
+        if let Some(SimOrder { order, is_closed }) = order.filter(|_| self.own && is_master) {
+            if order.db == db.uid {
+                self.carry_out(order, *is_closed);
+            }
+            // no permit to start or to promote (extensions)
+            if !self.is_running_master() {
+                return;
+            }
         }
         match db.spec.role {
             Role::Master if is_master || !self.own => {
@@ -150,24 +194,28 @@ impl SimKeeper {
                 if begins || self.names != names {
                     (self.names, self.mark) = (names, self.at);
                 }
-                self.running = true;
-                self.stopped = None;
+                self.start_instance();
             }
             // The master of before.
             Role::Master => {
                 if self.running || self.stopped.is_none() {
                     self.stopped = Some(self.clean_stop());
+                    self.is_clean = true;
                 }
                 self.running = false;
                 return;
             }
             _ if self.primary => return,
-            _ => {
-                self.running = true;
-                self.stopped = None;
-            }
+            _ => self.start_instance(),
         }
         self.data = Some((db.uid.clone(), db.generation));
+    }
+
+    fn start_instance(&mut self) {
+        self.running = true;
+        self.is_clean = false;
+        self.stopped = None;
+        self.stopping.clear();
     }
 
     /// Initialises the db's data, or copies them. Returns whether they are there.
@@ -248,7 +296,8 @@ impl SimKeeper {
 
     /// Receives the WAL of this master, if it sends and the data are on its branch.
     pub(super) fn follow(&mut self, source: &Self) {
-        let stopping = source.stopped.is_some() && source.leaving;
+        let is_ending = source.leaving || (!source.stopping.is_empty() && source.is_clean);
+        let stopping = source.stopped.is_some() && is_ending;
         if self.lags || !self.is_running_standby() || !(source.running || stopping) {
             return;
         }
@@ -282,6 +331,9 @@ impl SimKeeper {
             postgres_state: Some(state),
             liveness_key: self.own,
             leaving: self.leaving,
+            stopping: self.stopping.clone(),
+            checkpointed: self.checkpointed.clone(),
+            orders: self.own,
             stopped: self.stopped.clone().filter(|_| self.own),
             ..KeeperInfo::default()
         }

@@ -8,8 +8,8 @@ use model::{CheckedClusterData, ClusterData, KeeperUid, Timestamp};
 use super::checks::broken_by;
 use super::world::World;
 use super::{SLEEP, TICK};
-use crate::{Condition, Entropy, Memory, Observations, Plan, PlanError, PlanInput, RequestFate, Urgency};
-use crate::{memory_after_failed_round, plan};
+use crate::{Condition, Entropy, Memory, Observations, OrderFate, Plan, PlanError, PlanInput, RequestFate, Urgency};
+use crate::{memory_after_failed_round, order_ttl, plan};
 
 /// The leading sentinel.
 #[derive(Debug, Clone)]
@@ -99,7 +99,7 @@ impl SimSentinel {
                 sent: now,
                 answered_at: now + TICK * self.reads_take,
                 data: world.data.clone(),
-                seen: world.observations(),
+                seen: world.observations(self.leadership),
             });
         }
         let Some(PendingRead {
@@ -110,7 +110,10 @@ impl SimSentinel {
         };
         seen.latency = now.since(sent);
         seen.own_requests = std::mem::take(&mut self.own_requests);
-        self.decide(data, &seen, now);
+        let ttl = order_lease(&data);
+        if self.decide(data, &seen, now) {
+            world.orders.renew(self.leadership, world.now, ttl);
+        }
         let wake = self.last.as_ref().and_then(|plan| plan.wake_at);
         self.read_again_at = wake.map_or(now + SLEEP, |wake| wake.min(now + SLEEP));
         self.advance_write(world);
@@ -152,26 +155,47 @@ impl SimSentinel {
             Condition::FailoverRequest { revision, .. } => {
                 world.failover_request().is_some_and(|(_, at)| at == *revision)
             }
+            Condition::Switchover { revision, .. } => world.switchover_request().is_some_and(|(_, at)| at == *revision),
+            Condition::Order { keeper, revision, .. } => world.orders.revision(keeper, world.now) == *revision,
         };
         if world.data != writing.read || !writing.plan.conditions.iter().all(holds) {
             return false;
         }
         self.broken.extend(broken_by(&writing.plan, world));
         world.write(writing.plan.next.clone());
-        let deletes = |condition: &Condition| {
-            let fate = match condition {
-                Condition::FailoverRequest { fate, .. } => *fate,
-                Condition::KeeperInfo { .. } => RequestFate::Kept,
-            };
-            fate == RequestFate::Deleted
-        };
-        if writing.plan.conditions.iter().any(deletes) {
-            world.complete_failover();
+        for condition in &writing.plan.conditions {
+            self.apply_fate(condition, &writing.read, world);
         }
         true
     }
 
-    fn decide(&mut self, data: ClusterData, seen: &Observations, now: Boottime) {
+    /// Does with a request or an order what the plan does.
+    fn apply_fate(&self, condition: &Condition, data: &ClusterData, world: &mut World) {
+        match condition {
+            Condition::FailoverRequest {
+                fate: RequestFate::Deleted,
+                ..
+            } => world.complete_failover(),
+            Condition::Switchover {
+                fate: RequestFate::Deleted,
+                ..
+            } => world.end_switchover(),
+            Condition::Order { keeper, fate, .. } => match fate {
+                OrderFate::Kept => {}
+                OrderFate::Deleted => world.orders.delete(keeper),
+                OrderFate::Put(order) => {
+                    let (revision, end) = (world.next_revision(), world.now + order_lease(data));
+                    world
+                        .orders
+                        .put(keeper.clone(), order.clone(), revision, self.leadership, end);
+                }
+            },
+            _ => {}
+        }
+    }
+
+    /// Decides. Returns whether an order of this leader stays.
+    fn decide(&mut self, data: ClusterData, seen: &Observations, now: Boottime) -> bool {
         let checked: CheckedClusterData = data.clone().check().unwrap();
         let input = PlanInput {
             data: &checked,
@@ -193,6 +217,7 @@ impl SimSentinel {
         let outcome = plan(&input, &mut entropy);
         let memory_after_failed_round = memory_after_failed_round(&input);
         self.uids = number;
+        let keeps_order = outcome.as_ref().is_ok_and(|plan| plan.keeps_order);
         match outcome {
             Ok(plan) => {
                 if plan.urgency == Urgency::Immediate || now >= self.refresh_at {
@@ -213,5 +238,12 @@ impl SimSentinel {
             Err(PlanError::NoKeepers) => self.memory = memory_after_failed_round,
             Err(error) => self.broken.push(error.to_string()),
         }
+        keeps_order
     }
+}
+
+/// Returns the lease of an order.
+fn order_lease(data: &ClusterData) -> Duration {
+    let checked: CheckedClusterData = data.clone().check().unwrap();
+    order_ttl(checked.spec.fail_interval)
 }

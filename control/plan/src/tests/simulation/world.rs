@@ -4,15 +4,19 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use base::clock::Boottime;
-use model::{ClusterData, DbUid, FailoverRequest, KeeperUid, Timestamp};
+use model::{ClusterData, DbUid, FailoverRequest, KeeperUid, SwitchoverRequest, Timestamp};
 
 use super::keeper::{SimKeeper, keeper_uid};
+use super::orders::Orders;
 use super::proxy::SimProxy;
 use super::{MasterChange, TICK};
 use crate::{Observations, Observed};
 
 /// The lease of an operator's request.
 const FAILOVER_LEASE: Duration = Duration::from_secs(30);
+
+/// The lease of a request for a switchover.
+const SWITCHOVER_LEASE: Duration = Duration::from_secs(15);
 
 /// The store, the keepers and the proxies.
 #[derive(Debug, Clone)]
@@ -29,6 +33,9 @@ pub(super) struct World {
     pub(super) served: bool,
     /// An operator's request for a failover, its revision, and when it expires.
     failover: Option<(FailoverRequest, i64, Boottime)>,
+    /// An operator's request for a switchover, its revision, and when it expires.
+    switchover: Option<(SwitchoverRequest, i64, Boottime)>,
+    pub(super) orders: Orders,
     /// For each keeper and timeline, what clients of a synchronous master had acknowledged through a proxy.
     acknowledged: BTreeMap<(usize, u64), u64>,
     revision: i64,
@@ -46,6 +53,8 @@ impl World {
             elections: Vec::new(),
             served: false,
             failover: None,
+            switchover: None,
+            orders: Orders::default(),
             acknowledged: BTreeMap::new(),
             revision: 1,
         }
@@ -78,8 +87,10 @@ impl World {
                 let is_master = self.data.master_uid() == Some(&db.uid);
                 let copied = self.master_keeper().map(|master| self.keepers[master].clone());
                 let copied = copied.filter(|master| master.running);
+                let is_closed = self.data.proxied_master().is_none();
+                let order = self.orders.of(&uid, is_closed, self.now);
                 let keeper = &mut self.keepers[index];
-                keeper.converge(&db, is_master, copied.as_ref());
+                keeper.converge(&db, is_master, copied.as_ref(), order.as_ref());
                 if keeper.is_running_standby() {
                     self.send_wal(index);
                 }
@@ -221,6 +232,36 @@ impl World {
         Some((request.clone(), *revision))
     }
 
+    /// An operator asks for a switchover, to a keeper or to any, unless there is a request already.
+    pub(super) fn request_switchover(&mut self, to: Option<KeeperUid>) {
+        if self.switchover_request().is_none() {
+            self.revision += 1;
+            let request = SwitchoverRequest {
+                id: self.revision.to_string(),
+                to,
+                requested_at: Timestamp::default(),
+            };
+            self.switchover = Some((request, self.revision, self.now + SWITCHOVER_LEASE));
+        }
+    }
+
+    /// Returns the request for a switchover that is in the store now, and its revision.
+    pub(super) fn switchover_request(&self) -> Option<(SwitchoverRequest, i64)> {
+        let (request, revision, _) = self.switchover.as_ref().filter(|(_, _, end)| self.now < *end)?;
+        Some((request.clone(), *revision))
+    }
+
+    /// Deletes the request for a switchover.
+    pub(super) fn end_switchover(&mut self) {
+        self.switchover = None;
+    }
+
+    /// Returns a new revision of the store.
+    pub(super) fn next_revision(&mut self) -> i64 {
+        self.revision += 1;
+        self.revision
+    }
+
     /// Deletes the operator's request, which has been carried out. What the new master lacks is given up (synchronous
     /// SY-20).
     pub(super) fn complete_failover(&mut self) {
@@ -242,10 +283,12 @@ impl World {
         }
     }
 
-    /// Returns what a read of the store finds now.
-    pub(super) fn observations(&self) -> Observations {
+    /// Returns what a read of the store by this leader finds now.
+    pub(super) fn observations(&self, leadership: u64) -> Observations {
         let mut seen = Observations {
             failover: self.failover_request(),
+            switchover: self.switchover_request(),
+            orders: self.orders.observed(leadership, self.now),
             ..Observations::default()
         };
         for keeper in &self.keepers {
