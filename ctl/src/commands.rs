@@ -17,6 +17,7 @@ mod failkeeper;
 mod failover;
 mod init;
 mod input;
+mod leased_request;
 mod playground;
 mod promote;
 mod register;

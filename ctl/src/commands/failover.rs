@@ -3,7 +3,6 @@
 
 mod assess;
 mod progress;
-mod request;
 mod text;
 
 use std::io;
@@ -12,15 +11,15 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow, bail, ensure};
 use base::{Clock, RandomBytes};
 use daemon::args::Switch;
-use model::{FailoverRequest, GoDuration, KeeperUid, Timestamp, from_slice, short_uid};
-use store::{KeyRange, Revision, Store};
+use model::{FailoverRequest, GoDuration, KeeperUid, Timestamp, from_slice, short_uid, to_compact};
+use store::{KeyRange, Revision, Store, Txn};
 
 use super::confirm::{Confirmation, ask_to_confirm};
+use super::leased_request::{LeasedRequest, RequestOutcome};
 use super::stored_keepers::StoredKeepers;
 use super::{CommandOutcome, print, stored_document};
 use assess::FailoverReport;
 use progress::watch_progress;
-use request::RequestOutcome;
 
 /// The limit of each of the two waits, unless proxies may need longer to close.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
@@ -80,14 +79,22 @@ pub(super) async fn run(
         if now != first {
             bail!("the cluster has changed since the report: repeat the command");
         }
-        let request = FailoverRequest {
+        let value = FailoverRequest {
             id: id.clone(),
             to: command.to.clone(),
             master: first.master.db.clone(),
             accept_data_loss: true,
             requested_at: command.wall(),
         };
-        if let RequestOutcome::Written(written) = request::write(store, clock, &request, revision, timeout).await? {
+        let keys = store.keys();
+        let request = LeasedRequest {
+            what: "failover",
+            key: &keys.failover_request(),
+            value: to_compact(&value),
+            conditions: Txn::new().if_unchanged(&keys.cluster_data(), revision),
+            timeout,
+        };
+        if let RequestOutcome::Written(written) = request.write(store, clock).await? {
             print(&format!("requested, for {timeout:?} at most\n"))?;
             return Box::pin(watch_progress(&command, &first, written)).await;
         }

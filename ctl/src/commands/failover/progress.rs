@@ -9,10 +9,10 @@ use model::{ClusterData, DbUid, KeeperUid, Stored};
 use store::{KeyRange, Snapshot, StoreError};
 use tokio::time::sleep;
 
+use super::super::leased_request::{WrittenRequest, withdraw};
 use super::super::{CommandOutcome, print};
 use super::FailoverCommand;
 use super::assess::{DbHealth, FailoverReport, RecordedDb, db_health};
-use super::request::{WrittenRequest, withdraw};
 
 /// Delay after a reading that failed.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
@@ -271,7 +271,7 @@ async fn give_up(
         let error = anyhow!("not announced within {limit:?}{cause}: {}", progress.state());
         return GiveUpOutcome::Failed(error);
     }
-    match withdraw(command.store, written).await {
+    match withdraw_request(command, written).await {
         Ok(true) => GiveUpOutcome::Failed(anyhow!(
             "not elected within {limit:?}{cause}, the request is withdrawn: {}; the log of the leading sentinel has \
              the reason (`ignoring an operator's request for a failover`, or what it waits for)",
@@ -289,6 +289,11 @@ async fn give_up(
 /// Deletes the request if nobody was elected on it. It expires by itself where that fails.
 async fn withdraw_if_there(command: &FailoverCommand<'_>, progress: &Progress, written: WrittenRequest) {
     if !progress.is_elected {
-        let _ = withdraw(command.store, written).await; // see above
+        let _ = withdraw_request(command, written).await; // see above
     }
+}
+
+async fn withdraw_request(command: &FailoverCommand<'_>, written: WrittenRequest) -> Result<bool, StoreError> {
+    let key = command.store.keys().failover_request();
+    withdraw(command.store, &key, written).await
 }
