@@ -187,7 +187,7 @@ pub struct ProxyInfo {
     pub stopped: bool,
 }
 
-/// A sentinel's info (data-model 8.2). Go stolon ignores `switchover` (extensions X-2).
+/// A sentinel's info (data-model 8.2). Go stolon ignores all but `UID` (extensions X-2).
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SentinelInfo {
@@ -197,4 +197,7 @@ pub struct SentinelInfo {
     /// The last switchover that this sentinel has led.
     #[serde(skip_serializing_if = "is_zero")]
     pub switchover: Option<SwitchoverReport>,
+    /// The sentinel leads switchovers. Go stolon's never set it.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub switchovers: bool,
 }

@@ -75,7 +75,11 @@ async fn publish_info(store: Store, uid: SentinelUid, mut contents: watch::Recei
     loop {
         let InfoContent { interval, switchover } = contents.borrow_and_update().clone();
         let uid = uid.clone();
-        let value = to_compact(&SentinelInfo { uid, switchover });
+        let value = to_compact(&SentinelInfo {
+            uid,
+            switchover,
+            switchovers: true,
+        });
         if let Some(interval) = interval {
             match publication
                 .continue_for(&store, &key, &value, interval.saturating_mul(2))
