@@ -1,5 +1,5 @@
-//! Reads the cluster data for a round, and the desired state of this keeper's instance in them. The steps towards it
-//! are decided by `reconcile`.
+//! Reads the cluster data and the keeper's order for a round, and the desired state of this keeper's instance in them. The
+//! steps towards it are decided by `reconcile`.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -7,28 +7,44 @@ use std::time::Duration;
 use base::Chain;
 use base::clock::Boottime;
 use model::{
-    BootUuid, CreationRecord, KeeperUid, Stored, UNREADABLE_DATA_REMEDY, UNUSABLE_DATA_REMEDY, Unusable, from_slice,
+    BootUuid, CreationRecord, KeeperOrder, KeeperUid, OrderKind, Stored, UNREADABLE_DATA_REMEDY, UNUSABLE_DATA_REMEDY,
+    Unusable, from_slice,
 };
-use store::{Entry, Revision, Store};
+use store::{Entry, KeyRange, Revision, Store};
 use tracing::debug;
 
 use crate::context::KeeperContext;
 use crate::local::state::LocalState;
 use crate::postgres::instance::{Instance, LocalRole as FileRole};
+use crate::publish::PermitConditions;
 use crate::reconcile::{
-    ClusterDataState, Desired, Goal, HoldReason, TargetRole, desired_state, endangered_cluster, hold_unless_given_up,
+    ClusterDataState, Desired, Goal, HoldReason, StoredOrder, TargetRole, desired_state, desired_under_order,
+    endangered_cluster, hold_unless_given_up,
 };
 
 /// Latency above which optional requests to the store are skipped.
 const SLOW_STORE: Duration = Duration::from_millis(100);
 
-/// Cluster data as read, with their revision.
+/// Cluster data as read, with their revision, and the keeper's order that was read together with them.
 #[derive(Debug, Clone)]
 pub struct ReadClusterData {
     pub state: ClusterDataState,
     pub revision: Revision,
+    pub order: StoredOrder,
+    /// Revision of the keeper's orders key.
+    pub order_revision: Revision,
     /// When the read was sent; `None` for what the watch brought.
     pub sent: Option<Boottime>,
+}
+
+impl ReadClusterData {
+    /// Returns the revisions that a permit, or the acceptance of the order, depends on.
+    pub fn revisions(&self) -> PermitConditions {
+        PermitConditions {
+            cluster_data: self.revision,
+            order: self.order_revision,
+        }
+    }
 }
 
 /// Reads the cluster data of one keeper.
@@ -71,6 +87,9 @@ impl ClusterDataReader {
         let read = ReadClusterData {
             state: cluster_data_state(Some(&entry)),
             revision: entry.mod_revision,
+            // Not read: the permit is refused if there is one.
+            order: StoredOrder::Absent,
+            order_revision: Revision::ABSENT,
             sent: None,
         };
         let is_standby = matches!(self.instance.local_role().await, Ok(FileRole::Standby));
@@ -83,29 +102,41 @@ impl ClusterDataReader {
         }
     }
 
-    /// Reads the cluster data.
+    /// Reads the cluster data and the order.
     pub async fn read(&self) -> ReadClusterData {
         let sent = Some(self.instance.clock().now());
-        match self.store.get(&self.store.keys().cluster_data()).await {
-            Ok(entry) => ReadClusterData {
-                state: cluster_data_state(entry.as_ref()),
-                revision: entry.map_or(Revision::ABSENT, |entry| entry.mod_revision),
-                sent,
-            },
+        let keys = self.store.keys();
+        let ranges = [keys.cluster_data(), keys.order(self.me.as_str())].map(KeyRange::Key);
+        let revision = |entry: Option<&Entry>| entry.map_or(Revision::ABSENT, |entry| entry.mod_revision);
+        match self.store.snapshot(&ranges).await {
+            Ok(mut read) => {
+                let (data, order) = (read.take_one(0), read.take_one(1));
+                ReadClusterData {
+                    state: cluster_data_state(data.as_ref()),
+                    revision: revision(data.as_ref()),
+                    order: stored_order(order.as_ref()),
+                    order_revision: revision(order.as_ref()),
+                    sent,
+                }
+            }
             Err(error) => {
                 debug!(error = %Chain(&error), "could not read the cluster data");
                 ReadClusterData {
                     state: ClusterDataState::Unavailable,
                     revision: Revision::ABSENT,
+                    order: StoredOrder::Absent,
+                    order_revision: Revision::ABSENT,
                     sent,
                 }
             }
         }
     }
 
-    /// Returns the desired state; on hold if the cluster data belong to another cluster than the local database.
-    pub async fn desired(&self, state: &ClusterDataState) -> Desired {
-        let desired = desired_state(state, &self.me, &self.boot);
+    /// Returns the desired state under the order; on hold if the cluster data belong to another cluster than the local
+    /// database.
+    pub async fn desired(&self, read: &ReadClusterData) -> Desired {
+        let state = &read.state;
+        let desired = desired_under_order(desired_state(state, &self.me, &self.boot), state, &read.order);
         let ClusterDataState::Valid(checked) = state else {
             return desired;
         };
@@ -139,6 +170,15 @@ pub fn is_slow(store: &Store) -> bool {
     store.latency() > SLOW_STORE
 }
 
+/// Decodes a value of the keeper's orders key.
+fn stored_order(entry: Option<&Entry>) -> StoredOrder {
+    match entry.map(|entry| from_slice::<KeeperOrder>(&entry.value)) {
+        None => StoredOrder::Absent,
+        Some(Ok(order)) if matches!(order.order, OrderKind::Checkpoint | OrderKind::Stop) => StoredOrder::Usable(order),
+        Some(Ok(_) | Err(_)) => StoredOrder::Unusable,
+    }
+}
+
 /// Decodes a value of the `clusterdata` key.
 pub fn cluster_data_state(entry: Option<&Entry>) -> ClusterDataState {
     match Stored::decode(entry.map(|entry| entry.value.as_slice())) {
@@ -166,6 +206,22 @@ mod tests {
             mod_revision: Revision(1),
             create_revision: Revision(1),
             lease: None,
+        }
+    }
+
+    #[test]
+    fn an_order_of_an_unknown_kind_or_half_of_one_is_unusable() {
+        let order = |kind: &str| format!(r#"{{"switchover":"a1","db":"d1","order":"{kind}"}}"#);
+        assert_eq!(stored_order(None), StoredOrder::Absent);
+        for kind in ["checkpoint", "stop"] {
+            let stored = stored_order(Some(&entry(&order(kind))));
+            assert!(
+                matches!(&stored, StoredOrder::Usable(order) if order.order.as_str() == kind),
+                "{stored:?}"
+            );
+        }
+        for text in [&order("restart"), "", "null", r#"{"switchover":"a1","order":"stop"}"#] {
+            assert_eq!(stored_order(Some(&entry(text))), StoredOrder::Unusable, "{text}");
         }
     }
 

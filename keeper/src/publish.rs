@@ -1,5 +1,5 @@
 //! Publishes the keeper's info: what and when. Each publication is a put under a lease, conditional on the key's
-//! revision (`info_key`). The permit to become master is one of these publications (`permit`).
+//! revision (`info_key`). The permit to become master, and the acceptance of an order, are such publications (`permit`).
 
 use std::sync::Mutex as StdMutex;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use tracing::warn;
 use crate::publish::info_key::{InfoKey, InfoPut, PutOutcome};
 use crate::publish::permit::PermitRequest;
 
-pub use crate::publish::permit::PermitResponse;
+pub use crate::publish::permit::{PermitConditions, PermitResponse};
 
 mod info_key;
 mod permit;
@@ -59,8 +59,12 @@ pub struct InfoReport {
     pub state: Option<PostgresState>,
     /// The keeper is shutting down on SIGTERM (extensions X-1.1).
     pub leaving: bool,
+    /// The switchover on whose order the instance is stopping or stopped; empty for none (extensions X-2.4).
+    pub stopping: String,
     /// The instance is stopped, and the end of its data (extensions X-1.1, X-1.4).
     pub stopped: Option<Stopped>,
+    /// The last switchover whose ordered checkpoint is complete; empty for none.
+    pub checkpointed: String,
     /// Progress of applying the cluster's parameters.
     pub settings: Option<SettingsInfo>,
     pub problems: Vec<Problem>,
@@ -211,21 +215,49 @@ impl Publisher {
         cluster_data: Revision,
         is_unchanged: impl Fn(Option<&Entry>) -> bool,
     ) -> Result<PermitResponse, StoreError> {
+        let conditions = PermitConditions {
+            cluster_data,
+            order: Revision::ABSENT,
+        };
+        self.publish_conditionally(conditions, "", is_unchanged).await
+    }
+
+    /// Accepts the order of this switchover to stop the instance: publishes it as stopping (extensions X-2.4).
+    pub async fn accept_order(
+        &self,
+        conditions: PermitConditions,
+        switchover: &str,
+        is_unchanged: impl Fn(Option<&Entry>) -> bool,
+    ) -> Result<PermitResponse, StoreError> {
+        self.publish_conditionally(conditions, switchover, is_unchanged).await
+    }
+
+    /// Publishes, on these conditions, which switchover the instance is stopping for. The same transaction withdraws an
+    /// earlier `stopped`.
+    async fn publish_conditionally(
+        &self,
+        conditions: PermitConditions,
+        stopping: &str,
+        is_unchanged: impl Fn(Option<&Entry>) -> bool,
+    ) -> Result<PermitResponse, StoreError> {
         let request = PermitRequest {
             store: &self.store,
             keeper: &self.identity.uid,
             interval: self.interval(),
         };
-        // The transaction of the permit also removes `stopped` from the info.
+        let change = |report: &mut InfoReport| {
+            stopping.clone_into(&mut report.stopping);
+            report.stopped = None;
+        };
         let info = || {
             let mut report = self.report();
-            report.stopped = None;
+            change(&mut report);
             self.next_info(&report)
         };
         let mut key = self.key.lock().await;
-        let response = request.send(&mut key, cluster_data, info, is_unchanged).await?;
+        let response = request.send(&mut key, conditions, info, is_unchanged).await?;
         if matches!(response, PermitResponse::Granted(_)) {
-            self.report.lock().expect(UNPOISONED).stopped = None;
+            change(&mut self.report.lock().expect(UNPOISONED));
         }
         Ok(response)
     }
@@ -319,13 +351,13 @@ fn info(identity: &KeeperIdentity, report: &InfoReport, uid: InfoUid) -> KeeperI
         can_be_synchronous_replica: Some(identity.can_be_synchronous_replica),
         liveness_key: true,
         leaving: report.leaving,
-        stopping: String::new(),
-        checkpointed: String::new(),
+        stopping: report.stopping.clone(),
+        checkpointed: report.checkpointed.clone(),
         stopped: report.stopped.clone(),
         settings: report.settings.clone(),
         problems: report.problems.clone(),
         data_lost: report.data_lost.clone(),
-        orders: false,
+        orders: true,
     }
 }
 
@@ -351,7 +383,7 @@ mod tests {
         };
         assert_eq!(
             to_compact(&info(&identity(), &report, "00000001".into())),
-            r#"{"infoUID":"00000001","uid":"k1","clusterUID":"c1","bootUUID":"b","postgresBinaryVersion":{"Maj":0,"Min":0},"canBeMaster":true,"canBeSynchronousReplica":false,"livenessKey":true,"leaving":true}"#
+            r#"{"infoUID":"00000001","uid":"k1","clusterUID":"c1","bootUUID":"b","postgresBinaryVersion":{"Maj":0,"Min":0},"canBeMaster":true,"canBeSynchronousReplica":false,"livenessKey":true,"leaving":true,"orders":true}"#
         );
     }
 
@@ -431,7 +463,9 @@ mod tests {
         };
         let text = to_compact(&info(&identity(), &report, "1".into()));
         assert!(
-            text.ends_with(r#","problems":[{"kind":"login","text":"refused","remedy":"set the password"}]}"#),
+            text.ends_with(
+                r#","problems":[{"kind":"login","text":"refused","remedy":"set the password"}],"orders":true}"#
+            ),
             "{text}"
         );
     }

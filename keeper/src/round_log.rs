@@ -152,6 +152,7 @@ fn is_repeated(why: &HoldReason) -> bool {
         | HoldReason::ForeignServer { .. }
         | HoldReason::DataLost
         | HoldReason::NoUsableData
+        | HoldReason::Ordered
         | HoldReason::UnknownInitMode(_)
         | HoldReason::UnknownRole(_)
         | HoldReason::InvalidSpec(_)
@@ -170,6 +171,9 @@ fn write(message: &LogMessage) {
             StopReason::BootNotAcknowledged => info!("our boot uuid is not acknowledged yet, waiting for the sentinel"),
             StopReason::FormerMaster { db, master } => {
                 info!(%db, %master, "our db is a former master, keeping it down");
+            }
+            StopReason::Ordered(order) => {
+                info!(db = %order.db, switchover = order.switchover, "our db is stopped for a switchover, keeping it down");
             }
         },
         LogMessage::Incomplete { db } => {
@@ -257,6 +261,7 @@ pub fn is_logged_as_error(why: &HoldReason) -> bool {
         HoldReason::StoreUnavailable
         | HoldReason::NoClusterData
         | HoldReason::NotListed
+        | HoldReason::Ordered
         | HoldReason::InvalidSpec(_)
         | HoldReason::CannotAdopt(_)
         | HoldReason::ForeignServer { .. }
@@ -311,6 +316,7 @@ fn write_hold(why: &HoldReason) {
                 "database cluster not initialized, although it should be: doing nothing"
             );
         }
+        HoldReason::Ordered => info!("an order of a switchover exists, starting and promoting no master"),
         // Logged as problems, see `reconciler::report`.
         HoldReason::InvalidSpec(_)
         | HoldReason::CannotAdopt(_)

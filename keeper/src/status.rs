@@ -213,6 +213,7 @@ fn assigned_role(desired: &Desired) -> Option<(AssignedRole, Option<Duration>)> 
             return nothing("the sentinel has not acknowledged this process yet");
         }
         Goal::Stop(StopReason::FormerMaster { .. }) => return nothing("the db is a former master"),
+        Goal::Stop(StopReason::Ordered(_)) => return nothing("a switchover has it stopped"),
     };
     let role = match &target.role {
         TargetRole::Master => AssignedRole::Master,

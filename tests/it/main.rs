@@ -21,6 +21,7 @@ mod leftover_processes;
 mod logins;
 mod lost_cluster_data;
 mod lost_data_directory;
+mod orders;
 mod passwords;
 mod playground;
 mod problems;

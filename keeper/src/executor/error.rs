@@ -34,6 +34,9 @@ pub enum StepError {
     /// The store refused the permit: read the cluster data again.
     #[error("the cluster data have changed, or the store has the key orders/{0}")]
     PermitRefused(KeeperUid),
+    /// The store refused the acceptance of an order to stop: read the cluster data and the order again.
+    #[error("the cluster data or the order have changed")]
+    OrderChanged,
     /// There is no permit, or it has expired: the store answered late, or what followed took long.
     #[error("there is no permit to be a master, or half of failInterval has passed since it was requested")]
     PermitExpired,
@@ -76,6 +79,7 @@ impl StepError {
         matches!(
             self,
             Self::PermitRefused(_)
+                | Self::OrderChanged
                 | Self::PermitExpired
                 | Self::Configuration(_)
                 | Self::Instance(InstanceError::PermitExpired { .. })
@@ -108,11 +112,14 @@ pub fn failure_message(step: &Step, failed: &StepError) -> &'static str {
     match step {
         // The port is checked before data are created, too.
         _ if matches!(failed, StepError::Instance(InstanceError::Port(_))) => "failed to start postgres",
-        Step::Log(_) | Step::ReportRestart(_) | Step::MarkComplete(_) => "could not continue",
+        Step::Log(_) | Step::ReportRestart(_) | Step::MarkComplete(_) | Step::Checkpoint(_) | Step::WithdrawStopped => {
+            "could not continue"
+        }
         Step::SaveCluster(_) => "could not save the cluster uid",
         Step::SaveDb(_) | Step::SaveAdopted(_) | Step::SaveApplied(_) => "could not save the state of the local db",
         Step::Stop => "failed to stop postgres",
         Step::PublishStopped(_) => "could not find out how our db was stopped",
+        Step::AcceptOrder(_) => "could not accept the order to stop",
         Step::ClearData(_) => "could not clear PGDATA",
         Step::KeepOriginalFiles => "could not keep copies of the configuration files",
         Step::RestoreBackup => "failed to restore the backup",

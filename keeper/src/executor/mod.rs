@@ -1,6 +1,7 @@
 //! Executes the steps of a plan: data, server, SQL and publication have a file each. Which steps are needed, and in
 //! which order, is decided by `reconcile`; the round around them is `reconciler`.
 
+mod checkpoint;
 mod data;
 mod error;
 mod permit;
@@ -9,15 +10,15 @@ mod rewind;
 mod server;
 mod sql;
 
-use model::{DbUid, RestartState};
-use store::Revision;
-
 use crate::context::KeeperContext;
+use crate::publish::PermitConditions;
 use crate::reconcile::{
-    DataState, Desired, Goal, ProcessState, ReconcilePlan, ServerConfig, ServerState, StartAs, Step, TargetDb,
-    client_logins,
+    DataState, Desired, Goal, ProcessState, ReconcilePlan, ServerConfig, ServerState, StartAs, Step, StoredOrder,
+    TargetDb, client_logins,
 };
+use model::{DbUid, RestartState};
 
+use self::checkpoint::OrderedCheckpoint;
 use self::data::DataSteps;
 use self::publish::PublishSteps;
 use self::rewind::RewindSteps;
@@ -37,6 +38,7 @@ pub struct Executor {
     server: ServerSteps,
     sql: SqlSteps,
     publish: PublishSteps,
+    checkpoint: OrderedCheckpoint,
     process: ProcessState,
 }
 
@@ -44,8 +46,10 @@ pub struct Executor {
 #[derive(Debug)]
 pub struct StepContext<'a> {
     pub desired: &'a Desired,
-    /// Revision of the cluster data with this desired state.
-    pub revision: Revision,
+    /// Revisions of the cluster data with this desired state, and of the keeper's orders key.
+    pub revisions: PermitConditions,
+    /// What that key holds.
+    pub order: &'a StoredOrder,
     /// The permit of this round.
     pub permit: &'a mut RoundPermit,
 }
@@ -58,6 +62,7 @@ impl Executor {
             server: ServerSteps::new(context),
             sql: SqlSteps::new(context),
             publish: PublishSteps::new(context),
+            checkpoint: OrderedCheckpoint::new(context),
             process: ProcessState::default(),
         }
     }
@@ -65,6 +70,7 @@ impl Executor {
     /// Returns the state of this process for a plan.
     pub fn process_state(&mut self, desired: &Desired) -> &ProcessState {
         self.data.complete_late_copy(&mut self.process);
+        self.checkpoint.retry_failed(&mut self.process);
         self.process.copy_delay = self.data.copy_delay(desired);
         &self.process
     }
@@ -97,12 +103,13 @@ impl Executor {
         self.process.current = None;
     }
 
-    /// Withdraws the publication that our db is stopped when another one, or none, is assigned.
-    pub fn retract_stopped_unless(&mut self, assigned: Option<&DbUid>) {
-        if let Some(published) = &self.process.published_stopped
+    /// Withdraws the publication that our db is stopping or stopped when another one, or none, is assigned.
+    pub fn withdraw_stopped_unless(&mut self, assigned: Option<&DbUid>) {
+        let ordered = self.process.accepted_order.as_ref().map(|order| &order.db);
+        if let Some(published) = self.process.published_stopped.as_ref().or(ordered)
             && assigned != Some(published)
         {
-            self.publish.retract_stopped(&mut self.process);
+            self.publish.withdraw_stopped(&mut self.process);
         }
     }
 
@@ -116,6 +123,9 @@ impl Executor {
             Step::SaveDb(db) => self.data.save_db(db).await?,
             Step::Stop => self.server.stop(process).await?,
             Step::PublishStopped(db) => self.publish.publish_stopped(db, process).await?,
+            Step::AcceptOrder(order) => self.publish.accept_order(order, context, process).await?,
+            Step::WithdrawStopped => self.publish.withdraw_stopped(process),
+            Step::Checkpoint(switchover) => self.checkpoint.begin(switchover, process),
             Step::ClearData(clear) => {
                 (process.restored, process.unexamined) = (None, None);
                 self.data.clear(clear, desired).await?;
@@ -170,10 +180,7 @@ impl Executor {
     }
 
     async fn request_permit(&mut self, context: &mut StepContext<'_>) -> Result<(), StepError> {
-        let (desired, revision) = (context.desired, context.revision);
-        self.publish
-            .request_permit(desired, revision, context.permit, &mut self.process)
-            .await
+        self.publish.request_permit(context, &mut self.process).await
     }
 
     async fn start(
@@ -184,8 +191,8 @@ impl Executor {
     ) -> Result<(), StepError> {
         let target = target_of(context.desired);
         let deadline = context.permit.consume(role, target)?;
-        if role == StartAs::Standby && self.process.published_stopped.is_some() {
-            self.publish.retract_stopped(&mut self.process);
+        if role == StartAs::Standby {
+            self.withdraw_stopped_unless(None);
         }
         self.server.start(deadline, config, target, &mut self.process).await
     }

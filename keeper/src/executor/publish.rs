@@ -1,22 +1,23 @@
-//! Steps whose result other programs read in the store: the permit to become master, the end of a stopped instance's
-//! data, and how far a restart for parameters is. Writing the info is left to `crate::publish`.
+//! Steps whose result other programs read in the store: the permit to become master, the acceptance of an order, the
+//! end of a stopped instance's data, and how far a restart for parameters is. Writing the info is left to `crate::publish`.
 
 use std::sync::Arc;
 
 use model::{BootUuid, ClusterUid, DbUid, KeeperUid, RestartState, SettingsInfo, Stopped};
-use store::{Entry, Revision};
+use store::Entry;
 use tracing::info;
 
 use crate::cluster_data::cluster_data_state;
 use crate::context::KeeperContext;
-use crate::executor::StepError;
-use crate::executor::permit::RoundPermit;
+use crate::executor::{StepContext, StepError};
 use crate::local::state::LocalState;
 use crate::metrics::Metrics;
 use crate::postgres::instance::Instance;
 use crate::postgres::programs::wal_end::{self, WalEndError};
 use crate::publish::{Due, PermitResponse, Publisher};
-use crate::reconcile::{Desired, Goal, ProcessState, RestartNeed, desired_state, fingerprint};
+use crate::reconcile::{
+    AcceptedOrder, Desired, Goal, ProcessState, RestartNeed, desired_state, desired_under_order, fingerprint,
+};
 
 /// Publishes results of steps.
 #[derive(Debug)]
@@ -67,29 +68,60 @@ impl PublishSteps {
         Ok(())
     }
 
-    /// Withdraws the publication that the instance is stopped.
-    pub(super) fn retract_stopped(&self, process: &mut ProcessState) {
-        process.published_stopped = None;
-        self.publisher.change(Due::Now, |report| report.stopped = None);
+    /// Withdraws the publication that the instance is stopping or stopped.
+    pub(super) fn withdraw_stopped(&self, process: &mut ProcessState) {
+        (process.published_stopped, process.accepted_order) = (None, None);
+        self.publisher.change(Due::Now, |report| {
+            report.stopping.clear();
+            report.stopped = None;
+        });
+    }
+
+    /// Accepts an order to stop, if the order and the desired state that follows from it still hold (extensions ).
+    pub(super) async fn accept_order(
+        &self,
+        order: &AcceptedOrder,
+        context: &StepContext<'_>,
+        process: &mut ProcessState,
+    ) -> Result<(), StepError> {
+        let is_unchanged = |entry: Option<&Entry>| {
+            let data = cluster_data_state(entry);
+            let desired = desired_state(&data, &self.me, &self.boot);
+            desired_under_order(desired, &data, context.order) == *context.desired
+        };
+        let accepted = self
+            .publisher
+            .accept_order(context.revisions, &order.switchover, is_unchanged);
+        match accepted.await? {
+            PermitResponse::Granted(_) => {
+                info!(db = %order.db, switchover = order.switchover, "accepted the order to stop postgres");
+                (process.published_stopped, process.accepted_order) = (None, Some(order.clone()));
+                Ok(())
+            }
+            PermitResponse::Refused => Err(StepError::OrderChanged),
+        }
     }
 
     /// Requests the permit on this revision of the cluster data; its validity counts from before the request
     /// (extensions ).
     pub(super) async fn request_permit(
         &self,
-        desired: &Desired,
-        revision: Revision,
-        permit: &mut RoundPermit,
+        context: &mut StepContext<'_>,
         process: &mut ProcessState,
     ) -> Result<(), StepError> {
+        let desired = context.desired;
         let is_unchanged = |entry: Option<&Entry>| {
             let state = cluster_data_state(entry);
             desired_state(&state, &self.me, &self.boot) == *desired
         };
-        match self.publisher.permit(revision, is_unchanged).await? {
+        match self
+            .publisher
+            .permit(context.revisions.cluster_data, is_unchanged)
+            .await?
+        {
             PermitResponse::Granted(sent) => {
-                permit.grant(sent);
-                process.published_stopped = None;
+                context.permit.grant(sent);
+                (process.published_stopped, process.accepted_order) = (None, None);
                 Ok(())
             }
             PermitResponse::Refused => Err(StepError::PermitRefused(self.me.clone())),

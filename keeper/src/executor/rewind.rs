@@ -105,7 +105,7 @@ impl RewindSteps {
         if client.checkpoint_timeline().await? >= source.timeline {
             return Ok(());
         }
-        self.client(from, CHECKPOINT_LIMIT)?.checkpoint().await?;
+        client.checkpoint(CHECKPOINT_LIMIT).await?;
         match client.checkpoint_timeline().await? {
             timeline if timeline >= source.timeline => Ok(()),
             timeline => Err(StepError::SourceBehind {

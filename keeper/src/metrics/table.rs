@@ -61,7 +61,7 @@ daemon::metric_table! {
         .with(&[MetricLabel::fixed("result", &["done", "on_hold", "failed", "skipped", "aborted"])]);
     FAILED_STEPS = MetricRow::counter("stolon_keeper_failed_steps_total", "Failed steps of rounds, by step")
         .with(&[MetricLabel::fixed("step", &[
-            "save_cluster", "save_db", "stop", "publish_stopped", "clear_data", "initdb", "start", "wait_ready",
+            "save_cluster", "save_db", "stop", "publish_stopped", "accept_order", "clear_data", "initdb", "start", "wait_ready",
             "keep_original_files", "restore_backup", "wait_recovered", "read_init_parameters", "set_up_roles", "base_backup", "recover", "check_rewind", "rewind",
             "mark_standby", "permit", "wait_rewound", "wait_streaming", "confirm_names", "promote",
             "slot", "reload", "restart", "save_applied", "other",

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::external_dirs::Obstacle;
-use crate::reconcile::{AdoptionRefusal, CopyDelay, InvalidDbSpec, RecordedIdentity, WrongSource};
+use crate::reconcile::{AcceptedOrder, AdoptionRefusal, CopyDelay, InvalidDbSpec, RecordedIdentity, WrongSource};
 use model::{
     AccessMode, ArchiveRecoverySettings, BootUuid, CheckedClusterData, ClusterData, ClusterUid, Db, DbSpec, DbUid,
     FollowType, KeeperUid, NotSupported, Role, Spec, StandbySettings, UNUSABLE_DATA_REMEDY, support,
@@ -97,13 +97,15 @@ pub enum HoldReason {
     CopyFailed(CopyDelay),
     /// Restoring or recovering a backup has failed, and the next attempt is not due yet.
     RestoreFailed(CopyDelay),
+    /// The keeper's orders key exists: no master is started or promoted before it is gone (extensions X-1.3).
+    Ordered,
 }
 
 impl HoldReason {
     /// Returns what an operator can do about it; `None` if there is nothing to fix, or if the reason itself has the remedy.
     pub fn remedy(&self) -> Option<&'static str> {
         Some(match self {
-            Self::StoreUnavailable | Self::Unusable(_) | Self::NotListed => return None,
+            Self::StoreUnavailable | Self::Unusable(_) | Self::NotListed | Self::Ordered => return None,
             Self::NoClusterData => {
                 "put the cluster data back from a backup with `stolonctl clusterdata write --yes -f FILE`; `stolonctl init` gives the \
                  databases up"
@@ -152,6 +154,8 @@ pub enum StopReason {
         /// The master of the cluster.
         master: DbUid,
     },
+    /// A switchover orders it (extensions X-2.4).
+    Ordered(AcceptedOrder),
 }
 
 /// The keeper of another db.

@@ -10,6 +10,7 @@ mod foreign_cluster;
 mod initialise;
 mod log_message;
 mod observed;
+mod order;
 mod rejoin;
 mod restart_order;
 mod rewind;
@@ -32,6 +33,7 @@ pub use observed::{
     CopyDelay, CopyFacts, DataRole, DataState, LocalDb, LocalFacts, ObservedState, ProcessState, ServerConfig,
     ServerFacts, ServerProbe, ServerState,
 };
+pub use order::{AcceptedOrder, StoredOrder, desired_under_order};
 pub use rejoin::{CopyReason, DataEnd, EndState, Fork, Rejoin, SourceFacts, has_segment_of, rejoin};
 pub use restart_order::{Peer, RestartTurn, fingerprint, restart_turn};
 pub use rewind::{NoRewind, RewindFacts};
@@ -63,9 +65,15 @@ pub fn plan(observed: &ObservedState<'_>) -> ReconcilePlan {
         Goal::Hold(why) => return ReconcilePlan::hold(why.clone()),
         // Neither stopped nor used: it may be an instance that an operator wants to hand over.
         _ if observed.local.foreign_server.is_some() => return hold_for_foreign_server(observed),
+        Goal::Stop(StopReason::Ordered(order)) => return order::stop_as_ordered(observed, order),
         Goal::Stop(why) => return keep_stopped(observed, why),
         Goal::Run(target) => target,
     };
+    order::under_order(observed, target, run(observed, target))
+}
+
+/// Returns the steps that make the instance run this db.
+fn run(observed: &ObservedState<'_>, target: &TargetDb) -> ReconcilePlan {
     if let Some(plan) = discard_incomplete(observed, target) {
         return plan;
     }

@@ -7,12 +7,16 @@ use std::time::Duration;
 use model::{ClusterUid, DbUid};
 
 use crate::external_dirs::{ExternalDir, Obstacle};
-use crate::reconcile::{DataEnd, Desired, ExistingData, RestartTurn, RewindFacts, SourceFacts, Upstream};
+use crate::reconcile::{
+    AcceptedOrder, DataEnd, Desired, ExistingData, RestartTurn, RewindFacts, SourceFacts, StoredOrder, Upstream,
+};
 
 /// Snapshot of everything that a plan depends on.
 #[derive(Debug, Clone, Copy)]
 pub struct ObservedState<'a> {
     pub desired: &'a Desired,
+    /// What the keeper's orders key holds.
+    pub order: &'a StoredOrder,
     /// The keeper's data directory.
     pub local: &'a LocalFacts,
     /// The server, as far as it was probed.
@@ -145,6 +149,10 @@ pub struct ProcessState {
     pub rejoin_failed: Option<DbUid>,
     /// The db that the published info reports as stopped.
     pub published_stopped: Option<DbUid>,
+    /// The order on which the published info reports our db as stopping.
+    pub accepted_order: Option<AcceptedOrder>,
+    /// The switchover for which a checkpoint was begun.
+    pub checkpoint_for: Option<String>,
     /// The db for which pg_rewind, or what it needs, failed: it is not tried again.
     pub rewind_failed: Option<DbUid>,
     /// The db whose data this process has rewound completely; they have not streamed yet.

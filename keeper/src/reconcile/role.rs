@@ -4,6 +4,7 @@ use model::DbUid;
 
 use crate::reconcile::configure::{configure, master_config, master_start_config, refresh_slots};
 use crate::reconcile::initialise::{first_start_config, standby_config};
+use crate::reconcile::order::withdraw_acceptance;
 use crate::reconcile::{
     DataRole, DataState, HoldReason, LogMessage, NextAction, ObservedState, ReconcilePlan, SYNCHRONOUS_STANDBY_NAMES,
     ServerConfig, ServerFacts, ServerProbe, ServerState, StartAs, Step, TargetDb, TargetRole, Upstream,
@@ -51,6 +52,7 @@ fn reconcile_master(observed: &ObservedState<'_>, target: &TargetDb) -> Reconcil
         }
         ServerState::Up(ServerProbe::Answered(facts)) => {
             steps.push(Step::Log(LogMessage::AlreadyMaster));
+            withdraw_acceptance(observed, &mut steps);
             refresh_slots(target, facts, &mut steps);
             configure(observed, target, None, Some(facts), &mut steps);
             NextAction::Done
@@ -58,6 +60,7 @@ fn reconcile_master(observed: &ObservedState<'_>, target: &TargetDb) -> Reconcil
         // Slots and pending restarts need a superuser login. Files can be updated without one.
         ServerState::Up(ServerProbe::Refused) => {
             steps.push(Step::Log(LogMessage::AlreadyMaster));
+            withdraw_acceptance(observed, &mut steps);
             configure(observed, target, None, None, &mut steps);
             NextAction::Done
         }

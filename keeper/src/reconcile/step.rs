@@ -3,7 +3,9 @@
 use model::{ClusterUid, DbUid, NewConfig};
 
 use crate::external_dirs::{ClearRequest, ExternalDir};
-use crate::reconcile::{HoldReason, LocalDb, LogMessage, MemberUpstream, ServerConfig, SlotChange, SourceFacts};
+use crate::reconcile::{
+    AcceptedOrder, HoldReason, LocalDb, LogMessage, MemberUpstream, ServerConfig, SlotChange, SourceFacts,
+};
 
 /// Steps to execute, and what follows them.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,6 +44,12 @@ pub enum Step {
     Stop,
     /// Publish that the instance of this db is stopped, and how.
     PublishStopped(DbUid),
+    /// Begin a checkpoint for this switchover, and publish its end.
+    Checkpoint(String),
+    /// Publish that the instance is stopping on this order, if the order and what it depends on still hold.
+    AcceptOrder(AcceptedOrder),
+    /// Withdraw the publication that the instance is stopping or stopped.
+    WithdrawStopped,
     /// Set complete data aside until new ones are complete, or remove them; remove incomplete data.
     ClearData(ClearRequest),
     /// Keep copies of the configuration files that the data came with.
@@ -167,6 +175,7 @@ impl Step {
             Self::SaveDb(_) | Self::SaveAdopted(_) => "save_db",
             Self::Stop => "stop",
             Self::PublishStopped(_) => "publish_stopped",
+            Self::AcceptOrder(_) => "accept_order",
             Self::ClearData(_) => "clear_data",
             Self::Initdb(_) => "initdb",
             Self::RestoreBackup => "restore_backup",
@@ -190,7 +199,11 @@ impl Step {
             Self::Reload(_) => "reload",
             Self::Restart(..) => "restart",
             Self::SaveApplied(_) => "save_applied",
-            Self::Log(_) | Self::MarkComplete(_) | Self::ReportRestart(_) => "other",
+            Self::Log(_)
+            | Self::MarkComplete(_)
+            | Self::ReportRestart(_)
+            | Self::Checkpoint(_)
+            | Self::WithdrawStopped => "other",
         }
     }
 

@@ -12,6 +12,7 @@ use super::*;
 use crate::external_dirs::{ExternalDir, ExternalDirFacts, ExternalDirKind, Obstacle};
 
 mod initialise;
+mod orders;
 
 const ME: &str = "k1";
 const BOOT: &str = "boot1";
@@ -22,6 +23,7 @@ const ROUNDS_MAX: usize = 12;
 struct FakeKeeper {
     data: Option<ClusterData>,
     reading: Option<ClusterDataState>,
+    order: StoredOrder,
     local: LocalFacts,
     running: bool,
     answers: bool,
@@ -83,6 +85,7 @@ fn fake() -> FakeKeeper {
     FakeKeeper {
         data: Some(data),
         reading: None,
+        order: StoredOrder::Absent,
         local: LocalFacts {
             cluster: "c1".into(),
             db: LocalDb {
@@ -302,7 +305,8 @@ impl FakeKeeper {
             (None, Some(data)) => ClusterDataState::Valid(Box::new(data.clone().check().expect("the case is valid"))),
             (None, None) => ClusterDataState::Absent,
         };
-        desired_state(&reading, &ME.into(), &BOOT.into())
+        let desired = desired_state(&reading, &ME.into(), &BOOT.into());
+        desired_under_order(desired, &reading, &self.order)
     }
 
     fn assigned(&self) -> DbUid {
@@ -346,6 +350,7 @@ impl FakeKeeper {
             };
             let observed = ObservedState {
                 desired: &desired,
+                order: &self.order,
                 local: &self.local,
                 server: &server,
                 config: config.as_ref(),
@@ -438,6 +443,21 @@ impl FakeKeeper {
                 self.known.published_stopped = Some(db.clone());
                 format!("publish {db} stopped")
             }
+            Step::AcceptOrder(order) => {
+                if !failing_steps("accept") {
+                    self.known.published_stopped = None;
+                    self.known.accepted_order = Some(order.clone());
+                }
+                format!("accept {}", order.switchover)
+            }
+            Step::WithdrawStopped => {
+                (self.known.published_stopped, self.known.accepted_order) = (None, None);
+                "withdraw".into()
+            }
+            Step::Checkpoint(switchover) => {
+                self.known.checkpoint_for = Some(switchover.clone());
+                format!("checkpoint {switchover}")
+            }
             Step::ClearData(clear) => {
                 assert!(!self.running, "I4: never while the server runs");
                 assert!(self.local.db.initializing, "I4: only after dbstate was saved");
@@ -526,7 +546,11 @@ impl FakeKeeper {
                 self.known.completed = Some(db.clone());
                 return None;
             }
-            Step::Permit => "permit".into(),
+            Step::Permit => {
+                assert_eq!(self.order, StoredOrder::Absent, "X-1.3: the store refuses it");
+                (self.known.published_stopped, self.known.accepted_order) = (None, None);
+                "permit".into()
+            }
             Step::Start(role, config) => {
                 let name = format!("start {role:?}");
                 if !failing_steps(&name) {
@@ -964,6 +988,7 @@ fn nothing_is_destroyed_before_the_source_answers() {
         let observed = ObservedState {
             own_hba: &[],
             desired: &desired,
+            order: &fake.order,
             local: &fake.local,
             server: &server,
             config: config.as_ref(),

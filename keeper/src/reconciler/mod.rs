@@ -154,11 +154,11 @@ impl Reconciler {
             last_steps: Vec::new(),
         };
         if hung.is_some() {
-            let desired = self.cluster_data.desired(&round.read.state).await;
+            let desired = self.cluster_data.desired(&round.read).await;
             return round.outcome(RoundResult::Failed, desired);
         }
         for plan_number in 0..PLANS_MAX {
-            let desired = self.cluster_data.desired(&round.read.state).await;
+            let desired = self.cluster_data.desired(&round.read).await;
             if plan_number == 0 && matches!(&trigger, Trigger::EventUnless(failed) if *failed == desired) {
                 return round.outcome(RoundResult::Skipped, desired);
             }
@@ -171,7 +171,7 @@ impl Reconciler {
             plans = PLANS_MAX,
             steps, "the round was planned too often without completing"
         );
-        let desired = self.cluster_data.desired(&round.read.state).await;
+        let desired = self.cluster_data.desired(&round.read).await;
         round.outcome(RoundResult::Failed, desired)
     }
 
@@ -289,11 +289,12 @@ impl Reconciler {
         let assigned = match &desired.goal {
             Goal::Run(target) => Some(Some(&target.db)),
             Goal::Stop(StopReason::FormerMaster { db, .. }) => Some(Some(db)),
+            Goal::Stop(StopReason::Ordered(order)) => Some(Some(&order.db)),
             Goal::Stop(StopReason::NoDb) | Goal::Hold(HoldReason::NotListed) => Some(None),
             Goal::Stop(StopReason::BootNotAcknowledged) | Goal::Hold(_) => None,
         };
         if let Some(assigned) = assigned {
-            self.executor.retract_stopped_unless(assigned);
+            self.executor.withdraw_stopped_unless(assigned);
         }
         self.context.monitor.set_followed(followed(desired, &round.read.state));
         let target = match &desired.goal {
@@ -368,6 +369,7 @@ impl Reconciler {
         };
         let observed = ObservedState {
             desired,
+            order: &round.read.order,
             own_hba: &own_hba,
             local: &local,
             server: &server,
@@ -400,7 +402,8 @@ impl Reconciler {
             }
             let mut context = StepContext {
                 desired,
-                revision: round.read.revision,
+                revisions: round.read.revisions(),
+                order: &round.read.order,
                 permit: &mut round.permit,
             };
             self.set_in_progress(step.is_long().then_some(desired));
@@ -420,7 +423,7 @@ impl Reconciler {
             return Err(failed);
         }
         if failed.should_plan_again() {
-            info!(why = %failed, "not permitted to be master, reading the cluster data again");
+            info!(why = %failed, "{}, reading the cluster data again", failure_message(step, &failed));
             return Err(failed);
         }
         self.reporter.report_failed_step(step, &failed);

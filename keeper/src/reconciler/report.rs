@@ -154,7 +154,9 @@ impl RoundReporter {
 /// the local database, empty for none.
 fn hold_problem(why: &HoldReason, data: &Path, own: &ClusterUid) -> Option<Problem> {
     let text = match why {
-        HoldReason::StoreUnavailable | HoldReason::Unusable(_) | HoldReason::NotListed => return None,
+        HoldReason::StoreUnavailable | HoldReason::Unusable(_) | HoldReason::NotListed | HoldReason::Ordered => {
+            return None;
+        }
         HoldReason::NoClusterData if own.as_str().is_empty() => return None,
         HoldReason::NoClusterData => format!(
             "the cluster data are gone, and this keeper has a database of cluster {own}: it is left as it is, and is not \

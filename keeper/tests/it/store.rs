@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use base::{Clock, RandomBytes};
 use keeper::liveness::LivenessKey;
-use keeper::publish::{Due, InfoReport, KeeperIdentity, PermitResponse, Publisher};
+use keeper::publish::{Due, InfoReport, KeeperIdentity, PermitConditions, PermitResponse, Publisher};
 use model::{KeeperInfo, KeeperUid, LIVENESS_PERIOD, LIVENESS_TTL, Stopped, from_slice};
 use stolon_tests::deadlines::SHORT_TIMEOUT;
 use stolon_tests::etcd::Etcd;
@@ -189,6 +189,60 @@ fn a_permit_needs_unchanged_cluster_data_and_no_orders_key_and_removes_stopped()
             publisher.report().stopped,
             None,
             "later publications do not bring it back"
+        );
+    });
+}
+
+#[test]
+fn an_order_is_accepted_only_as_it_was_read_together_with_the_cluster_data() {
+    // Rule: extensions.
+    run(async {
+        let etcd = Etcd::start().await;
+        let store = store(&etcd);
+        let keys = store.keys().clone();
+        let publisher = publisher(&store, "b1");
+        publisher.change(Due::Later, |report| report.stopped = Some(Stopped::default()));
+        publisher.publish_within(SHORT_TIMEOUT).await;
+
+        let data = store.put(&keys.cluster_data(), "master k1, seen 1").await.unwrap();
+        let earlier = store.put(&keys.order("k1"), "stop").await.unwrap();
+        let order = store.put(&keys.order("k1"), "stop").await.unwrap();
+        let is_unchanged =
+            |entry: Option<&store::Entry>| entry.is_some_and(|entry| entry.value.starts_with(b"master k1"));
+        let accept = async |cluster_data, order| {
+            let conditions = PermitConditions { cluster_data, order };
+            publisher.accept_order(conditions, "s1", is_unchanged).await.unwrap()
+        };
+        assert_eq!(accept(data, earlier).await, PermitResponse::Refused, "put again");
+        assert_eq!(accept(data, Revision::ABSENT).await, PermitResponse::Refused);
+        store.put(&keys.cluster_data(), "master k2").await.unwrap();
+        assert_eq!(accept(data, order).await, PermitResponse::Refused);
+        let (published, _) = info(&store).await.unwrap();
+        assert!(
+            published.stopping.is_empty() && published.stopped.is_some(),
+            "a refusal changes nothing"
+        );
+
+        // only times and positions are others
+        store.put(&keys.cluster_data(), "master k1, seen 2").await.unwrap();
+        assert_granted(accept(data, order).await);
+        let (published, _) = info(&store).await.unwrap();
+        assert_eq!((published.stopping.as_str(), published.stopped), ("s1", None));
+
+        publisher.change(Due::Later, |report| report.stopped = Some(Stopped::default()));
+        publisher.publish_within(SHORT_TIMEOUT).await;
+        assert_eq!(
+            info(&store).await.unwrap().0.stopping,
+            "s1",
+            "later publications keep it"
+        );
+        store.commit(store::Txn::new().delete(&keys.order("k1"))).await.unwrap();
+        assert_eq!(accept(data, order).await, PermitResponse::Refused, "the order is gone");
+        assert_granted(publisher.permit(data, is_unchanged).await.unwrap());
+        let (published, _) = info(&store).await.unwrap();
+        assert!(
+            published.stopping.is_empty() && published.stopped.is_none(),
+            "{published:?}"
         );
     });
 }

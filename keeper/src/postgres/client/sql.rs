@@ -302,9 +302,11 @@ impl SqlClient {
         answer.parse().map_err(|_| SqlError::Answer { action, answer })
     }
 
-    /// Completes a checkpoint, without the delays of a scheduled one.
-    pub async fn checkpoint(&self) -> Result<(), SqlError> {
-        self.query("make a checkpoint", "checkpoint").await.map(drop)
+    /// Completes a checkpoint, without the delays of a scheduled one. No other query waits for it.
+    pub async fn checkpoint(&self, limit: Duration) -> Result<(), SqlError> {
+        let (action, statement) = ("make a checkpoint", &["checkpoint"]);
+        self.connection.run_anew(action, statement, limit, |_| true).await?;
+        Ok(())
     }
 
     /// Writes a WAL record that changes nothing, and flushes it.

@@ -139,8 +139,8 @@ impl UpstreamClient {
     }
 
     /// Makes it complete a checkpoint.
-    pub async fn checkpoint(&self) -> Result<(), UpstreamError> {
-        Ok(self.sql.checkpoint().await?)
+    pub async fn checkpoint(&self, limit: Duration) -> Result<(), UpstreamError> {
+        Ok(self.sql.checkpoint(limit).await?)
     }
 
     /// Whether the upstream can see this file, given by an absolute path or one relative to its PGDATA.
