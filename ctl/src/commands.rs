@@ -27,6 +27,7 @@ mod spec_warnings;
 mod status;
 mod stored_document;
 mod stored_keepers;
+mod switchover;
 mod update;
 
 /// Operate a cluster: initialise it, show its status, change its specification.
@@ -59,6 +60,8 @@ enum Command {
     Update(update::Args),
     /// Fail a keeper for one round: a standby replaces its master
     Failkeeper(failkeeper::Args),
+    /// Make another keeper the master while the present one is healthy, without loss
+    Switchover(switchover::Args),
     /// Make a standby that lacks data the master when no other can be elected; what it lacks is lost
     Failover(failover::Args),
     /// Remove a keeper from the cluster data
@@ -73,22 +76,12 @@ enum Command {
     Playground(playground::Args),
     /// Print the version
     Version(IgnoredArguments),
-    /// Make another keeper the master
-    #[command(hide = true)]
-    Switchover(UnsupportedArguments),
 }
 
 /// Positional arguments that a command accepts and ignores, as Go stolon does (cli O-25).
 #[derive(Debug, Default, clap::Args)]
 struct IgnoredArguments {
     #[arg(hide = true)]
-    arguments: Vec<OsString>,
-}
-
-/// Arguments of a command that is not supported yet. They are accepted unparsed, so that the error names the command.
-#[derive(Debug, clap::Args)]
-struct UnsupportedArguments {
-    #[arg(hide = true, allow_hyphen_values = true)]
     arguments: Vec<OsString>,
 }
 
@@ -113,7 +106,6 @@ pub async fn run(args: Args, clock: Clock, random: RandomBytes) -> ExitCode {
         Command::Register(register) if register.asks_for_version() => {
             return print_line(&format!("register version {VERSION}"));
         }
-        Command::Switchover(_) => return fail_unsupported("switchover"),
         _ => {}
     }
     let mut faults = Faults::default();
@@ -141,11 +133,12 @@ pub async fn run(args: Args, clock: Clock, random: RandomBytes) -> ExitCode {
         Command::Update(args) => update::run(&store, &clock, args).await,
         Command::Failkeeper(args) => failkeeper::run(&store, &clock, args).await,
         Command::Failover(args) => Box::pin(failover::run(&store, &clock, &random, args)).await,
+        Command::Switchover(args) => Box::pin(switchover::run(&store, &clock, &random, args)).await,
         Command::Removekeeper(args) => removekeeper::run(&store, &clock, args).await,
         Command::Promote(args) => promote::run(&store, &clock, args).await,
         Command::Clusterdata(args) => clusterdata::run(&store, args).await,
         // these have ended above
-        Command::Playground(_) | Command::Version(_) | Command::Switchover(_) => Ok(CommandOutcome::Success),
+        Command::Playground(_) | Command::Version(_) => Ok(CommandOutcome::Success),
     };
     match outcome {
         Ok(CommandOutcome::Success) => ExitCode::SUCCESS,
@@ -185,11 +178,6 @@ fn print_help(path: &[&str]) -> ExitCode {
             .expect("the path names subcommands of ours");
     }
     exit_code(ignore_broken_pipe(selected.print_help()))
-}
-
-fn fail_unsupported(command: &str) -> ExitCode {
-    print_stderr(format_args!("{command} is not supported yet"));
-    ExitCode::FAILURE
 }
 
 fn print_line(line: &str) -> ExitCode {

@@ -107,7 +107,7 @@ pub(super) async fn run(
 /// Returns the keeper and the timeout that were typed, if the command may be carried out at all.
 fn check_arguments(args: &Args) -> anyhow::Result<(KeeperUid, Option<Duration>)> {
     const PURPOSE: &str = "failover makes a standby that lacks data the master when no other can be elected; to replace a master \
-                           that runs, stop its keeper with SIGTERM, or use `stolonctl failkeeper`";
+                           that runs, use `stolonctl switchover` or `stolonctl failkeeper`";
     ensure!(
         args.arguments.is_empty(),
         "too many arguments: name the keeper with --to"

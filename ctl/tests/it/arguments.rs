@@ -186,11 +186,3 @@ async fn options_may_stand_anywhere_and_the_last_one_wins() {
         .await
         .assert_failed_with("no cluster data");
 }
-
-#[tokio::test]
-async fn an_unsupported_command_is_refused() {
-    let args = ["switchover", "--cluster-name=c", "--store-backend=etcdv3"];
-    run(&args, &[])
-        .await
-        .assert_failed_with("switchover is not supported yet");
-}

@@ -12,4 +12,5 @@ mod outputs;
 mod promote;
 mod read;
 mod register;
+mod switchover;
 mod update;

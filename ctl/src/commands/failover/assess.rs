@@ -93,7 +93,7 @@ pub(super) fn assess(
     let mut of_master = recorded(checked, master_uid, master);
     if of_master.state == DbHealth::Healthy && master.is_converged() {
         return Err(format!(
-            "the master is healthy: keeper {0} has it; to hand it over, stop that keeper with SIGTERM, or use \
+            "the master is healthy: keeper {0} has it; to hand it over, use `stolonctl switchover --to {to}`, or \
              `stolonctl failkeeper {0}`",
             of_master.keeper
         ));

@@ -1,0 +1,264 @@
+//! `switchover`: makes another keeper the master while the present one is healthy (cli 21; extensions X-2). The leading
+//! sentinel does it; the command requests it and prints how far it is.
+
+mod follow;
+mod progress;
+
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, bail, ensure};
+use base::{Clock, RandomBytes};
+use daemon::signals::{STOP, SignalHandlers};
+use model::{
+    CheckedClusterData, FailoverRequest, GoDuration, KeeperInfo, KeeperUid, Phase, SentinelInfo, SwitchoverRequest,
+    Timestamp, from_slice, short_uid, to_compact,
+};
+use store::election::elected_sentinel;
+use store::{Entry, KeyRange, Snapshot, Store, Txn};
+
+use super::leased_request::{LeasedRequest, RequestOutcome};
+use super::stored_keepers::StoredKeepers;
+use super::{CommandOutcome, print, stored_document};
+use follow::follow;
+use progress::SwitchoverTracker;
+
+/// The limit of each of the two waits.
+const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
+/// The values that are accepted: etcd's leases have whole seconds; a forgotten request must not act much later.
+const TIMEOUT_MIN: Duration = Duration::from_secs(1);
+const TIMEOUT_MAX: Duration = Duration::from_secs(600);
+/// How often the request is tried again because another one was there and has ended meanwhile.
+const ATTEMPTS: u32 = 3;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Keeper that becomes the master [default: the best standby]
+    #[arg(long, value_name = "KEEPER")]
+    to: Option<String>,
+    /// Limit for the election, and again for the promotion [default: 30s]
+    #[arg(long, value_name = "DURATION")]
+    timeout: Option<GoDuration>,
+    /// None is accepted; they are parsed so that the error names them.
+    #[arg(hide = true)]
+    arguments: Vec<String>,
+}
+
+/// What a command needs besides its arguments.
+struct SwitchoverCommand<'a> {
+    store: &'a Store,
+    clock: &'a Clock,
+    /// Of the request.
+    id: String,
+}
+
+pub(super) async fn run(
+    store: &Store,
+    clock: &Clock,
+    random: &RandomBytes,
+    args: &Args,
+) -> anyhow::Result<CommandOutcome> {
+    let (to, timeout) = check_arguments(args)?;
+    let command = SwitchoverCommand {
+        store,
+        clock,
+        id: short_uid(random.bytes()),
+    };
+    for _ in 0..ATTEMPTS {
+        let progress = command.read(to.as_ref()).await?;
+        let value = SwitchoverRequest {
+            id: command.id.clone(),
+            to: to.clone(),
+            requested_at: Timestamp::from_unix_nanos(clock.wall()),
+        };
+        let keys = store.keys();
+        let request = LeasedRequest {
+            what: "switchover",
+            key: &keys.switchover(),
+            value: to_compact(&value),
+            conditions: Txn::new().if_absent(&keys.failover_request()),
+            timeout,
+        };
+        // From here on a signal withdraws the request.
+        let signals = SignalHandlers::install(&STOP).context("install signal handlers")?;
+        if let RequestOutcome::Written(written) = request.write(store, clock).await? {
+            print(&format!("{}, within {timeout:?}\n", progress.requested(to.as_ref())))?;
+            return Box::pin(follow(&command, progress, written, signals)).await;
+        }
+    }
+    bail!("cannot request the switchover: other requests come and go, after {ATTEMPTS} attempts")
+}
+
+/// Returns the keeper, if one was named, and the timeout.
+fn check_arguments(args: &Args) -> anyhow::Result<(Option<KeeperUid>, Duration)> {
+    ensure!(
+        args.arguments.is_empty(),
+        "too many arguments: name the keeper with --to"
+    );
+    let to = args.to.as_deref().map(KeeperUid::from);
+    ensure!(
+        to.as_ref().is_none_or(|to| !to.is_empty()),
+        "--to is empty: name a keeper, or leave it out for the best standby"
+    );
+    let timeout = args.timeout.map_or(TIMEOUT_DEFAULT, GoDuration::to_std);
+    ensure!(
+        (TIMEOUT_MIN..=TIMEOUT_MAX).contains(&timeout),
+        "--timeout {timeout:?} is out of range: choose one between {TIMEOUT_MIN:?} and {TIMEOUT_MAX:?}"
+    );
+    Ok((to, timeout))
+}
+
+impl SwitchoverCommand<'_> {
+    /// Reads the cluster, and checks that a switchover can be requested. Whether it can be carried out is decided by the
+    /// leading sentinel.
+    async fn read(&self, to: Option<&KeeperUid>) -> anyhow::Result<SwitchoverTracker> {
+        let keys = self.store.keys();
+        let targets = [
+            KeyRange::Key(keys.cluster_data()),
+            KeyRange::Prefix(keys.keeper_infos()),
+            KeyRange::Key(keys.created()),
+            KeyRange::Key(keys.switchover()),
+            KeyRange::Key(keys.failover_request()),
+            KeyRange::Prefix(keys.election()),
+            KeyRange::Prefix(keys.sentinel_infos()),
+        ];
+        let read = self.store.snapshot(&targets).await;
+        let mut snapshot = read.context("cannot get cluster data")?;
+        let infos = snapshot.take(1);
+        let known = StoredKeepers::of(keys, &infos, snapshot.take_one(2).as_ref());
+        let checked = stored_document::check(snapshot.take_one(0).as_ref(), &known)?;
+        refuse_other_requests(&mut snapshot)?;
+        stored_document::ensure_supported(&checked.spec)?;
+        let leader = Leader::of(&mut snapshot);
+        check_cluster(&checked, &decode_all(&infos), leader, to).map_err(|why| anyhow!(why))
+    }
+}
+
+/// Refuses while an operator's other request is there.
+fn refuse_other_requests(snapshot: &mut Snapshot) -> anyhow::Result<()> {
+    const ENDED: &str = "wait until it has ended";
+    if let Some(entry) = snapshot.take_one(3) {
+        let Ok(other) = from_slice::<SwitchoverRequest>(&entry.value) else {
+            bail!("{}", unreadable(&entry));
+        };
+        let to = other.to.map(|to| format!(" to keeper {to}")).unwrap_or_default();
+        bail!(
+            "a switchover{to} was requested already, at {} (id {}): {ENDED}",
+            other.requested_at,
+            other.id
+        );
+    }
+    if let Some(entry) = snapshot.take_one(4) {
+        let Ok(other) = from_slice::<FailoverRequest>(&entry.value) else {
+            bail!("{}", unreadable(&entry));
+        };
+        bail!(
+            "a failover to keeper {} was requested, at {}: {ENDED}",
+            other.to,
+            other.requested_at
+        );
+    }
+    Ok(())
+}
+
+fn unreadable(entry: &Entry) -> String {
+    format!(
+        "{} exists and cannot be read: wait until it has expired, or delete it with etcdctl",
+        entry.key
+    )
+}
+
+fn decode_all(entries: &[Entry]) -> Vec<KeeperInfo> {
+    entries
+        .iter()
+        .filter_map(|entry| from_slice(&entry.value).ok())
+        .collect()
+}
+
+/// The leading sentinel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Leader {
+    None,
+    /// It has not published its info, or it cannot be read.
+    Unknown(String),
+    /// It does not lead switchovers.
+    Unable(String),
+    Able,
+}
+
+impl Leader {
+    fn of(snapshot: &mut Snapshot) -> Self {
+        let Some(leader) = elected_sentinel(snapshot.take(5)) else {
+            return Self::None;
+        };
+        let infos = snapshot.take(6).into_iter();
+        let mut infos = infos.filter_map(|entry| from_slice::<SentinelInfo>(&entry.value).ok());
+        match infos.find(|info| info.uid.as_str() == leader.uid) {
+            None => Self::Unknown(leader.uid),
+            Some(info) if info.switchovers => Self::Able,
+            Some(_) => Self::Unable(leader.uid),
+        }
+    }
+}
+
+/// Checks what the leading sentinel would not refuse, or not at once.
+fn check_cluster(
+    checked: &CheckedClusterData,
+    infos: &[KeeperInfo],
+    leader: Leader,
+    to: Option<&KeeperUid>,
+) -> Result<SwitchoverTracker, String> {
+    const BY_SIGTERM: &str = "to hand the master over without one, stop its keeper with SIGTERM";
+    let data = &checked.data;
+    if checked.cluster().status.phase != Phase::Normal {
+        return Err("the cluster is not initialised yet: there is no master to be replaced".to_owned());
+    }
+    let master = data.master_uid().and_then(|uid| data.dbs().get_key_value(uid));
+    let (master_uid, master) = master.ok_or("the cluster data name no master db that they hold")?;
+    let keeper = &master.spec.keeper_uid;
+    if let Some(to) = to {
+        if !data.keepers().contains_key(to) {
+            return Err(format!("keeper doesn't exist: {to}"));
+        }
+        if to == keeper {
+            return Err(format!("keeper {to} has the master already"));
+        }
+        if data.db_of_keeper(to).is_none() {
+            return Err(format!(
+                "keeper {to} has no db: it has no data that could become the master's"
+            ));
+        }
+    }
+    match leader {
+        Leader::Able => {}
+        Leader::None => return Err("no sentinel leads: start one".to_owned()),
+        Leader::Unknown(uid) => {
+            return Err(format!(
+                "sentinel {uid} leads and has not published its info: wait until it is in `stolonctl status`"
+            ));
+        }
+        Leader::Unable(uid) => {
+            return Err(format!(
+                "sentinel {uid} leads, and it is of Go stolon or of an earlier version, which has no switchover: stop it, so \
+                 that another one leads; {BY_SIGTERM}"
+            ));
+        }
+    }
+    match infos.iter().find(|info| info.uid == *keeper) {
+        None => {
+            return Err(format!(
+                "keeper {keeper}, which has the master, does not report: see `stolonctl status`"
+            ));
+        }
+        Some(info) if !info.orders => {
+            return Err(format!(
+                "keeper {keeper} has the master, and it is of Go stolon or of an earlier version, which does not act on \
+                 orders; {BY_SIGTERM}"
+            ));
+        }
+        Some(_) => {}
+    }
+    Ok(SwitchoverTracker::new(master_uid.clone(), keeper.clone()))
+}
+
+#[cfg(test)]
+mod tests;
