@@ -33,5 +33,6 @@ mod sentinels;
 mod services;
 mod standby_clusters;
 mod store_outages;
+mod switchover;
 mod synchronous;
 mod walkthrough;
