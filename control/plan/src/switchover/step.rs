@@ -168,7 +168,7 @@ fn after_stop(view: &PlanView<'_>, live: LiveSwitchover<'_>) -> SwitchoverAction
                 lsn,
                 timeline: stopped.timeline_id,
             },
-            until: report.since + RECEIVE_LIMIT,
+            until: since(view, live, &SwitchoverState::Receiving) + RECEIVE_LIMIT,
         },
         None => SwitchoverAction::Abort(SwitchoverReason::NotClean),
     }
@@ -202,11 +202,7 @@ fn after_order(view: &PlanView<'_>, live: LiveSwitchover<'_>, report: &KeeperRep
     if !report.reports_healthy(live.master) {
         return SwitchoverAction::Abort(SwitchoverReason::MasterNotHealthy);
     }
-    let began = view.memory.switchover.as_ref().filter(|progress| {
-        let report = &progress.report;
-        report.id == live.request.id && report.state == SwitchoverState::Stopping
-    });
-    let until = began.map_or(view.now, |progress| progress.since) + ORDER_START_LIMIT;
+    let until = since(view, live, &SwitchoverState::Stopping) + ORDER_START_LIMIT;
     if view.now > until {
         return SwitchoverAction::Abort(SwitchoverReason::OrderNotTaken);
     }
@@ -215,6 +211,15 @@ fn after_order(view: &PlanView<'_>, live: LiveSwitchover<'_>, report: &KeeperRep
         reason: None,
         until: Some(until),
     }
+}
+
+/// Returns since when the switchover is at this step; a keeper that publishes the same again changes nothing about that.
+fn since(view: &PlanView<'_>, live: LiveSwitchover<'_>, state: &SwitchoverState) -> Boottime {
+    let known = view.memory.switchover.as_ref().filter(|progress| {
+        let report = &progress.report;
+        report.id == live.request.id && report.state == *state
+    });
+    known.map_or(view.now, |progress| progress.since)
 }
 
 fn check(view: &PlanView<'_>, live: LiveSwitchover<'_>, lag: LagCheck) -> Result<(), SwitchoverReason> {

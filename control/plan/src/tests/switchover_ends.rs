@@ -312,8 +312,8 @@ fn a_switchover_to_anybody_goes_on_while_one_standby_is_left() {
 
 #[test]
 fn clients_wait_only_so_long_for_an_order_to_be_taken_and_for_the_rest_of_the_wal() {
-    // the keepers are there and publish nothing new
-    let after = |mut setup: Setup, rounds: u64| {
+    // the keepers are there, and publish nothing new, or the same again
+    let after = |mut setup: Setup, rounds: u64, publish: bool| {
         for keeper in ["keeper1", "keeper2", "keeper3"] {
             setup.info(keeper).liveness_key = true;
             let boot = setup.info(keeper).boot_uuid.clone();
@@ -322,7 +322,10 @@ fn clients_wait_only_so_long_for_an_order_to_be_taken_and_for_the_rest_of_the_wa
         round(&mut setup);
         for _ in 1..rounds {
             setup.now = setup.now + Duration::from_secs(4);
-            setup.round();
+            match publish {
+                true => round(&mut setup),
+                false => setup.round(),
+            };
             assert!(setup.seen.switchover.is_some());
         }
         setup.now = setup.now + Duration::from_secs(4);
@@ -333,14 +336,16 @@ fn clients_wait_only_so_long_for_an_order_to_be_taken_and_for_the_rest_of_the_wa
         .into_iter()
         .zip([SwitchoverReason::OrderNotTaken, SwitchoverReason::NotReceived])
     {
-        let early = after(step(ask(base(3), None)), 2).plan().unwrap();
-        assert!(early.conditions.is_empty(), "{:?}", early.notes);
-        let late = after(step(ask(base(3), None)), 3).plan().unwrap();
-        let why = late.notes.iter().find_map(|note| match note {
-            Note::SwitchoverAborted { reason, .. } => Some(reason),
-            _ => None,
-        });
-        assert_eq!(why, Some(&reason));
+        for publish in [false, true] {
+            let early = after(step(ask(base(3), None)), 2, publish).plan().unwrap();
+            assert!(early.conditions.is_empty(), "{:?}", early.notes);
+            let late = after(step(ask(base(3), None)), 3, publish).plan().unwrap();
+            let why = late.notes.iter().find_map(|note| match note {
+                Note::SwitchoverAborted { reason, .. } => Some(reason),
+                _ => None,
+            });
+            assert_eq!(why, Some(&reason), "{publish}");
+        }
     }
 }
 
