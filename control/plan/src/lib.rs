@@ -123,7 +123,7 @@ pub fn plan(input: &PlanInput<'_>, entropy: &mut Entropy<'_>) -> Result<Plan, Pl
     } = *input;
     let (mut memory, first_run) = memory_for_round(input);
     let switchover = SwitchoverView::of(input.observations);
-    memory.record_orders(input.observations, spec, now);
+    memory.record_orders(input.observations, data, spec.fail_interval, now);
     let reports = report::collect(&memory.history, spec, now);
     let mut draft = Draft::from(data);
     // At a first run the memory is empty, so every timer would start now. The persisted statuses stand (sentinel H-2).

@@ -8,7 +8,9 @@ use crate::election_backoff::{ElectionRecord, ReplaceReason};
 use crate::history::History;
 use crate::observation::Observations;
 use base::clock::Boottime;
-use model::{CheckedClusterData, ClusterData, Db, DbUid, KeeperUid, Lsn, Phase, PostgresState, Spec, SwitchoverReport};
+use model::{
+    CheckedClusterData, ClusterData, Db, DbUid, KeeperUid, Lsn, Phase, PostgresState, SwitchoverReport, SwitchoverState,
+};
 
 /// The memory of one leadership. A new leadership starts with an empty one, except for the history (sentinel L-15).
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -47,6 +49,8 @@ pub struct Memory {
 pub(crate) struct SwitchoverProgress {
     pub(crate) report: SwitchoverReport,
     pub(crate) since: Boottime,
+    /// The master that it replaces.
+    pub(crate) master: DbUid,
 }
 
 /// The first position that a db reported as master with a generation. What it acknowledged under the
@@ -112,10 +116,14 @@ impl Memory {
     }
 
     /// Returns the memory with the election in `planned`, the memory of a plan whose write had no definite result: the
-    /// election may have taken place.
+    /// election may have taken place, and with it that of a switchover.
     #[must_use]
     pub fn keeping_election_of(mut self, planned: &Self) -> Self {
         self.election.clone_from(&planned.election);
+        let switchover = planned.switchover.as_ref();
+        if let Some(elected) = switchover.filter(|progress| progress.report.state == SwitchoverState::Promoting) {
+            self.switchover = Some(elected.clone());
+        }
         self
     }
 
@@ -161,11 +169,23 @@ impl Memory {
     }
 
     /// Records which keepers have an order now, and forgets those whose order ended failInterval ago: an error counts by
-    /// then.
-    pub(crate) fn record_orders(&mut self, observations: &Observations, spec: &Spec, now: Boottime) {
-        self.ordered.retain(|_, at| now.since(*at) <= spec.fail_interval);
+    /// then. A generation that was requested of a db with an order counts as requested at the end of the order: the
+    /// stopped instance cannot apply it (extensions ).
+    pub(crate) fn record_orders(
+        &mut self,
+        observations: &Observations,
+        data: &ClusterData,
+        limit: Duration,
+        now: Boottime,
+    ) {
+        self.ordered.retain(|_, at| now.since(*at) <= limit);
         self.ordered
             .extend(observations.orders.keys().map(|keeper| (keeper.clone(), now)));
+        for (uid, pending) in &mut self.pending {
+            let keeper = data.dbs().get(uid).map(|db| &db.spec.keeper_uid);
+            let ordered = keeper.and_then(|keeper| self.ordered.get(keeper)).copied();
+            pending.since = pending.since.max(ordered.unwrap_or_default());
+        }
     }
 
     /// Records an election that a previous leader made and did not finish. Its master gets the full convergence time

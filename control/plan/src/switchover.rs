@@ -68,7 +68,7 @@ pub(crate) fn follow_up(draft: &mut Draft, view: &PlanView<'_>) -> Option<Switch
     let known = view.memory.switchover.as_ref();
     if draft.switchover.is_none() {
         let known = known?;
-        draft.switchover = Some(match followed_up(draft, view, &known.report) {
+        draft.switchover = Some(match followed_up(draft, view, known) {
             Some((state, reason)) => end_report(draft, &known.report, state, reason),
             None => known.report.clone(),
         });
@@ -76,7 +76,10 @@ pub(crate) fn follow_up(draft: &mut Draft, view: &PlanView<'_>) -> Option<Switch
     let report = draft.switchover.clone()?;
     let same = known.filter(|known| known.report.id == report.id && known.report.state == report.state);
     let since = same.map_or(view.now, |known| known.since);
-    Some(SwitchoverProgress { report, since })
+    let known = known.filter(|known| known.report.id == report.id);
+    let master = known.map_or_else(|| view.data.master_uid().cloned(), |known| Some(known.master.clone()));
+    let master = master.unwrap_or_default();
+    Some(SwitchoverProgress { report, since, master })
 }
 
 fn requested<'v>(view: &'v PlanView<'_>, master: &'v DbUid, db: &'v Db) -> Option<LiveSwitchover<'v>> {
@@ -258,18 +261,22 @@ fn end_report(
 fn followed_up(
     draft: &Draft,
     view: &PlanView<'_>,
-    known: &SwitchoverReport,
+    known: &SwitchoverProgress,
 ) -> Option<(SwitchoverState, Option<SwitchoverReason>)> {
-    if known.state.is_end() {
+    let report = &known.report;
+    if report.state.is_end() {
         return None;
     }
-    if known.state != SwitchoverState::Promoting {
+    let master = draft.next.master_uid();
+    // Its write may have had no definite result.
+    let is_elected = report.state == SwitchoverState::Promoting && master != Some(&known.master);
+    if !is_elected {
         let gone = (SwitchoverState::Aborted, Some(SwitchoverReason::RequestGone));
         return view.switchover.request.is_none().then_some(gone);
     }
-    let master = draft.next.master_uid().and_then(|uid| draft.next.dbs().get(uid));
-    let keeper = master.map(|db| db.spec.keeper_uid.clone()).unwrap_or_default();
-    if keeper != known.to {
+    let db = master.and_then(|uid| draft.next.dbs().get(uid));
+    let keeper = db.map(|db| db.spec.keeper_uid.clone()).unwrap_or_default();
+    if keeper != report.to {
         return Some((
             SwitchoverState::Aborted,
             Some(SwitchoverReason::OtherElected { keeper }),

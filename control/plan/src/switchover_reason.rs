@@ -47,6 +47,8 @@ pub enum SwitchoverReason {
     MasterConverging,
     /// The master's keeper does not start what it is ordered to do.
     OrderNotTaken,
+    /// The master's keeper has begun to stop it, and it has not stopped.
+    StopTooLong,
     /// The master was not stopped cleanly.
     NotClean,
     /// No candidate has received all that the master wrote.
@@ -184,6 +186,7 @@ impl fmt::Display for SwitchoverReason {
             Self::MasterNotHealthy => f.write_str("the master's keeper does not report it healthy"),
             Self::MasterConverging => f.write_str("the master has not applied its spec yet"),
             Self::OrderNotTaken => f.write_str("the master's keeper has not begun to stop it"),
+            Self::StopTooLong => f.write_str("the master takes too long to stop: see its log for what it waits for"),
             Self::NotClean => f.write_str("the master was not stopped cleanly"),
             Self::NotReceived => f.write_str("no standby received all that the master wrote before it was stopped"),
             Self::Target { keeper, why } => write!(f, "keeper {keeper}: {why}"),

@@ -24,6 +24,7 @@ mod steady_rows;
 mod switchover;
 mod switchover_checks;
 mod switchover_ends;
+mod switchover_limits;
 mod switchover_runs;
 mod synchronous;
 mod synchronous_rows;

@@ -1,10 +1,12 @@
 //! Decodes what was read from the store. Undecodable values are kept apart with their error, not dropped.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use model::{BootUuid, JsonError, KeeperInfo, KeeperUid, ProxyInfo, ProxyUid, Stored, from_slice};
-use plan::{Observations, Observed, ObservedOrder, RoutineInfos};
+use plan::{Observations, Observed, RoutineInfos};
 use store::{Entry, KeyChange, KeyRange, Keys, LeaseId, Revision, Snapshot};
+
+use crate::requests::{UnusableRequest, decode_orders, decode_request};
 
 /// The decoded result of one read transaction (sentinel E-2).
 #[derive(Debug)]
@@ -19,8 +21,8 @@ pub(super) struct DecodedSnapshot {
     pub(super) leases: BTreeMap<KeeperUid, LeaseId>,
     /// Undecodable info keys, with the error (store S-12).
     pub(super) undecodable: BTreeMap<String, JsonError>,
-    /// Requests of operators that cannot be decoded, with the error; they count for nothing.
-    pub(super) undecodable_requests: BTreeMap<String, JsonError>,
+    /// Requests of operators that count for nothing, and why.
+    pub(super) unusable_requests: BTreeMap<String, UnusableRequest>,
 }
 
 /// Returns the keys that a sentinel reads and watches.
@@ -47,7 +49,7 @@ pub(super) fn decode(mut snapshot: Snapshot, keys: &Keys, order_lease: Option<Le
         observations: Observations::default(),
         leases: BTreeMap::new(),
         undecodable: BTreeMap::new(),
-        undecodable_requests: BTreeMap::new(),
+        unusable_requests: BTreeMap::new(),
     };
     for entry in snapshot.take(1) {
         let name = entry.name(&keys.keeper_infos());
@@ -69,15 +71,8 @@ pub(super) fn decode(mut snapshot: Snapshot, keys: &Keys, order_lease: Option<Le
     }
     decoded.observations.failover = request(&mut decoded, snapshot.take_one(4), from_slice);
     decoded.observations.switchover = request(&mut decoded, snapshot.take_one(5), from_slice);
-    for entry in snapshot.take(6) {
-        let order = ObservedOrder {
-            revision: entry.mod_revision.0,
-            order: from_slice(&entry.value).ok(),
-            is_own: entry.lease.is_some() && entry.lease == order_lease,
-        };
-        let keeper = KeeperUid::from(entry.name(&keys.orders()));
-        decoded.observations.orders.insert(keeper, order);
-    }
+    let known = known_keepers(&decoded);
+    decoded.observations.orders = decode_orders(snapshot.take(6), &keys.orders(), &known, order_lease);
     decoded
 }
 
@@ -88,13 +83,22 @@ fn request<T>(
     decode: impl Fn(&[u8]) -> Result<T, JsonError>,
 ) -> Option<(T, i64)> {
     let entry = entry?;
-    match decode(&entry.value) {
-        Ok(request) => Some((request, entry.mod_revision.0)),
-        Err(error) => {
-            decoded.undecodable_requests.insert(entry.key, error);
+    match decode_request(&entry, decode) {
+        Ok(request) => Some(request),
+        Err(why) => {
+            decoded.unusable_requests.insert(entry.key, why);
             None
         }
     }
+}
+
+/// Returns the keepers that publish, or are in the cluster data.
+fn known_keepers(decoded: &DecodedSnapshot) -> BTreeSet<KeeperUid> {
+    let mut known: BTreeSet<_> = decoded.observations.keepers.keys().cloned().collect();
+    if let Stored::Usable(checked) = &decoded.data {
+        known.extend(checked.data.keepers().keys().cloned());
+    }
+    known
 }
 
 /// Adds a keeper info under the uid that it contains, not the one in its key (store S-11). Of two infos with the same

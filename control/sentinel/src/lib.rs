@@ -14,6 +14,7 @@ pub mod metrics;
 mod missing_data;
 mod order_lease;
 mod overview;
+mod requests;
 mod sentinel;
 mod stale_reads;
 mod status;

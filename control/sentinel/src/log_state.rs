@@ -27,7 +27,7 @@ pub(super) struct LogState {
     logged_at: Option<Boottime>,
     undecodable: BTreeSet<String>,
     clamped: Vec<Clamped>,
-    undecodable_requests: BTreeSet<String>,
+    unusable_requests: BTreeSet<String>,
 }
 
 impl LogState {
@@ -181,13 +181,13 @@ impl LogState {
         self.undecodable = decoded.undecodable.keys().cloned().collect();
     }
 
-    /// Warns once about each request of an operator that cannot be decoded (synchronous SY-20, extensions X-2).
-    pub(super) fn warn_of_undecodable_requests(&mut self, decoded: &DecodedSnapshot) {
-        let undecodable = decoded.undecodable_requests.iter();
-        for (key, why) in undecodable.filter(|(key, _)| !self.undecodable_requests.contains(*key)) {
-            warn!(%key, error = %Chain(why), "cannot read the request of an operator, ignoring it");
+    /// Warns once about each request of an operator that counts for nothing (synchronous SY-20, extensions X-2).
+    pub(super) fn warn_of_unusable_requests(&mut self, decoded: &DecodedSnapshot) {
+        let unusable = decoded.unusable_requests.iter();
+        for (key, why) in unusable.filter(|(key, _)| !self.unusable_requests.contains(*key)) {
+            warn!(%key, why = %Chain(why), "ignoring the request of an operator");
         }
-        self.undecodable_requests = decoded.undecodable_requests.keys().cloned().collect();
+        self.unusable_requests = decoded.unusable_requests.keys().cloned().collect();
     }
 }
 

@@ -117,7 +117,7 @@ mod tests {
             observations: seen,
             leases: BTreeMap::new(),
             undecodable: BTreeMap::new(),
-            undecodable_requests: BTreeMap::new(),
+            unusable_requests: BTreeMap::new(),
         }
     }
 

@@ -274,7 +274,7 @@ impl Sentinel {
         snapshot.observations.own_requests = std::mem::take(&mut self.own_requests);
         self.arrivals.apply_to(&mut snapshot.observations, now);
         self.log_state.warn_of_undecodable_infos(&snapshot, self.store.keys());
-        self.log_state.warn_of_undecodable_requests(&snapshot);
+        self.log_state.warn_of_unusable_requests(&snapshot);
         Some(RoundInput { snapshot, began, now })
     }
 

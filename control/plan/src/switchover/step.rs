@@ -12,6 +12,9 @@ use model::{Db, DbUid, KeeperOrder, OrderKind, SwitchoverRequest, SwitchoverStat
 
 /// How long a keeper may take to begin what it is ordered to do. Clients wait meanwhile.
 const ORDER_START_LIMIT: Duration = Duration::from_secs(10);
+/// How long the stop of the master may take. A fast shutdown cannot be taken back, so giving up earlier would not serve
+/// clients earlier; it waits for standbys up to PostgreSQL's `wal_sender_timeout`, which is 60 s by default.
+const STOP_LIMIT: Duration = Duration::from_secs(70);
 /// How long after the stop of the master somebody may take to report all that it wrote. Keepers observe their standbys
 /// for as long (extensions ), and after that nobody receives any more.
 const RECEIVE_LIMIT: Duration = Duration::from_secs(10);
@@ -160,7 +163,7 @@ fn after_stop(view: &PlanView<'_>, live: LiveSwitchover<'_>) -> SwitchoverAction
     let known = view.before.keepers().get(&live.db.spec.keeper_uid);
     let is_recorded = known.is_some_and(|keeper| keeper.status.boot_uuid == report.info.boot_uuid);
     if !is_recorded || !view.proxies.may_still_forward.is_empty() {
-        return wait(SwitchoverState::Stopping);
+        return wait_for_stop(view, live, STOP_LIMIT, SwitchoverReason::StopTooLong);
     }
     match stopped.lsn.filter(|_| stopped.clean) {
         Some(lsn) => SwitchoverAction::Elect {
@@ -197,14 +200,24 @@ fn check_running(view: &PlanView<'_>, live: LiveSwitchover<'_>, report: &KeeperR
 /// Waits for the stop of a master whose keeper has the order.
 fn after_order(view: &PlanView<'_>, live: LiveSwitchover<'_>, report: &KeeperReport) -> SwitchoverAction {
     if report.info.stopping == live.request.id {
-        return wait(SwitchoverState::Stopping);
+        return wait_for_stop(view, live, STOP_LIMIT, SwitchoverReason::StopTooLong);
     }
     if !report.reports_healthy(live.master) {
         return SwitchoverAction::Abort(SwitchoverReason::MasterNotHealthy);
     }
-    let until = since(view, live, &SwitchoverState::Stopping) + ORDER_START_LIMIT;
+    wait_for_stop(view, live, ORDER_START_LIMIT, SwitchoverReason::OrderNotTaken)
+}
+
+/// Waits in step 3, for this long after the order at most.
+fn wait_for_stop(
+    view: &PlanView<'_>,
+    live: LiveSwitchover<'_>,
+    limit: Duration,
+    too_long: SwitchoverReason,
+) -> SwitchoverAction {
+    let until = since(view, live, &SwitchoverState::Stopping) + limit;
     if view.now > until {
-        return SwitchoverAction::Abort(SwitchoverReason::OrderNotTaken);
+        return SwitchoverAction::Abort(too_long);
     }
     SwitchoverAction::Wait {
         state: SwitchoverState::Stopping,

@@ -310,45 +310,6 @@ fn a_switchover_to_anybody_goes_on_while_one_standby_is_left() {
     assert_eq!(plan.next.master_uid(), Some(&db_uid("db3")));
 }
 
-#[test]
-fn clients_wait_only_so_long_for_an_order_to_be_taken_and_for_the_rest_of_the_wal() {
-    // the keepers are there, and publish nothing new, or the same again
-    let after = |mut setup: Setup, rounds: u64, publish: bool| {
-        for keeper in ["keeper1", "keeper2", "keeper3"] {
-            setup.info(keeper).liveness_key = true;
-            let boot = setup.info(keeper).boot_uuid.clone();
-            setup.seen.liveness_keys.insert(keeper.into(), boot);
-        }
-        round(&mut setup);
-        for _ in 1..rounds {
-            setup.now = setup.now + Duration::from_secs(4);
-            match publish {
-                true => round(&mut setup),
-                false => setup.round(),
-            };
-            assert!(setup.seen.switchover.is_some());
-        }
-        setup.now = setup.now + Duration::from_secs(4);
-        setup
-    };
-    let steps: [fn(Setup) -> Setup; 2] = [ordered, stopped];
-    for (step, reason) in steps
-        .into_iter()
-        .zip([SwitchoverReason::OrderNotTaken, SwitchoverReason::NotReceived])
-    {
-        for publish in [false, true] {
-            let early = after(step(ask(base(3), None)), 2, publish).plan().unwrap();
-            assert!(early.conditions.is_empty(), "{:?}", early.notes);
-            let late = after(step(ask(base(3), None)), 3, publish).plan().unwrap();
-            let why = late.notes.iter().find_map(|note| match note {
-                Note::SwitchoverAborted { reason, .. } => Some(reason),
-                _ => None,
-            });
-            assert_eq!(why, Some(&reason), "{publish}");
-        }
-    }
-}
-
 // ---- what an end leaves
 
 #[test]
@@ -440,23 +401,6 @@ fn nobody_is_elected_after_a_failure_before_request_and_orders_are_gone() {
         round(&mut ordered);
     }
     assert_eq!(ordered.data.master_uid(), Some(&db_uid("db2")));
-}
-
-#[test]
-fn a_stopped_master_is_no_failure_until_fail_interval_after_its_order() {
-    let mut setup = ordered(ask(base(3), None));
-    setup.state("keeper1").healthy = false;
-    setup
-        .memory
-        .db_errors
-        .insert(db_uid("db1"), setup.now.before(Duration::from_secs(100)));
-    let plan = round(&mut setup);
-    assert!(setup.seen.orders.is_empty() && plan.next.dbs()["db1"].status.healthy);
-    let ended_at = setup.memory.ordered["keeper1"];
-    assert_eq!(setup.memory.db_errors["db1"], ended_at);
-    let plan = round(&mut setup);
-    assert!(plan.next.dbs()["db1"].status.healthy, "without the order, too");
-    assert_eq!(setup.memory.db_errors["db1"], ended_at);
 }
 
 /// The flag is kept, and acts in the round after (extensions ).
