@@ -220,7 +220,14 @@ mod tests {
                 "{stored:?}"
             );
         }
-        for text in [&order("restart"), "", "null", r#"{"switchover":"a1","order":"stop"}"#] {
+        for text in [
+            &order("restart"),
+            "",
+            "null",
+            r#"{"switchover":"a1","order":"stop"}"#,
+            r#"{"switchover":"","db":"d1","order":"stop"}"#,
+            r#"{"switchover":"a1","db":"","order":"stop"}"#,
+        ] {
             assert_eq!(stored_order(Some(&entry(text))), StoredOrder::Unusable, "{text}");
         }
     }

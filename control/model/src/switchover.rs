@@ -2,7 +2,8 @@
 //! publishes about its progress. Request and order are keys of their own under leases, so that neither outlives its
 //! writer by long. Go stolon neither writes nor reads them.
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{DbUid, KeeperUid, Timestamp, is_zero, string_enum};
 
@@ -10,7 +11,8 @@ use crate::{DbUid, KeeperUid, Timestamp, is_zero, string_enum};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SwitchoverRequest {
-    /// Random, so that two requests differ.
+    /// Random, so that two requests differ; never empty, since an empty one stands for none in the infos of keepers.
+    #[serde(deserialize_with = "not_empty")]
     pub id: String,
     /// The keeper whose db is to become the master; absent: the best candidate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -19,14 +21,16 @@ pub struct SwitchoverRequest {
     pub requested_at: Timestamp,
 }
 
-/// What the leading sentinel orders a keeper to do in a switchover. No field may be absent: nothing is done on half of
-/// an order.
+/// What the leading sentinel orders a keeper to do in a switchover. No field may be absent or empty: nothing is done on
+/// half of an order.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct KeeperOrder {
     /// The id of the switchover.
+    #[serde(deserialize_with = "not_empty")]
     pub switchover: String,
     /// The db that it is about. Another db of the same keeper is not affected.
+    #[serde(deserialize_with = "not_empty")]
     pub db: DbUid,
     /// What to do with it.
     pub order: OrderKind,
@@ -91,6 +95,19 @@ impl SwitchoverState {
     }
 }
 
+/// Deserializes a value that names something, and so cannot be empty.
+fn not_empty<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default + PartialEq,
+{
+    let value = T::deserialize(deserializer)?;
+    if is_zero(&value) {
+        return Err(D::Error::custom("is empty"));
+    }
+    Ok(value)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,6 +133,23 @@ mod tests {
         ] {
             assert!(from_slice::<SwitchoverRequest>(text.as_bytes()).is_err(), "{text}");
         }
+    }
+
+    /// Keepers publish an empty `stopping` and an empty `checkpointed` while there is none.
+    #[test]
+    fn what_has_an_empty_name_is_refused_with_the_name_of_the_field() {
+        let error = |text: &str| match text.contains("order") {
+            true => from_slice::<KeeperOrder>(text.as_bytes()).unwrap_err().to_string(),
+            false => from_slice::<SwitchoverRequest>(text.as_bytes())
+                .unwrap_err()
+                .to_string(),
+        };
+        let without_id = r#"{"id":"","requestedAt":"2024-05-06T07:05:12Z"}"#;
+        assert_eq!(error(without_id), "id: is empty");
+        let without_switchover = r#"{"switchover":"","db":"d1","order":"stop"}"#;
+        assert_eq!(error(without_switchover), "switchover: is empty");
+        let without_db = r#"{"switchover":"a1","db":"","order":"stop"}"#;
+        assert_eq!(error(without_db), "db: is empty");
     }
 
     #[test]
