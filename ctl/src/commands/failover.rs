@@ -15,7 +15,7 @@ use model::{FailoverRequest, GoDuration, KeeperUid, Timestamp, from_slice, short
 use store::{KeyRange, Revision, Store, Txn};
 
 use super::confirm::{Confirmation, ask_to_confirm};
-use super::leased_request::{LeasedRequest, RequestOutcome};
+use super::leased_request::{LeasedRequest, RequestOutcome, refusal};
 use super::stored_keepers::StoredKeepers;
 use super::{CommandOutcome, print, stored_document};
 use assess::FailoverReport;
@@ -146,17 +146,12 @@ impl FailoverCommand<'_> {
         let known = StoredKeepers::of(keys, &infos, snapshot.take_one(2).as_ref());
         let checked = stored_document::check(entry.as_ref(), &known)?;
         if let Some(other) = snapshot.take_one(3) {
-            return Err(match from_slice::<FailoverRequest>(&other.value) {
-                Ok(other) => anyhow!(
-                    "a failover to keeper {} was requested already, at {}: wait until it has ended",
-                    other.to,
-                    other.requested_at
-                ),
-                Err(_) => anyhow!(
-                    "{} exists and cannot be read: wait until it has expired, or delete it with etcdctl",
-                    other.key
-                ),
+            let request = from_slice::<FailoverRequest>(&other.value).ok();
+            let described = request.map(|request| {
+                let (to, at) = (request.to, request.requested_at);
+                format!("a failover to keeper {to} was requested already, at {at}")
             });
+            return Err(refusal(&other, described));
         }
         stored_document::ensure_supported(&checked.spec)?;
         let infos: Vec<_> = infos.iter().filter_map(|entry| from_slice(&entry.value).ok()).collect();

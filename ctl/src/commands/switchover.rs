@@ -16,7 +16,7 @@ use model::{
 use store::election::elected_sentinel;
 use store::{Entry, KeyRange, Snapshot, Store, Txn};
 
-use super::leased_request::{LeasedRequest, RequestOutcome};
+use super::leased_request::{LeasedRequest, RequestOutcome, refusal};
 use super::stored_keepers::StoredKeepers;
 use super::{CommandOutcome, print, stored_document};
 use follow::follow;
@@ -135,36 +135,24 @@ impl SwitchoverCommand<'_> {
 
 /// Refuses while an operator's other request is there.
 fn refuse_other_requests(snapshot: &mut Snapshot) -> anyhow::Result<()> {
-    const ENDED: &str = "wait until it has ended";
     if let Some(entry) = snapshot.take_one(3) {
-        let Ok(other) = from_slice::<SwitchoverRequest>(&entry.value) else {
-            bail!("{}", unreadable(&entry));
-        };
-        let to = other.to.map(|to| format!(" to keeper {to}")).unwrap_or_default();
-        bail!(
-            "a switchover{to} was requested already, at {} (id {}): {ENDED}",
-            other.requested_at,
-            other.id
-        );
+        let other = from_slice::<SwitchoverRequest>(&entry.value).ok();
+        let described = other.map(|other| {
+            let to = other.to.map(|to| format!(" to keeper {to}")).unwrap_or_default();
+            let (at, id) = (other.requested_at, other.id);
+            format!("a switchover{to} was requested already, at {at} (id {id})")
+        });
+        return Err(refusal(&entry, described));
     }
     if let Some(entry) = snapshot.take_one(4) {
-        let Ok(other) = from_slice::<FailoverRequest>(&entry.value) else {
-            bail!("{}", unreadable(&entry));
-        };
-        bail!(
-            "a failover to keeper {} was requested, at {}: {ENDED}",
-            other.to,
-            other.requested_at
-        );
+        let other = from_slice::<FailoverRequest>(&entry.value).ok();
+        let described = other.map(|other| {
+            let (to, at) = (other.to, other.requested_at);
+            format!("a failover to keeper {to} was requested, at {at}")
+        });
+        return Err(refusal(&entry, described));
     }
     Ok(())
-}
-
-fn unreadable(entry: &Entry) -> String {
-    format!(
-        "{} exists and cannot be read: wait until it has expired, or delete it with etcdctl",
-        entry.key
-    )
 }
 
 fn decode_all(entries: &[Entry]) -> Vec<KeeperInfo> {

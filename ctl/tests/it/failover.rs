@@ -153,14 +153,21 @@ async fn a_second_request_names_the_first() {
     let harness = CtlHarness::with(BEHIND).await;
     let key = harness.store.keys().failover_request();
     let text = r#"{"id":"a","to":"k7","master":"d1","acceptDataLoss":true,"requestedAt":"2024-05-06T07:05:12Z"}"#;
-    harness.store.put(&key, text).await.unwrap();
+    harness.put_expiring(&key, text).await;
     let output = harness.run_failover(&["--yes"]).await;
-    output.assert_failed_with("a failover to keeper k7 was requested already, at 2024-05-06T07:05:12Z");
-    harness.store.put(&key, "{").await.unwrap();
-    harness
-        .run_failover(&["--yes"])
-        .await
-        .assert_failed_with("c/failover exists and cannot be read");
+    output.assert_failed_with("a failover to keeper k7 was requested already, at 2024-05-06T07:05:12Z: wait until");
+    for value in ["{", "", "{}"] {
+        harness.put_expiring(&key, value).await;
+        let output = harness.run_failover(&["--yes"]).await;
+        output.assert_failed_with("c/failover exists and cannot be read: wait until it has expired");
+    }
+    let words = format!(
+        "{key} exists without a lease: it is ignored, and it does not expire: delete it with `etcdctl del {key}`"
+    );
+    for value in [text, "{", "", "{}"] {
+        harness.store.put(&key, value).await.unwrap();
+        harness.run_failover(&["--yes"]).await.assert_failed_with(&words);
+    }
 }
 
 #[tokio::test]

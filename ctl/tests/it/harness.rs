@@ -107,6 +107,11 @@ impl CtlHarness {
             .unwrap()
     }
 
+    /// Puts a key under a lease that outlives the test.
+    pub(crate) async fn put_expiring(&self, key: &str, value: &str) {
+        self.store.put_leased(key, value, SHORT_TIMEOUT).await.unwrap();
+    }
+
     /// Returns the stored cluster data.
     pub(crate) async fn get(&self) -> Option<String> {
         let entry = self.store.get(&self.store.keys().cluster_data()).await.unwrap();

@@ -16,6 +16,18 @@ const CLUSTER: &str = r#"{"formatVersion":1,"cluster":{"uid":"c1","spec":{"initM
 
 const REQUEST: &str = r#"{"id":"a1","to":"k7","requestedAt":"2024-05-06T07:05:12Z"}"#;
 
+const FAILOVER_REQUEST: &str =
+    r#"{"id":"a","to":"k8","master":"d1","acceptDataLoss":true,"requestedAt":"2024-05-06T07:05:12Z"}"#;
+
+/// Values that are no request, of either kind.
+const UNREADABLE: [&str; 4] = ["{", "", "{}", r#"{"id":"","requestedAt":"2024-05-06T07:05:12Z"}"#];
+
+/// Returns the keys of a request for a switchover and of one for a failover.
+fn request_keys(harness: &CtlHarness) -> (String, String) {
+    let keys = harness.store.keys();
+    (keys.switchover(), keys.failover_request())
+}
+
 /// Puts what a leading sentinel and the keepers publish.
 async fn cluster() -> CtlHarness {
     let harness = CtlHarness::with(CLUSTER).await;
@@ -283,18 +295,44 @@ async fn what_cannot_be_requested_is_refused_before_anything_is_written() {
 #[tokio::test]
 async fn another_request_is_named() {
     let harness = cluster().await;
-    let keys = harness.store.keys().clone();
-    harness.store.put(&keys.switchover(), REQUEST).await.unwrap();
-    let output = harness.run(&["switchover"]).await;
-    output.assert_failed_with("a switchover to keeper k7 was requested already, at 2024-05-06T07:05:12Z (id a1)");
-    harness.store.put(&keys.switchover(), "{").await.unwrap();
-    harness
-        .run(&["switchover"])
-        .await
-        .assert_failed_with("c/switchover exists and cannot be read");
-    harness.end_request().await;
-    let failover = r#"{"id":"a","to":"k8","master":"d1","acceptDataLoss":true,"requestedAt":"2024-05-06T07:05:12Z"}"#;
-    harness.store.put(&keys.failover_request(), failover).await.unwrap();
-    let output = harness.run(&["switchover"]).await;
-    output.assert_failed_with("a failover to keeper k8 was requested, at 2024-05-06T07:05:12Z");
+    let (switchover, failover) = request_keys(&harness);
+    let failed = async |key: &str, value: &str, words: &str| {
+        harness.put_expiring(key, value).await;
+        harness.run(&["switchover"]).await.assert_failed_with(words);
+        harness.store.commit(Txn::new().delete(key)).await.unwrap();
+    };
+    let known =
+        "a switchover to keeper k7 was requested already, at 2024-05-06T07:05:12Z (id a1): wait until it has ended";
+    failed(&switchover, REQUEST, known).await;
+    let known = "a failover to keeper k8 was requested, at 2024-05-06T07:05:12Z: wait until it has ended";
+    failed(&failover, FAILOVER_REQUEST, known).await;
+    for key in [&switchover, &failover] {
+        for value in UNREADABLE {
+            let words = format!(
+                "{key} exists and cannot be read: wait until it has expired, or delete it with `etcdctl del {key}`"
+            );
+            failed(key, value, &words).await;
+        }
+    }
+}
+
+/// It never expires, and the sentinel ignores it, so waiting would not help.
+#[tokio::test]
+async fn a_request_without_a_lease_has_to_be_deleted_whatever_is_in_it() {
+    let harness = cluster().await;
+    let (switchover, failover) = request_keys(&harness);
+    for (key, request) in [(&switchover, REQUEST), (&failover, FAILOVER_REQUEST)] {
+        let words = format!(
+            "{key} exists without a lease: it is ignored, and it does not expire: delete it with `etcdctl del {key}`"
+        );
+        for value in [request].into_iter().chain(UNREADABLE) {
+            harness.store.put(key, value).await.unwrap();
+            harness.run(&["switchover"]).await.assert_failed_with(&words);
+        }
+        let stays = harness.store.get(key).await.unwrap();
+        assert!(stays.is_some(), "the command does not delete what it did not write");
+        harness.store.commit(Txn::new().delete(key)).await.unwrap();
+    }
+    let output = harness.run(&["switchover", "--timeout", "1s"]).await;
+    assert!(output.stdout.starts_with("requested: "), "{output:?}");
 }
