@@ -1,6 +1,6 @@
 //! The steps of keepers, instances, proxies and clients, and their faults.
 
-use super::state::{ElectionReason, Info, Keeper, KeeperPhase, Late, ModelState, Next, Switchover, Violation};
+use super::state::{ElectionReason, Info, Keeper, KeeperPhase, Late, ModelState, Next, Violation};
 use super::wal::PROMOTION;
 use super::{Rule, Rules};
 
@@ -36,6 +36,7 @@ impl<const KEEPERS: usize> ModelState<KEEPERS> {
             keeper.may_start &= keeper.phase == KeeperPhase::Up;
             keeper.reports_stopped &= keeper.phase == KeeperPhase::Up;
             keeper.stopping &= keeper.phase == KeeperPhase::Up;
+            keeper.has_read_order &= keeper.phase == KeeperPhase::Up;
             next.push(((what, index), state));
         };
         if keeper.phase == KeeperPhase::Up {
@@ -125,15 +126,16 @@ impl<const KEEPERS: usize> ModelState<KEEPERS> {
         }
         let is_master = db.is_master_type && (self.data.master == index || !rules.has(Rule::OldMasterStaysStopped));
         let same = keeper.uid == db.uid;
-        if same && self.data.master == index {
+        if same && db.is_master_type {
             self.order_steps(index, rules, next);
         }
-        let is_ordered = self.switchover == Switchover::Ordered;
+        let is_ordered = self.switchover.has_order(index) && rules.has(Rule::PermitNeedsNoOrder);
         if is_master && same && !keeper.is_serving() && !keeper.may_start && !is_ordered {
             let mut state = *self;
             state.keepers[index].may_start = true;
             state.keepers[index].reports_stopped = false;
             state.keepers[index].stopping = false;
+            state.keepers[index].has_read_order = false;
             if rules.has(Rule::Permit) {
                 let info = state.keepers[index].info();
                 state = state.with_info(index, Some(info), rules);
@@ -168,30 +170,11 @@ impl<const KEEPERS: usize> ModelState<KEEPERS> {
                 may_start: false,
                 reports_stopped: false,
                 stopping: false,
+                has_read_order: false,
                 ..keeper
             };
             state.published = self.published.filter(|published| *published != index);
             next.push((("makes its new standby", index), state));
-        }
-    }
-
-    /// The steps of the master's keeper on the order of a switchover (extensions ).
-    fn order_steps(&self, index: usize, rules: Rules, next: &mut Next<KEEPERS>) {
-        let keeper = self.keepers[index];
-        let ordered = self.switchover == Switchover::Ordered;
-        let mut state = *self;
-        let after = &mut state.keepers[index];
-        if ordered && self.data.proxied.is_none() && !keeper.stopping {
-            (after.stopping, after.may_start) = (true, false);
-            let info = after.info();
-            let accepted = state.with_info(index, Some(info), rules);
-            next.push((("accepts the order to stop", index), accepted));
-        } else if keeper.stopping && keeper.runs && ordered {
-            after.stop();
-            next.push((("stops its postgres, as ordered", index), state));
-        } else if keeper.stopping && keeper.is_serving() {
-            after.stopping = false;
-            next.push((("goes on, the order is gone", index), state));
         }
     }
 
@@ -204,8 +187,8 @@ impl<const KEEPERS: usize> ModelState<KEEPERS> {
         keeper.runs = true;
         keeper.is_master = true;
         keeper.is_clean = false;
-        keeper.may_start = false;
-        if self.data.master != index && !self.reason.leaves_a_permit() {
+        (keeper.may_start, keeper.has_leftover_permit) = (false, false);
+        if self.data.master != index && !self.keepers[index].has_leftover_permit {
             state.violation = Some(Violation::StartedWithoutBeingMaster);
         }
         state

@@ -1,6 +1,6 @@
 //! The steps of leading sentinels, which decide as `plan` does.
 
-use super::state::{Data, Db, ElectionReason, FailedBy, ModelState, Next, Plan, Stopped, Switchover};
+use super::state::{Data, Db, ElectionReason, FailedBy, Info, ModelState, Next, Plan, Stopped};
 use super::wal::{LITTLE, Log};
 use super::{Rule, Rules};
 
@@ -9,6 +9,7 @@ impl<const KEEPERS: usize> ModelState<KEEPERS> {
     pub(super) fn sentinels(&self, rules: Rules, next: &mut Next<KEEPERS>) {
         let data_read = self.derived();
         self.switchover_steps(&data_read, rules, next);
+        self.announce(&data_read, rules, next);
         self.steady(&data_read, rules, next);
         self.decide(&data_read, rules, next);
         if data_read != self.data {
@@ -39,6 +40,27 @@ impl<const KEEPERS: usize> ModelState<KEEPERS> {
         data
     }
 
+    /// The announcement of the master. It depends on the data and, after an order, on the keeper's info (extensions ),
+    /// so that its delay changes nothing.
+    fn announce(&self, data_read: &Data<KEEPERS>, rules: Rules, next: &mut Next<KEEPERS>) {
+        let master = data_read.master;
+        let is_held = self.switchover.is_live() && rules.has(Rule::HeldMeanwhile);
+        let is_closed = data_read.proxied.is_none() && self.route.is_none();
+        if !is_closed || is_held || !self.may_be_announced(data_read, rules) {
+            return;
+        }
+        let data = Data {
+            proxied: Some(master),
+            enabled: true,
+            ..*data_read
+        };
+        if rules.has(Rule::LeaderGuard) && rules.has(Rule::AnnounceOnInfo) {
+            next.push((("is published", master), self.with_data(data, rules)));
+        } else {
+            self.plan(data, None, 0, rules, next);
+        }
+    }
+
     /// Writes without an election. With the guard they depend on the data alone, so that their delay changes nothing.
     pub(super) fn steady(&self, data_read: &Data<KEEPERS>, rules: Rules, next: &mut Next<KEEPERS>) {
         let mut write = |what, index, data, proxy_losses| {
@@ -56,15 +78,6 @@ impl<const KEEPERS: usize> ModelState<KEEPERS> {
         let master = data_read.master;
         if !self.is_reported_well(data_read) {
             return;
-        }
-        let is_held = self.switchover != Switchover::Absent;
-        if data_read.proxied.is_none() && self.route.is_none() && !is_held {
-            let data = Data {
-                proxied: Some(master),
-                enabled: true,
-                ..*data_read
-            };
-            write("is published", master, data, 0);
         }
         if data_read.proxied.is_some() && data_read.enabled && self.route.is_none() && self.left.proxy_losses > 0 {
             let data = Data {
@@ -91,69 +104,13 @@ impl<const KEEPERS: usize> ModelState<KEEPERS> {
         }
     }
 
-    /// Whether the master's keeper reports it running as master, and not being stopped.
-    fn is_reported_well(&self, data_read: &Data<KEEPERS>) -> bool {
-        self.infos[data_read.master].is_some_and(|info| {
-            let runs = info.runs.is_some_and(|runs| runs.as_master);
-            runs && info.uid == data_read.dbs[data_read.master].uid && !info.is_leaving_or_stopped()
-        })
-    }
-
-    /// A request and its order come and go, and the proxies are closed between them (extensions X-2).
-    fn switchover_steps(&self, data_read: &Data<KEEPERS>, rules: Rules, next: &mut Next<KEEPERS>) {
-        let master = data_read.master;
-        let mut with = |what, switchover| next.push(((what, master), self.with_switchover(switchover)));
-        match self.switchover {
-            Switchover::Absent => {
-                let is_alone = (0..KEEPERS).all(|index| index == master || !data_read.dbs[index].is_master_type);
-                let may_begin = data_read.proxied == Some(master) && is_alone && self.is_reported_well(data_read);
-                if self.left.switchovers > 0 && may_begin {
-                    let mut state = self.with_switchover(Switchover::Requested);
-                    state.left.switchovers -= 1;
-                    next.push((("shall be replaced by a switchover", master), state));
-                }
-            }
-            Switchover::Requested => {
-                with("is kept, the switchover is given up", Switchover::Absent);
-                if data_read.proxied.is_some() {
-                    let closed = Data {
-                        proxied: None,
-                        ..*data_read
-                    };
-                    next.push((("is no longer published", master), self.with_data(closed, rules)));
-                } else if self.route.is_none() {
-                    with("is ordered to stop", Switchover::Ordered);
-                }
-            }
-            Switchover::Ordered => {
-                with("is kept, the switchover is given up with its order", Switchover::Absent);
-                with("is no longer ordered to stop", Switchover::Requested);
-            }
-        }
-    }
-
-    /// The election of a switchover (extensions X-2, step 5).
-    fn decide_on_order(&self, data_read: &Data<KEEPERS>, rules: Rules, next: &mut Next<KEEPERS>) {
-        let master = data_read.master;
-        let is_closed = data_read.proxied.is_none() && self.route.is_none();
-        if self.switchover != Switchover::Ordered || !is_closed {
-            return;
-        }
-        let info = self.infos[master].filter(|info| !info.leaving && info.boot == data_read.dbs[master].boot);
-        let stopped = info.and_then(|info| info.stopped);
-        if let Some(stopped) = stopped.filter(|stopped| !rules.has(Rule::CleanStop) || stopped.clean_at.is_some()) {
-            for to in self.candidates(data_read, rules, Some(stopped)) {
-                self.elect(data_read, to, ElectionReason::Switchover, 1 << master, rules, next);
-            }
-        }
-    }
-
     /// Elections that are decided and not yet written (sentinel 7.2, 7.3).
     pub(super) fn decide(&self, data_read: &Data<KEEPERS>, rules: Rules, next: &mut Next<KEEPERS>) {
         self.decide_on_order(data_read, rules, next);
-        if self.switchover != Switchover::Absent {
+        if self.switchover.is_live() && rules.has(Rule::NobodyElectedMeanwhile) {
             return; // it has to end first (extensions)
         }
+        self.decide_on_order_time(data_read, rules, next);
         let master = data_read.master;
         let info = self.infos[master];
         let orderly_shutdown = info.filter(|info| info.leaving && info.boot == data_read.dbs[master].boot);
@@ -166,7 +123,8 @@ impl<const KEEPERS: usize> ModelState<KEEPERS> {
         if self.left.failures_found == 0 {
             return;
         }
-        let is_reported = info.is_some_and(|info| !info.runs.is_some_and(|runs| runs.as_master));
+        let runs = |info: Info| info.runs.is_some_and(|runs| runs.as_master);
+        let is_reported = info.is_some_and(|info| !runs(info) || self.is_converging);
         let causes = [FailedBy::Silence, FailedBy::Reported];
         for cause in causes
             .into_iter()

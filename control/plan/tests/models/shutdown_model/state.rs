@@ -1,6 +1,7 @@
 //! The state of the model: the store, the keepers with their data, the plans not written yet; the initial states; and
-//! the violations. Steps are in `keepers` and `sentinels`.
+//! the violations. Steps are in `keepers`, `sentinels` and `switchovers`.
 
+use super::switchovers::{LateOrder, Switchover};
 use super::wal::{Log, PROMOTION};
 use super::{Bounds, Rule, Rules};
 
@@ -75,10 +76,15 @@ pub(super) struct Keeper {
     pub(super) uid: u8,
     /// It has a permit, or, where none is needed, has read that it is the master.
     pub(super) may_start: bool,
+    /// Another db was elected in its place meanwhile, for a reason that leaves the permit. Only for the claims.
+    pub(super) has_leftover_permit: bool,
     /// It reports that the old master is stopped.
     pub(super) reports_stopped: bool,
     /// It has accepted the order of a switchover.
     pub(super) stopping: bool,
+    /// It has read an order to stop that may be gone. The acceptance is tried again when the cluster data have changed, so
+    /// they may be newer than this. Recorded only without [`Rule::AcceptNeedsOrder`].
+    pub(super) has_read_order: bool,
     pub(super) late: Option<Late>,
 }
 
@@ -130,16 +136,6 @@ impl Keeper {
     }
 }
 
-/// A switchover (extensions X-2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Switchover {
-    Absent,
-    /// Its request exists.
-    Requested,
-    /// And the order to the master's keeper.
-    Ordered,
-}
-
 /// A decision that is not written yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Plan<const KEEPERS: usize> {
@@ -172,8 +168,11 @@ pub(super) enum ElectionReason {
 pub(super) enum FailedBy {
     /// Its keeper was silent for failInterval.
     Silence,
-    /// Its keeper reported for failInterval that it is unhealthy, or not master yet. It may hold a permit.
+    /// Its keeper reported for failInterval that it is unhealthy, or not master yet, or for convergenceTimeout that it has
+    /// not applied its spec. It may hold a permit.
     Reported,
+    /// It was counted as failed for a time in which its keeper had an order.
+    OrderTime,
 }
 
 impl ElectionReason {
@@ -203,6 +202,12 @@ pub(super) enum Violation {
     AcknowledgedAfterElection,
     /// A master without acknowledged writes is announced, and no failed master explains it.
     LostByPublication,
+    /// A master is stopped on an order while it is announced or a proxy forwards to it.
+    StoppedUnderClients,
+    /// A switchover elects a db after its request is gone.
+    SwitchedWithoutRequest,
+    /// A switchover elects a db although the master was replaced since its request.
+    SwitchedTwice,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -214,7 +219,13 @@ pub(super) struct ModelState<const KEEPERS: usize> {
     pub(super) plans: [Option<Plan<KEEPERS>>; 2],
     /// The db that the proxies forward to.
     pub(super) route: Option<usize>,
-    pub(super) switchover: Switchover,
+    pub(super) switchover: Switchover<KEEPERS>,
+    /// The put of an order that timed out for its leader and may still arrive.
+    pub(super) late_order: Option<LateOrder>,
+    /// The master has not applied its present spec.
+    pub(super) is_converging: bool,
+    /// A leader counts the master as failed, for a time in which its keeper had an order.
+    pub(super) is_overdue: bool,
     pub(super) left: Bounds,
     // Not part of the store, only for the claims.
     pub(super) written: u8,
@@ -248,8 +259,10 @@ impl<const KEEPERS: usize> ModelState<KEEPERS> {
             log: Log::EMPTY,
             uid: 0,
             may_start: false,
+            has_leftover_permit: false,
             reports_stopped: false,
             stopping: false,
+            has_read_order: false,
             late: None,
         };
         let keepers = std::array::from_fn(keeper);
@@ -270,7 +283,10 @@ impl<const KEEPERS: usize> ModelState<KEEPERS> {
             keepers,
             plans: [None; 2],
             route: Some(0),
-            switchover: Switchover::Absent,
+            switchover: Switchover::ABSENT,
+            late_order: None,
+            is_converging: false,
+            is_overdue: false,
             left: bounds,
             written: 0,
             acknowledged: 0,
@@ -328,6 +344,9 @@ impl<const KEEPERS: usize> ModelState<KEEPERS> {
         if rules.has(Rule::LeaderGuard) {
             state.plans = [None; 2];
         }
+        if rules.has(Rule::OrderOnData) {
+            state.late_order = None;
+        }
         let Some(to) = data.proxied else { return state };
         if self.route.is_some_and(|route| route != to) {
             state.violation = Some(Violation::ForwardedToAnother);
@@ -350,34 +369,24 @@ impl<const KEEPERS: usize> ModelState<KEEPERS> {
         self.loss_allowed = false;
     }
 
-    /// Returns the state with another request or order. A plan that ends the switchover depends on both.
-    pub(super) fn with_switchover(&self, switchover: Switchover) -> Self {
-        let mut state = *self;
-        state.switchover = switchover;
-        let depends = |plan: &Plan<KEEPERS>| plan.reason == Some(ElectionReason::Switchover);
-        for plan in &mut state.plans {
-            *plan = plan.filter(|plan| !depends(plan));
-        }
-        state
-    }
-
     /// Returns the state after an election.
     pub(super) fn elected(&self, data: Data<KEEPERS>, reason: ElectionReason, rules: Rules) -> Self {
         let (from, to) = (self.data.master, data.master);
         let missing = |writes: u8| writes & !self.keepers[to].log.writes() != 0;
         let recorded = data.dbs[from].record.map_or(0, Log::writes);
         let lost = match reason {
+            ElectionReason::OrderlyShutdown
+            | ElectionReason::Switchover
+            | ElectionReason::Failed(FailedBy::OrderTime) => missing(self.acknowledged) && !self.loss_allowed,
             ElectionReason::First | ElectionReason::Failed(_) => false,
-            ElectionReason::OrderlyShutdown | ElectionReason::Switchover => {
-                missing(self.acknowledged) && !self.loss_allowed
-            }
             ElectionReason::Unpublished(_) => self.current_was_published && missing(self.acknowledged_by_current),
             ElectionReason::JustPromoted(_) => missing(self.acknowledged_by_current & recorded),
         };
         let mut state = self.with_data(data, rules);
-        if reason == ElectionReason::Switchover {
-            state.switchover = Switchover::Absent;
-        }
+        (state.is_converging, state.is_overdue) = (false, false);
+        state.keepers[from].has_leftover_permit = self.keepers[from].may_start && reason.leaves_a_permit();
+        state.keepers[to].has_leftover_permit = false;
+        state.record_election(from, reason, rules);
         if self.keepers[from].may_start && rules.has(Rule::Permit) && !reason.leaves_a_permit() {
             state.violation = Some(Violation::ElectedOnStaleInfo);
         }
