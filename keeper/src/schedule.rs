@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use base::clock::Boottime;
 
-use crate::reconcile::Desired;
+use crate::reconcile::{Desired, Goal, StopReason};
 use crate::reconciler::{RoundResult, Trigger};
 
 /// Delay of a change of parameters or hba lines only, to combine it with further ones (keeper 18.2).
 pub const COALESCE_DELAY: Duration = Duration::from_millis(200);
 /// Delay after the first failure; doubled after each further one, up to the sleepInterval (keeper 3.2.3).
 const FIRST_DELAY: Duration = Duration::from_millis(200);
+/// Maximum delay after a failure of a stop that a switchover orders: clients have no master meanwhile.
+const ORDERED_DELAY_MAX: Duration = Duration::from_secs(1);
 /// A server that ends within this time after its start is crash-looping.
 const QUICK_END: Duration = Duration::from_secs(2);
 
@@ -94,7 +96,11 @@ impl Schedule {
                 self.timer = now + sleep_interval;
             }
             RoundResult::Failed => {
-                self.timer = now + delay(self.failures, sleep_interval);
+                let max = match desired.goal {
+                    Goal::Stop(StopReason::Ordered(_)) => sleep_interval.min(ORDERED_DELAY_MAX),
+                    _ => sleep_interval,
+                };
+                self.timer = now + delay(self.failures, max);
                 self.failures = self.failures.saturating_add(1);
                 self.failed = Some(desired.clone());
             }
@@ -116,7 +122,7 @@ fn delay(failures: u32, sleep_interval: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reconcile::{Goal, HoldReason};
+    use crate::reconcile::{AcceptedOrder, HoldReason};
 
     const SLEEP: Duration = Duration::from_secs(5);
 
@@ -163,6 +169,27 @@ mod tests {
         assert_eq!(schedule.begin(at(10)), Trigger::EventUnless(some_desired_state()));
         schedule.end(at(11), &RoundResult::Skipped, &some_desired_state(), SLEEP);
         assert_eq!(schedule.due(), at(200));
+    }
+
+    /// Rule: keeper 3.2.3.
+    #[test]
+    fn a_failed_ordered_stop_is_retried_every_second_at_least() {
+        let order = AcceptedOrder {
+            db: "A".into(),
+            switchover: "s1".into(),
+        };
+        let ordered = Desired {
+            cluster: None,
+            goal: Goal::Stop(StopReason::Ordered(order)),
+        };
+        let mut schedule = Schedule::new(at(0));
+        let mut delays = Vec::new();
+        for sleep in [SLEEP, SLEEP, SLEEP, SLEEP, SLEEP, SLEEP / 10] {
+            schedule.begin(at(0));
+            schedule.end(at(0), &RoundResult::Failed, &ordered, sleep);
+            delays.push(schedule.due().since(at(0)).as_millis());
+        }
+        assert_eq!(delays, [200, 400, 800, 1000, 1000, 500]);
     }
 
     #[test]

@@ -436,11 +436,14 @@ impl FakeKeeper {
                 )
             }
             Step::Stop => {
-                self.running = false;
+                self.running &= failing_steps("stop");
                 "stop".into()
             }
             Step::PublishStopped(db) => {
-                self.known.published_stopped = Some(db.clone());
+                assert!(!self.running, "X-1.1: the end of a running instance is not known");
+                if !failing_steps("publish") {
+                    self.known.published_stopped = Some(db.clone());
+                }
                 format!("publish {db} stopped")
             }
             Step::AcceptOrder(order) => {

@@ -152,12 +152,69 @@ fn a_switchover_that_is_given_up_starts_the_master_with_a_permit() {
 fn a_master_that_runs_on_is_no_longer_published_as_stopping() {
     let mut fake = fake().ordered(OrderKind::Stop).failing("stop");
     assert_eq!(fake.round(), "accept s1; stop; failed at stop");
-    fake.running = true;
+    assert!(fake.running);
     fake.failing_steps.clear();
     let mut refusing = fake.clone().order_is_gone();
     refusing.refuses = true;
     check(fake.order_is_gone(), "withdraw; done");
     check(refusing, "withdraw; done");
+}
+
+/// The control file cannot be read for now.
+#[test]
+fn an_end_that_cannot_be_read_is_not_published_and_read_again() {
+    let mut fake = fake().ordered(OrderKind::Stop).failing("publish");
+    assert_eq!(
+        fake.round(),
+        "accept s1; stop; publish A stopped; failed at publish A stopped"
+    );
+    assert_eq!(fake.round(), "publish A stopped; failed at publish A stopped");
+    let mut given_up = fake.clone().order_is_gone();
+    assert_eq!(given_up.round(), "permit; start Master; wait; done");
+    fake.failing_steps.clear();
+    check(fake.clone(), "publish A stopped; done");
+    // by the next switchover
+    fake.order = StoredOrder::Usable(KeeperOrder {
+        switchover: "s2".into(),
+        db: "A".into(),
+        order: OrderKind::Stop,
+    });
+    check(fake, "accept s2; publish A stopped; done");
+}
+
+/// The stop outlives the order. It is not known how long the server takes; it is never started before it has ended.
+#[test]
+fn a_stop_whose_order_has_vanished_is_completed_before_the_master_starts_again() {
+    let mut fake = fake().ordered(OrderKind::Stop).failing("stop");
+    assert_eq!(fake.round(), "accept s1; stop; failed at stop");
+    fake.failing_steps.clear();
+    fake.answers = false;
+    let mut waiting = fake.order_is_gone().failing("wait");
+    assert_eq!(waiting.round(), "wait; failed at wait");
+    assert!(waiting.known.accepted_order.is_some(), "it is still stopping");
+    waiting.failing_steps.clear();
+    (waiting.running, waiting.answers) = (false, true);
+    check(waiting, "permit; start Master; wait; done");
+}
+
+/// The server was left by the killed process, and may still be shutting down.
+#[test]
+fn a_keeper_that_was_killed_after_it_accepted_an_order_begins_anew() {
+    let mut killed = fake().ordered(OrderKind::Stop).failing("stop");
+    assert_eq!(killed.round(), "accept s1; stop; failed at stop");
+    killed.failing_steps.clear();
+    killed.answers = false;
+    killed.known = ProcessState::default();
+
+    let mut unacknowledged = killed.clone();
+    let keepers = unacknowledged.data.as_mut().expect("there").keepers_mut();
+    keepers.get_mut(&KeeperUid::from(ME)).expect("there").status.boot_uuid = "earlier".into();
+    check(unacknowledged, "stop; done");
+
+    check(killed.clone(), STOPPED);
+    let mut without_order = killed.order_is_gone().stopped();
+    without_order.answers = true;
+    check(without_order, "permit; start Master; wait; done");
 }
 
 #[test]
