@@ -1,15 +1,18 @@
 //! What a keeper does on the orders of a switchover (extensions X-2). The sentinel is stopped and the test writes orders
 //! and cluster data in its place.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
-use model::{KeeperInfo, KeeperOrder, OrderKind, Role, from_slice, to_compact};
+use model::{KeeperInfo, KeeperOrder, OrderKind, Role, SwitchoverRequest, Timestamp, from_slice, to_compact};
 use serde_json::json;
 use stolon_tests::cluster::{Cluster, Profile, check, error_text};
 use stolon_tests::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
+use stolon_tests::pg_programs;
 use stolon_tests::process::Signal;
-use stolon_tests::spec::store_data;
+use stolon_tests::spec::{store_data, store_spec, wait_query_returns};
 use stolon_tests::wait::{eventually, throughout};
+use stolon_tests::wal_receiver::SuspendedReceiver;
 use store::Txn;
 
 /// How long nothing must happen: several rounds of the keeper.
@@ -24,8 +27,19 @@ struct OrderedCluster {
 
 impl OrderedCluster {
     async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    /// `prepare` is called with keeper0 stopped.
+    async fn start_with(prepare: impl FnOnce(&mut Cluster)) -> Self {
         let cluster = Cluster::builder(Profile::Fast).proxies(0).with("failInterval", "60s");
-        let mut cluster = cluster.start().await;
+        // Standbys are waited for without a limit of PostgreSQL's.
+        let parameters = json!({ "dynamic_shared_memory_type": "mmap", "wal_sender_timeout": "0" });
+        let mut cluster = cluster.with("pgParameters", parameters).start().await;
+        assert_eq!(cluster.stop("keeper0", Signal::INT).await, 0);
+        prepare(&mut cluster);
+        cluster.start("keeper0");
+        cluster.wait_healthy("keeper0", &Role::Master).await;
         let db = cluster.db_uid("keeper0").await;
         eventually("keeper0 to be announced", SHORT_TIMEOUT, async || {
             let master = cluster.proxied_master().await.map_err(error_text)?;
@@ -48,6 +62,65 @@ impl OrderedCluster {
     async fn put_order(&self, value: &str) {
         let key = self.cluster.store.keys().order("keeper0");
         self.cluster.store.put(&key, value).await.unwrap();
+    }
+
+    /// Requests the switchover, as far as the keeper looks at that.
+    async fn request(&self, switchover: &str) {
+        let request = SwitchoverRequest {
+            id: switchover.to_owned(),
+            to: None,
+            requested_at: Timestamp::ZERO,
+        };
+        let key = self.cluster.store.keys().switchover();
+        self.cluster.store.put(&key, to_compact(&request)).await.unwrap();
+    }
+
+    async fn end_request(&self) {
+        let key = self.cluster.store.keys().switchover();
+        self.cluster.store.commit(Txn::new().delete(&key)).await.unwrap();
+    }
+
+    /// Suspends keeper1's WAL receiver and writes a row, so that the stop of keeper0's server waits; accepts an order to
+    /// stop. Returns the receiver.
+    async fn hold_stop(&self, switchover: &str) -> SuspendedReceiver {
+        let cluster = &self.cluster;
+        let receiver = SuspendedReceiver::of(cluster, "keeper1").await;
+        let sql = cluster.connect("keeper0").await;
+        sql.run("create table test (id int); insert into test values (1)")
+            .await
+            .unwrap();
+        self.announce("").await;
+        self.request(switchover).await;
+        self.order(switchover, &self.db, OrderKind::Stop).await;
+        self.wait_info("keeper0 to accept the order", |info| info.stopping == switchover)
+            .await;
+        receiver
+    }
+
+    /// Asserts that keeper0's server is stopping on, and that nothing is published about its end.
+    async fn assert_is_stopping(&self, switchover: &str) {
+        let server = self.cluster.postmaster("keeper0");
+        assert!(server.is_some());
+        throughout("the stop", SOME_ROUNDS, async || {
+            let info = self.info().await?;
+            check(info.stopping == switchover && info.stopped.is_none(), || {
+                format!("{info:?}")
+            })?;
+            let now = self.cluster.postmaster("keeper0");
+            check(now == server, || format!("{now:?} instead of {server:?}"))
+        })
+        .await;
+    }
+
+    /// Asserts that keeper0 has become a master again, with the row that only it has.
+    async fn assert_is_back(&self) {
+        self.wait_info("keeper0 to run again", |info| {
+            let healthy = info.postgres_state.as_ref().is_some_and(|state| state.healthy);
+            healthy && !info.is_leaving_or_stopped()
+        })
+        .await;
+        let row = "select id from test where not pg_is_in_recovery()";
+        assert_eq!(self.cluster.query("keeper0", row).await.unwrap(), "1");
     }
 
     async fn end_order(&self) {
@@ -155,6 +228,101 @@ async fn a_restarted_keeper_answers_an_order() {
 
     ordered.end_order().await;
     ordered.cluster.wait_healthy("keeper0", &Role::Master).await;
+}
+
+/// Rule: keeper 4.4.4. Only when the switchover is over, since another sentinel may order the stop again.
+#[tokio::test]
+async fn a_stop_that_waits_for_a_suspended_standby_ends_once_its_switchover_is_over() {
+    let mut ordered = OrderedCluster::start().await;
+    let receiver = ordered.hold_stop("s1").await;
+    ordered.assert_is_stopping("s1").await;
+    ordered.end_order().await;
+    ordered.assert_is_stopping("s1").await;
+
+    ordered.end_request().await;
+    ordered.assert_is_back().await;
+    let log = ordered.cluster.process("keeper0").log();
+    assert!(
+        log.contains("the switchover is over, not waiting for standbys"),
+        "{log}"
+    );
+    let log = &log[log.find("accepted the order to stop postgres").unwrap()..];
+    assert!(!log.contains("not properly shut down"), "{log}");
+    receiver.resume();
+    ordered.cluster.wait_caught_up("keeper1", "keeper0").await;
+}
+
+/// The server that it leaves is still shutting down.
+#[tokio::test]
+async fn a_keeper_that_is_killed_after_it_accepted_an_order_answers_it_when_the_server_has_ended() {
+    let mut ordered = OrderedCluster::start().await;
+    let receiver = ordered.hold_stop("s1").await;
+    let before = ordered.info().await.unwrap().boot_uuid;
+    let killed = ordered.cluster.process("keeper0");
+    killed.kill();
+    let log_length = killed.log().len();
+    ordered.cluster.start("keeper0");
+    let keeper = ordered.cluster.process("keeper0");
+    keeper
+        .wait_for_log_after(log_length, "stopping database", SHORT_TIMEOUT)
+        .await;
+    receiver.resume();
+    let info = ordered
+        .wait_info("another process", |info| info.boot_uuid != before)
+        .await;
+    assert!(!info.is_leaving_or_stopped(), "{info:?}");
+    store_data(&ordered.cluster, |data| {
+        data["keepers"]["keeper0"]["status"]["bootUUID"] = json!(info.boot_uuid.as_str());
+    })
+    .await;
+    let info = ordered.wait_stopped_for("s1").await;
+    assert_eq!(info.postgres_state.unwrap().uid.as_str(), ordered.db);
+    let stopped = info.stopped.unwrap();
+    assert!(stopped.clean, "{stopped:?}");
+    let received = format!("select pg_last_wal_receive_lsn() >= '{}'", stopped.lsn.unwrap());
+    wait_query_returns(&ordered.cluster, "keeper1", &received, "t").await;
+
+    ordered.end_order().await;
+    ordered.assert_is_back().await;
+}
+
+/// Clients have no master meanwhile.
+#[tokio::test]
+async fn the_end_of_a_stopped_master_that_cannot_be_read_is_read_again_soon() {
+    let dir = tempfile::tempdir().unwrap();
+    let broken = dir.path().join("broken");
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let mut ordered = OrderedCluster::start_with(|cluster| {
+        pg_programs::wrap(cluster, "keeper0", "programs", |program, real| {
+            let fails = format!("if [ -e \"{}\" ]; then echo broken >&2; exit 1; fi", broken.display());
+            match program {
+                "pg_controldata" => format!("#!/bin/sh\n{fails}\nexec \"{}\" \"$@\"\n", real.display()),
+                _ => pg_programs::passthrough_script(real),
+            }
+        });
+    })
+    .await;
+    store_spec(&ordered.cluster, |spec| spec["sleepInterval"] = json!("10m")).await;
+    ordered.announce("").await;
+    std::fs::write(&broken, "").unwrap();
+    ordered.order("s1", &ordered.db, OrderKind::Stop).await;
+    // With delays that double up to sleepInterval, twelve attempts would take more than ten minutes.
+    let keeper = ordered.cluster.process("keeper0");
+    eventually("twelve attempts", LONG_TIMEOUT, async || {
+        let attempts = keeper
+            .log()
+            .matches("could not find out how our db was stopped")
+            .count();
+        check(attempts >= 12, || format!("{attempts}"))
+    })
+    .await;
+    let info = ordered.info().await.unwrap();
+    assert_eq!((info.stopping.as_str(), &info.stopped), ("s1", &None));
+    assert_eq!(ordered.cluster.postmaster("keeper0"), None);
+
+    std::fs::remove_file(&broken).unwrap();
+    let stopped = ordered.wait_stopped_for("s1").await.stopped.unwrap();
+    assert!(stopped.clean && stopped.lsn.is_some(), "{stopped:?}");
 }
 
 /// Rule: extensions. Whatever the value is.

@@ -27,4 +27,5 @@ pub mod store_client;
 pub mod tcp_relay;
 pub mod test_dir;
 pub mod wait;
+pub mod wal_receiver;
 pub mod writers;

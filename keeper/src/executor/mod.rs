@@ -4,6 +4,7 @@
 mod checkpoint;
 mod data;
 mod error;
+mod ordered_stop;
 mod permit;
 mod publish;
 mod rewind;
@@ -20,6 +21,7 @@ use model::{DbUid, RestartState};
 
 use self::checkpoint::OrderedCheckpoint;
 use self::data::DataSteps;
+use self::ordered_stop::OrderedStop;
 use self::publish::PublishSteps;
 use self::rewind::RewindSteps;
 use self::server::ServerSteps;
@@ -39,6 +41,7 @@ pub struct Executor {
     sql: SqlSteps,
     publish: PublishSteps,
     checkpoint: OrderedCheckpoint,
+    ordered_stop: OrderedStop,
     process: ProcessState,
 }
 
@@ -63,6 +66,7 @@ impl Executor {
             sql: SqlSteps::new(context),
             publish: PublishSteps::new(context),
             checkpoint: OrderedCheckpoint::new(context),
+            ordered_stop: OrderedStop::new(context),
             process: ProcessState::default(),
         }
     }
@@ -121,7 +125,10 @@ impl Executor {
             Step::Log(_) => {} // written by the round's log
             Step::SaveCluster(cluster) => self.publish.save_cluster(cluster).await?,
             Step::SaveDb(db) => self.data.save_db(db).await?,
-            Step::Stop => self.server.stop(process).await?,
+            Step::Stop => {
+                let unneeded = self.ordered_stop.unneeded(&desired.goal);
+                self.server.stop(unneeded, process).await?;
+            }
             Step::PublishStopped(db) => self.publish.publish_stopped(db, process).await?,
             Step::AcceptOrder(order) => self.publish.accept_order(order, context, process).await?,
             Step::WithdrawStopped => self.publish.withdraw_stopped(process),

@@ -1,6 +1,7 @@
 //! Steps that start, stop, reload and promote the server. Whether it may be a master is decided before, by the permit
 //! that comes in.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -61,9 +62,21 @@ impl ServerSteps {
         &mut self.configuration
     }
 
-    /// Stops the instance (fast shutdown) and waits for its end.
-    pub(super) async fn stop(&self, process: &mut ProcessState) -> Result<(), StepError> {
-        self.instance.stop(StopLimits::default()).await?;
+    /// Stops the instance (fast shutdown) and waits for its end; `unneeded` returns when that wait is of no use any more.
+    pub(super) async fn stop(
+        &self,
+        unneeded: impl Future<Output = ()>,
+        process: &mut ProcessState,
+    ) -> Result<(), StepError> {
+        let limits = StopLimits::default();
+        let at_once = StopLimits {
+            fast: Duration::ZERO,
+            ..limits
+        };
+        tokio::select! {
+            stopped = self.instance.stop(limits) => stopped?,
+            () = unneeded => self.instance.stop(at_once).await?,
+        };
         process.current = None;
         process.logins_blocked = false;
         self.synchronous.record_stop();
