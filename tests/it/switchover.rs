@@ -3,7 +3,7 @@
 
 mod held;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use model::{KeeperInfo, Role, from_slice};
@@ -74,13 +74,20 @@ async fn switch_over(cluster: &Cluster, arguments: &[&str]) -> String {
     output
 }
 
+/// Asserts that the switchover has something to lose.
+fn assert_each_commits(stats: &[WriterStats]) {
+    for stats in stats {
+        assert!(stats.rows() > 0, "a client has not committed before the switchover");
+    }
+}
+
 async fn assert_nothing_is_lost(cluster: &Cluster, stats: &[WriterStats]) {
     let sql = cluster.connect("proxy0").await;
     assert_eq!(lost_rows(&sql, stats).await.unwrap(), 0, "acknowledged rows are lost");
 }
 
 /// Asserts that a keeper's instance has become a standby of `master` without a copy.
-async fn assert_follows_without_a_copy(cluster: &mut Cluster, keeper: &str, marker: &PathBuf, master: &str) {
+async fn assert_follows_without_a_copy(cluster: &mut Cluster, keeper: &str, marker: &Path, master: &str) {
     cluster.wait_healthy(keeper, &Role::Standby).await;
     cluster.wait_caught_up(keeper, master).await;
     let log = cluster.process(keeper).log();
@@ -95,13 +102,19 @@ async fn assert_follows_without_a_copy(cluster: &mut Cluster, keeper: &str, mark
 async fn no_row_is_lost_under_load_and_the_old_master_follows_without_a_copy() {
     let mut cluster = start(Cluster::builder(Profile::Fast), 2).await;
     let writers = Writers::through(&cluster, "proxy0", 4).await;
+    assert_each_commits(&writers.stats());
     let marker = mark(&cluster, "keeper0");
     writers.reset_gaps();
 
     let output = switch_over(&cluster, &[]).await;
 
+    let switched = writers.rows();
     writers.wait_each_client_commits(10).await;
     let stats = writers.stop();
+    assert!(
+        stats.iter().map(WriterStats::rows).sum::<i64>() > switched,
+        "no commit after the switchover"
+    );
     let gap = stats.iter().map(|stats| stats.longest_gap).max().unwrap_or_default();
     println!("longest gap: {gap:?}");
     assert!(
@@ -160,14 +173,20 @@ async fn synchronous(keepers: usize) {
     let builder = Cluster::builder(Profile::Fast).synchronous(Some((1, 1)));
     let mut cluster = start(builder, keepers).await;
     let writers = Writers::through(&cluster, "proxy0", 4).await;
+    assert_each_commits(&writers.stats());
     let marker = mark(&cluster, "keeper0");
     writers.reset_gaps();
 
     let last = format!("keeper{}", keepers - 1);
     switch_over(&cluster, &["--to", &last]).await;
 
+    let switched = writers.rows();
     writers.wait_each_client_commits(10).await;
     let stats = writers.stop();
+    assert!(
+        stats.iter().map(WriterStats::rows).sum::<i64>() > switched,
+        "no commit after the switchover"
+    );
     let gap = stats.iter().map(|stats| stats.longest_gap).max().unwrap_or_default();
     println!("longest gap: {gap:?}");
     assert_eq!(cluster.proxied_master().await.unwrap(), last);

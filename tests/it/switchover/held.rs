@@ -1,69 +1,104 @@
 //! A switchover that is held up on the way, and what becomes of it.
 
+use std::time::Duration;
+
 use model::Role;
-use stolon_tests::cluster::{Cluster, Profile, check, error_text};
+use serde_json::{Value, json};
+use stolon_tests::cluster::{Cluster, Profile, check, db_of, error_text};
 use stolon_tests::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
 use stolon_tests::process::{self, Process, Signal};
-use stolon_tests::wait::eventually;
-use stolon_tests::writers::{WriterStats, Writers};
+use stolon_tests::spec::update;
+use stolon_tests::wait::{eventually, throughout};
+use stolon_tests::wal_receiver::SuspendedReceiver;
+use stolon_tests::writers::{Writers, lost_rows};
 use store::Entry;
 
 use super::{assert_nothing_is_lost, info, start, switch_over, wait_no_keys};
 
+/// convergenceTimeout of clusters that run out of it.
+const CONVERGENCE_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// A switchover to keeper1 that is held up after keeper0 has accepted the order: keeper1's WAL receiver is suspended, and
-/// the shutdown of keeper0's server waits for it.
+/// the shutdown of keeper0's server waits for it. keeper1 lacks rows that were acknowledged after that.
 struct HeldSwitchover {
     cluster: Cluster,
     command: Process,
-    /// The WAL receiver.
-    receiver: u32,
-    stats: Vec<WriterStats>,
+    receiver: SuspendedReceiver,
+    /// They are without a master while it is held.
+    writers: Writers,
+    /// The db of keeper0.
+    db: String,
 }
 
 impl HeldSwitchover {
     async fn start(sentinels: usize, arguments: &[&str]) -> Self {
-        let mut cluster = start(Cluster::builder(Profile::Fast).sentinels(sentinels), 2).await;
+        Self::start_with(sentinels, json!({}), arguments).await
+    }
+
+    /// `spec` is patched before the switchover is requested.
+    async fn start_with(sentinels: usize, spec: Value, arguments: &[&str]) -> Self {
+        // keeper1 lags, and is to be accepted all the same.
+        let builder = Cluster::builder(Profile::Fast).with("maxStandbyLag", 1_u32 << 30);
+        let cluster = start(builder.sentinels(sentinels), 2).await;
+        if spec != json!({}) {
+            update(&cluster, &spec).await;
+        }
+        let db = cluster.db_uid("keeper0").await;
         let writers = Writers::through(&cluster, "proxy0", 2).await;
-        let stats = writers.stop();
         cluster.wait_caught_up("keeper1", "keeper0").await;
-        let receiver = eventually("keeper1's WAL receiver", SHORT_TIMEOUT, async || {
-            let standby = cluster.connect("keeper1").await;
-            let pid = standby.value("select pid from pg_stat_wal_receiver").await;
-            pid.map_err(error_text)?
-                .parse::<u32>()
-                .map_err(|error| error.to_string())
-        })
-        .await;
-        process::send_signal(receiver, Signal::STOP);
+        let receiver = SuspendedReceiver::of(&cluster, "keeper1").await;
+        writers.wait_each_client_commits(10).await;
         let arguments = [&["switchover", "--to", "keeper1"], arguments].concat();
         let command = cluster.start_stolonctl(&arguments);
-        command
-            .wait_for_log("the master stops: keeper keeper0", LONG_TIMEOUT)
-            .await;
+        let mut held = Self {
+            cluster,
+            command,
+            receiver,
+            writers,
+            db,
+        };
+        held.wait_held().await;
+        held
+    }
+
+    async fn wait_held(&mut self) {
+        let stops = "the master stops: keeper keeper0";
+        self.command.wait_for_log(stops, LONG_TIMEOUT).await;
         eventually("keeper0 to accept the order", LONG_TIMEOUT, async || {
-            let info = info(&cluster, "keeper0").await?;
+            let info = info(&self.cluster, "keeper0").await?;
             check(!info.stopping.is_empty() && info.stopped.is_none(), || {
                 format!("{info:?}")
             })
         })
         .await;
-        assert!(cluster.process("keeper0").try_wait().is_none());
-        Self {
-            cluster,
-            command,
-            receiver,
-            stats,
-        }
+        assert!(self.cluster.process("keeper0").try_wait().is_none());
+        self.assert_standby_lacks_rows().await;
     }
 
-    fn release(&self) {
-        process::send_signal(self.receiver, Signal::CONT);
+    /// Asserts that the test could lose something.
+    async fn assert_standby_lacks_rows(&self) {
+        let standby = self.cluster.connect("keeper1").await;
+        let lacks = lost_rows(&standby, &self.writers.stats()).await.unwrap();
+        assert!(lacks > 0, "keeper1 has every acknowledged row");
     }
 
     /// Returns the order of keeper0.
     async fn order(&self) -> Result<Option<Entry>, String> {
         let key = self.cluster.store.keys().order("keeper0");
         self.cluster.store.get(&key).await.map_err(|error| error.to_string())
+    }
+
+    /// Kills the leading sentinel, and waits for the order of another one.
+    async fn replace_leader(&mut self) {
+        let order = self.order().await.unwrap().expect("it was accepted").mod_revision;
+        let leader = self.cluster.leading_sentinel().await.unwrap();
+        self.cluster.process(&leader).kill();
+        eventually("the order of the other sentinel", LONG_TIMEOUT, async || {
+            let found = self.order().await?;
+            let is_new = found.as_ref().is_some_and(|found| found.mod_revision > order);
+            check(is_new, || format!("{found:?}"))
+        })
+        .await;
     }
 
     async fn wait_status(&mut self, status: i32) -> String {
@@ -73,13 +108,64 @@ impl HeldSwitchover {
         output
     }
 
-    /// Asserts that keeper0 is the announced master as before, and has every row.
+    /// Asserts that keeper0 is the announced master as before, that nobody else was in between, that it has every row, and
+    /// that clients go on.
     async fn assert_given_up(&mut self) {
         self.cluster.wait_healthy("keeper0", &Role::Master).await;
         self.cluster.wait_proxy_serves("proxy0").await;
         assert_eq!(self.cluster.proxied_master().await.unwrap(), "keeper0");
-        assert_nothing_is_lost(&self.cluster, &self.stats).await;
+        // Each election gives the old master's keeper another db, and each promotion begins a timeline.
+        assert_eq!(self.cluster.db_uid("keeper0").await, self.db);
+        let timeline = "select timeline_id from pg_control_checkpoint()";
+        assert_eq!(self.cluster.query("keeper0", timeline).await.unwrap(), "1");
+        self.assert_clients_go_on().await;
         wait_no_keys(&self.cluster).await;
+    }
+
+    /// Asserts that clients commit again, and that no row is lost.
+    async fn assert_clients_go_on(&self) {
+        let held = self.writers.rows();
+        assert!(held > 0, "nothing was committed before");
+        self.writers.wait_each_client_commits(10).await;
+        let stats = self.writers.stats();
+        assert_nothing_is_lost(&self.cluster, &stats).await;
+    }
+
+    /// The change raises the generations of the dbs after the stop has begun, and the leader dies after that.
+    async fn with_changed_spec_and_another_leader() -> Self {
+        let spec = json!({ "failInterval": "10s", "convergenceTimeout": format!("{CONVERGENCE_TIMEOUT:?}") });
+        let mut held = Self::start_with(2, spec, &["--timeout", "2m"]).await;
+        update(&held.cluster, &json!({ "pgParameters": { "work_mem": "5MB" } })).await;
+        eventually("a generation that is not applied", SHORT_TIMEOUT, async || {
+            let data = held.cluster.data().await.map_err(error_text)?;
+            let (_, db) = db_of(&data, "keeper0").map_err(error_text)?;
+            let (wanted, applied) = (db.generation, db.status.current_generation);
+            check(wanted > applied, || format!("{applied} of {wanted} is applied"))
+        })
+        .await;
+        held.replace_leader().await;
+        held
+    }
+
+    /// Ends the WAL sender that keeper0's shutdown waits for, so that keeper1 cannot receive the rest.
+    fn end_wal_sender(&self) {
+        let postmaster = self.cluster.postmaster("keeper0").expect("it is stopping");
+        let is_sender = |pid: &u32| {
+            let cmdline = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&cmdline).contains("walsender")
+        };
+        let senders: Vec<u32> = process::children(postmaster).into_iter().filter(is_sender).collect();
+        assert_eq!(senders.len(), 1, "WAL senders: {senders:?}");
+        process::send_signal(senders[0], Signal::TERM);
+    }
+
+    /// keeper1 still lacks rows when keeper0 is back.
+    async fn assert_came_back_with_the_change(&mut self) {
+        self.assert_given_up().await;
+        assert_eq!(self.cluster.query("keeper0", "show work_mem").await.unwrap(), "5MB");
+        self.assert_standby_lacks_rows().await;
+        self.receiver.resume();
+        self.cluster.wait_caught_up("keeper1", "keeper0").await;
     }
 }
 
@@ -98,7 +184,7 @@ async fn the_old_master_goes_on_when_the_elected_one_dies_on_the_way() {
 async fn an_old_master_that_is_killed_after_the_order_comes_back_as_the_master() {
     let mut held = HeldSwitchover::start(1, &["--timeout", "20s"]).await;
     held.cluster.kill_keeper_and_postgres("keeper0");
-    held.release();
+    held.receiver.resume();
     let output = held.wait_status(1).await;
     assert!(output.contains("keeper keeper0 stays the master"), "{output}");
     held.cluster.start("keeper0");
@@ -109,19 +195,11 @@ async fn an_old_master_that_is_killed_after_the_order_comes_back_as_the_master()
 #[tokio::test]
 async fn another_sentinel_completes_the_switchover_of_a_leader_that_dies() {
     let mut held = HeldSwitchover::start(2, &["--timeout", "60s"]).await;
-    let order = held.order().await.unwrap().expect("it was accepted").mod_revision;
-    let leader = held.cluster.leading_sentinel().await.unwrap();
-    held.cluster.process(&leader).kill();
-    eventually("the order of the other sentinel", LONG_TIMEOUT, async || {
-        let found = held.order().await?;
-        let is_new = found.as_ref().is_some_and(|found| found.mod_revision > order);
-        check(is_new, || format!("{found:?}"))
-    })
-    .await;
-    held.release();
+    held.replace_leader().await;
+    held.receiver.resume();
     held.wait_status(0).await;
     assert_eq!(held.cluster.proxied_master().await.unwrap(), "keeper1");
-    assert_nothing_is_lost(&held.cluster, &held.stats).await;
+    held.assert_clients_go_on().await;
     held.cluster.wait_healthy("keeper0", &Role::Standby).await;
     wait_no_keys(&held.cluster).await;
 }
@@ -134,8 +212,8 @@ async fn a_switchover_that_takes_too_long_leaves_the_old_master() {
         output.contains("no new master within 5s") || output.contains("the switchover was given up"),
         "{output}"
     );
-    held.release();
     held.assert_given_up().await;
+    held.receiver.resume();
     // and another one succeeds, once keeper1 streams again
     held.cluster.wait_caught_up("keeper1", "keeper0").await;
     eventually("keeper1 to stream", LONG_TIMEOUT, async || {
@@ -145,16 +223,46 @@ async fn a_switchover_that_takes_too_long_leaves_the_old_master() {
     })
     .await;
     switch_over(&held.cluster, &["--to", "keeper1"]).await;
-    assert_nothing_is_lost(&held.cluster, &held.stats).await;
+    held.assert_clients_go_on().await;
 }
 
-/// Ctrl-C before anything is stopped, and while the master stops.
+/// Ctrl-C while the master stops. It does not wait for the suspended standby any longer (keeper 4.4.4).
 #[tokio::test]
 async fn an_interrupted_command_leaves_the_old_master() {
     let mut held = HeldSwitchover::start(1, &[]).await;
     held.command.signal(Signal::INT);
     let output = held.wait_status(1).await;
     assert!(output.contains("interrupted, the switchover is given up"), "{output}");
-    held.release();
     held.assert_given_up().await;
+    held.receiver.resume();
+    held.cluster.wait_caught_up("keeper1", "keeper0").await;
+}
+
+/// Short intervals: failInterval is twice what the old master needs to be back, and convergenceTimeout passes while it is
+/// stopped and cannot apply the change of its spec.
+#[tokio::test]
+async fn a_master_whose_spec_has_changed_comes_back_from_a_switchover_that_is_withdrawn() {
+    let mut held = HeldSwitchover::with_changed_spec_and_another_leader().await;
+    throughout("the held switchover", CONVERGENCE_TIMEOUT * 2, async || {
+        let master = held.cluster.master().await.map_err(error_text)?;
+        check(master == "keeper0", || format!("{master} was elected"))
+    })
+    .await;
+    held.command.signal(Signal::INT);
+    let output = held.wait_status(1).await;
+    assert!(output.contains("interrupted, the switchover is given up"), "{output}");
+    held.assert_came_back_with_the_change().await;
+}
+
+/// The same, at the limit of the wait for the standby.
+#[tokio::test]
+async fn a_master_whose_spec_has_changed_comes_back_when_the_standby_does_not_receive_the_rest() {
+    let mut held = HeldSwitchover::with_changed_spec_and_another_leader().await;
+    held.end_wal_sender();
+    let receives = "the new master receives the rest of the WAL: keeper keeper1";
+    held.command.wait_for_log(receives, LONG_TIMEOUT).await;
+    let output = held.wait_status(1).await;
+    let reason = "the switchover was given up: no standby received all that the master wrote";
+    assert!(output.contains(reason), "{output}");
+    held.assert_came_back_with_the_change().await;
 }
