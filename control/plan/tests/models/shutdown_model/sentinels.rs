@@ -4,6 +4,9 @@ use super::state::{Data, Db, ElectionReason, FailedBy, Info, ModelState, Next, P
 use super::wal::{LITTLE, Log};
 use super::{Rule, Rules};
 
+/// Number of uids of the dbs of one keeper: more than are in use at once.
+const UIDS: u8 = 4;
+
 impl<const KEEPERS: usize> ModelState<KEEPERS> {
     /// A leading sentinel's reads, decisions and writes.
     pub(super) fn sentinels(&self, rules: Rules, next: &mut Next<KEEPERS>) {
@@ -94,7 +97,7 @@ impl<const KEEPERS: usize> ModelState<KEEPERS> {
                 // sentinel N-14, N-15, N-21
                 let mut data = *data_read;
                 data.dbs[index] = Db {
-                    uid: db.uid + 1,
+                    uid: (db.uid + 1) % UIDS,
                     is_master_type: false,
                     record: None,
                     ..db

@@ -19,7 +19,8 @@ pub(super) struct Data<const KEEPERS: usize> {
 /// A keeper's db.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Db {
-    /// Its uid, new whenever the db is created anew.
+    /// Its uid, another one whenever the db is created anew. It wraps around: with three keepers and two masters at once,
+    /// a standby may receive from the wrong one, and be made again, any number of times.
     pub(super) uid: u8,
     /// Its role is master.
     pub(super) is_master_type: bool,
