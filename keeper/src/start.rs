@@ -42,6 +42,7 @@ use crate::postgres::instance::Instance;
 use crate::postgres::programs::installation::{NEWEST_MAJOR, Programs};
 use crate::postgres::server::sockets::{PUBLIC, PrivateSocketDir};
 use crate::postgres::server::supervisor::StopLimits;
+use crate::postgres::server::wal_senders;
 use crate::problems::Problems;
 use crate::publish::{InfoReport, KeeperIdentity, Publisher};
 use crate::reconcile::ClusterDataState;
@@ -360,7 +361,14 @@ async fn stop_leftover_instance(context: &KeeperContext) {
     match instance.running().await {
         Ok(None) => info!("stopping database"), // Go stolon logs it in any case
         Ok(Some(_)) => {
-            if let Err(error) = instance.stop(StopLimits::default()).await {
+            // It will be started again, so no standby needs to receive the rest before that.
+            let config = instance.config();
+            let hurry = wal_senders::end_repeatedly(&config.data, &context.walker);
+            let stopped = tokio::select! {
+                stopped = instance.stop(StopLimits::default()) => stopped,
+                never = hurry => match never {},
+            };
+            if let Err(error) = stopped {
                 warn!(error = %Chain(&error), "could not stop the instance that was left running");
             }
         }

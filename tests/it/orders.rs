@@ -71,8 +71,9 @@ impl OrderedCluster {
             to: None,
             requested_at: Timestamp::ZERO,
         };
-        let key = self.cluster.store.keys().switchover();
-        self.cluster.store.put(&key, to_compact(&request)).await.unwrap();
+        let (store, value) = (&self.cluster.store, to_compact(&request));
+        let key = store.keys().switchover();
+        store.put_leased(&key, value, Duration::from_secs(600)).await.unwrap();
     }
 
     async fn end_request(&self) {
@@ -83,12 +84,18 @@ impl OrderedCluster {
     /// Suspends keeper1's WAL receiver and writes a row, so that the stop of keeper0's server waits; accepts an order to
     /// stop. Returns the receiver.
     async fn hold_stop(&self, switchover: &str) -> SuspendedReceiver {
+        self.hold_stop_after(switchover, "select 1").await
+    }
+
+    /// The same; runs `sql`, too, before the order.
+    async fn hold_stop_after(&self, switchover: &str, before: &str) -> SuspendedReceiver {
         let cluster = &self.cluster;
         let receiver = SuspendedReceiver::of(cluster, "keeper1").await;
         let sql = cluster.connect("keeper0").await;
         sql.run("create table test (id int); insert into test values (1)")
             .await
             .unwrap();
+        sql.run(before).await.unwrap();
         self.announce("").await;
         self.request(switchover).await;
         self.order(switchover, &self.db, OrderKind::Stop).await;
@@ -233,8 +240,21 @@ async fn a_restarted_keeper_answers_an_order() {
 /// Rule: keeper 4.4.4. Only when the switchover is over, since another sentinel may order the stop again.
 #[tokio::test]
 async fn a_stop_that_waits_for_a_suspended_standby_ends_once_its_switchover_is_over() {
+    assert_stop_ends_after("select 1").await;
+}
+
+/// The shutdown waits for the WAL sender before its checkpoint, because more WAL is left than the connection takes.
+#[tokio::test]
+async fn a_stop_that_waits_for_a_blocked_wal_sender_ends_once_its_switchover_is_over() {
+    assert_stop_ends_after(
+        "select pg_logical_emit_message(false, 'test', repeat('x', 1000000)) from generate_series(1, 64)",
+    )
+    .await;
+}
+
+async fn assert_stop_ends_after(before: &str) {
     let mut ordered = OrderedCluster::start().await;
-    let receiver = ordered.hold_stop("s1").await;
+    let receiver = ordered.hold_stop_after("s1", before).await;
     ordered.assert_is_stopping("s1").await;
     ordered.end_order().await;
     ordered.assert_is_stopping("s1").await;

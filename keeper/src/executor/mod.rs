@@ -126,8 +126,8 @@ impl Executor {
             Step::SaveCluster(cluster) => self.publish.save_cluster(cluster).await?,
             Step::SaveDb(db) => self.data.save_db(db).await?,
             Step::Stop => {
-                let unneeded = self.ordered_stop.unneeded(&desired.goal);
-                self.server.stop(unneeded, process).await?;
+                let hurry = self.ordered_stop.hurry_if_over(&desired.goal);
+                self.server.stop(hurry, process).await?;
             }
             Step::PublishStopped(db) => self.publish.publish_stopped(db, process).await?,
             Step::AcceptOrder(order) => self.publish.accept_order(order, context, process).await?,

@@ -1,5 +1,7 @@
-//! How long a stop on the order of a switchover is of use (extensions ). Whether to stop is decided by `reconcile`.
+//! How long a stop on the order of a switchover waits for standbys (extensions ). Whether to stop is decided by
+//! `reconcile`.
 
+use std::convert::Infallible;
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,8 +13,9 @@ use tokio::time::sleep;
 use tracing::{debug, info};
 
 use crate::context::KeeperContext;
-use crate::executor::read_stopped;
+use crate::postgres::data::walker::Walker;
 use crate::postgres::instance::Instance;
+use crate::postgres::server::wal_senders;
 use crate::reconcile::{AcceptedOrder, Goal, StopReason};
 
 /// Interval of looking whether the switchover is over.
@@ -24,6 +27,7 @@ pub(super) struct OrderedStop {
     me: KeeperUid,
     store: Store,
     instance: Arc<Instance>,
+    walker: Walker,
 }
 
 impl OrderedStop {
@@ -32,25 +36,27 @@ impl OrderedStop {
             me: context.me.clone(),
             store: context.store.clone(),
             instance: Arc::clone(&context.instance),
+            walker: Walker::default(),
         }
     }
 
-    /// Returns once a stop that this goal requires waits for nothing that is needed; never for another goal.
+    /// Ends what a stop that this goal requires waits for, once that is not needed any more.
     ///
-    /// After its shutdown checkpoint a server only waits until its standbys have received that, up to
-    /// `wal_sender_timeout`. The master is wanted back as soon as its switchover is over: with a suspended standby it would
-    /// be down for longer than failInterval, and that standby would be elected without what it lacks.
-    pub(super) async fn unneeded(&self, goal: &Goal) {
+    /// The master is wanted back as soon as its switchover is over: with a suspended standby it would be down for longer
+    /// than failInterval, and that standby would be elected without what it lacks.
+    pub(super) async fn hurry_if_over(&self, goal: &Goal) -> Infallible {
         let Goal::Stop(StopReason::Ordered(order)) = goal else {
             return pending().await;
         };
         loop {
             sleep(POLL).await;
-            if self.is_over(order).await && self.is_checkpoint_written().await {
-                info!(db = %order.db, switchover = order.switchover, "the switchover is over, not waiting for standbys");
-                return;
+            if self.is_over(order).await {
+                break;
             }
         }
+        info!(db = %order.db, switchover = order.switchover, "the switchover is over, not waiting for standbys");
+        let config = self.instance.config();
+        wal_senders::end_repeatedly(&config.data, &self.walker).await
     }
 
     /// Returns whether neither an order nor the request of the switchover exists. While the request does, another sentinel
@@ -60,7 +66,8 @@ impl OrderedStop {
         let ranges = [keys.order(self.me.as_str()), keys.switchover()].map(KeyRange::Key);
         match self.store.snapshot(&ranges).await {
             Ok(mut read) => {
-                let request = read.take_one(1);
+                // One without a lease counts for nothing (data-model 8.6).
+                let request = read.take_one(1).filter(|entry| entry.lease.is_some());
                 let request = request.and_then(|entry| from_slice::<SwitchoverRequest>(&entry.value).ok());
                 read.take_one(0).is_none() && request.is_none_or(|request| request.id != order.switchover)
             }
@@ -69,10 +76,5 @@ impl OrderedStop {
                 false
             }
         }
-    }
-
-    /// Returns whether the data are complete: the server may then be stopped in any way.
-    async fn is_checkpoint_written(&self) -> bool {
-        read_stopped(&self.instance).await.is_ok_and(|stopped| stopped.clean)
     }
 }

@@ -92,7 +92,12 @@ impl PublishSteps {
         let accepted = self
             .publisher
             .accept_order(context.revisions, &order.switchover, is_unchanged);
-        match accepted.await? {
+        let accepted = accepted.await;
+        if accepted.is_err() {
+            // It may be published all the same; the next publication says what holds.
+            self.publisher.change(Due::Now, |_| {});
+        }
+        match accepted? {
             PermitResponse::Granted(_) => {
                 info!(db = %order.db, switchover = order.switchover, "accepted the order to stop postgres");
                 (process.published_stopped, process.accepted_order) = (None, Some(order.clone()));

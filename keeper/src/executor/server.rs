@@ -1,6 +1,7 @@
 //! Steps that start, stop, reload and promote the server. Whether it may be a master is decided before, by the permit
 //! that comes in.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,20 +63,15 @@ impl ServerSteps {
         &mut self.configuration
     }
 
-    /// Stops the instance (fast shutdown) and waits for its end; `unneeded` returns when that wait is of no use any more.
+    /// Stops the instance (fast shutdown) and waits for its end; meanwhile `hurry` ends what that waits for without need.
     pub(super) async fn stop(
         &self,
-        unneeded: impl Future<Output = ()>,
+        hurry: impl Future<Output = Infallible>,
         process: &mut ProcessState,
     ) -> Result<(), StepError> {
-        let limits = StopLimits::default();
-        let at_once = StopLimits {
-            fast: Duration::ZERO,
-            ..limits
-        };
         tokio::select! {
-            stopped = self.instance.stop(limits) => stopped?,
-            () = unneeded => self.instance.stop(at_once).await?,
+            stopped = self.instance.stop(StopLimits::default()) => stopped?,
+            never = hurry => match never {},
         };
         process.current = None;
         process.logins_blocked = false;

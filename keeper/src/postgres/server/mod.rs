@@ -11,3 +11,4 @@ pub mod process;
 pub mod recovery;
 pub mod sockets;
 pub mod supervisor;
+pub mod wal_senders;
