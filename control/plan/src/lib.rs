@@ -195,7 +195,7 @@ fn memory_for_round(input: &PlanInput<'_>) -> (Memory, bool) {
     // The time for a generation that is already requested begins with this leadership (sentinel C-1).
     memory.record_pending(input.data.data.dbs(), input.now);
     // A master that is not announced because of a switchover was not elected just now.
-    if !SwitchoverView::of(input.observations).is_live() {
+    if !SwitchoverView::of(input.observations).is_live(&input.data.data) {
         memory.adopt_unfinished_election(&input.data.data, input.now);
     }
     (memory, true)

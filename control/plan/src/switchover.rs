@@ -33,7 +33,8 @@ pub(crate) enum SwitchoverRound {
 
 /// Takes the next step of a switchover, if one is requested, and deletes the orders that belong to none.
 pub(crate) fn advance(draft: &mut Draft, view: &PlanView<'_>, master: &DbUid, db: &Db) -> SwitchoverRound {
-    if !view.switchover.is_live() {
+    if !view.switchover.is_live(view.before) {
+        delete_orders(draft, view, None);
         return SwitchoverRound::Absent;
     }
     // A first run uses statuses that another leader recorded: the next round looks at the reports.

@@ -33,10 +33,10 @@ impl<'a> SwitchoverView<'a> {
         }
     }
 
-    /// Returns whether there is a request or an order. While there is, no failure is acted upon, and no master is
-    /// announced (extensions ).
-    pub(crate) fn is_live(&self) -> bool {
-        self.request.is_some() || !self.orders.is_empty()
+    /// Returns whether there is a request, or an order of a keeper of this cluster; others affect nobody. While there is,
+    /// no failure is acted upon, and no master is announced (extensions ).
+    pub(crate) fn is_live(&self, data: &ClusterData) -> bool {
+        self.request.is_some() || self.orders.keys().any(|keeper| data.keepers().contains_key(keeper))
     }
 
     /// Returns the keepers that take part: those with an order, that of the master and the one that is to replace it.

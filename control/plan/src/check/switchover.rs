@@ -22,7 +22,9 @@ pub(super) fn check(transition: &Transition<'_>, violations: &mut Violations) {
             check_order(transition, keeper, order, violations);
         }
     }
-    let is_live = transition.switchover.is_some() || !transition.orders.is_empty();
+    let keepers = transition.before.keepers();
+    let has_order = transition.orders.keys().any(|keeper| keepers.contains_key(keeper));
+    let is_live = transition.switchover.is_some() || has_order;
     if !is_live || phase(transition.before) != Some(&Phase::Normal) {
         return;
     }

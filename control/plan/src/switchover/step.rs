@@ -13,7 +13,7 @@ use model::{Db, DbUid, KeeperOrder, OrderKind, SwitchoverRequest, SwitchoverStat
 /// How long a keeper may take to begin what it is ordered to do. Clients wait meanwhile.
 const ORDER_START_LIMIT: Duration = Duration::from_secs(10);
 /// How long the stop of the master may take. A fast shutdown cannot be taken back, so giving up earlier would not serve
-/// clients earlier; it waits for standbys up to PostgreSQL's `wal_sender_timeout`, which is 60 s by default.
+/// clients earlier; it waits for WAL senders up to PostgreSQL's `wal_sender_timeout`, which is 60 s by default.
 const STOP_LIMIT: Duration = Duration::from_secs(70);
 /// How long after the stop of the master somebody may take to report all that it wrote. Keepers observe their standbys
 /// for as long (extensions ), and after that nobody receives any more.

@@ -403,6 +403,20 @@ fn nobody_is_elected_after_a_failure_before_request_and_orders_are_gone() {
     assert_eq!(ordered.data.master_uid(), Some(&db_uid("db2")));
 }
 
+/// They affect nobody.
+#[test]
+fn orders_of_unknown_keepers_are_deleted_and_hold_nothing_up() {
+    let mut setup = synchronous(3, &["db2"], &["db2"]);
+    setup.silent("keeper1").unhealthy("db1");
+    setup.derive_infos();
+    for number in 0..32 {
+        put(&mut setup, &format!("unknown{number}"), None, false);
+    }
+    let plan = round(&mut setup);
+    assert_eq!(plan.next.master_uid(), Some(&db_uid("db2")));
+    assert!(setup.seen.orders.is_empty(), "{:?}", plan.conditions);
+}
+
 /// The flag is kept, and acts in the round after (extensions ).
 #[test]
 fn failkeeper_ends_the_switchover_first() {

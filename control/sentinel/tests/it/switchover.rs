@@ -193,7 +193,7 @@ async fn a_switchover_that_is_refused_leaves_its_reason_and_no_request() {
     let key = scene.store.keys().switchover();
     scene.store.put(&key, "{garbage").await.unwrap();
     sentinel
-        .wait_for_log("cannot read the request of an operator, ignoring it", SHORT_TIMEOUT)
+        .wait_for_log("ignoring the request of an operator", SHORT_TIMEOUT)
         .await;
 }
 
