@@ -119,8 +119,10 @@ fn check_arguments(args: &Args) -> anyhow::Result<(KeeperUid, Option<Duration>)>
         "--accept-data-loss required: what keeper {to} lacks would be lost for good: {PURPOSE}"
     );
     let timeout = args.timeout.map(GoDuration::to_std);
-    if let Some(limit) = timeout.filter(|limit| !(TIMEOUT_MIN..=TIMEOUT_MAX).contains(limit)) {
-        bail!("--timeout {limit:?} is out of range: choose one between {TIMEOUT_MIN:?} and {TIMEOUT_MAX:?}");
+    if let (Some(given), Some(limit)) = (args.timeout, timeout)
+        && !(TIMEOUT_MIN..=TIMEOUT_MAX).contains(&limit)
+    {
+        bail!("--timeout {given} is out of range: choose one between {TIMEOUT_MIN:?} and {TIMEOUT_MAX:?}");
     }
     Ok((KeeperUid::from(to), timeout))
 }

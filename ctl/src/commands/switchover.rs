@@ -102,7 +102,8 @@ fn check_arguments(args: &Args) -> anyhow::Result<(Option<KeeperUid>, Duration)>
     let timeout = args.timeout.map_or(TIMEOUT_DEFAULT, GoDuration::to_std);
     ensure!(
         (TIMEOUT_MIN..=TIMEOUT_MAX).contains(&timeout),
-        "--timeout {timeout:?} is out of range: choose one between {TIMEOUT_MIN:?} and {TIMEOUT_MAX:?}"
+        "--timeout {} is out of range: choose one between {TIMEOUT_MIN:?} and {TIMEOUT_MAX:?}",
+        args.timeout.map(|given| given.to_string()).unwrap_or_default()
     );
     Ok((to, timeout))
 }
@@ -245,7 +246,7 @@ fn check_cluster(
         }
         Some(_) => {}
     }
-    Ok(SwitchoverTracker::new(master_uid.clone(), keeper.clone()))
+    Ok(SwitchoverTracker::new(master_uid.clone(), keeper.clone(), to.cloned()))
 }
 
 #[cfg(test)]

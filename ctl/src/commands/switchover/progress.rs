@@ -53,7 +53,9 @@ pub(super) struct SwitchoverTracker {
     old_keeper: KeeperUid,
     /// The new one, once it is elected.
     elected: Option<(DbUid, KeeperUid)>,
-    /// The keeper that is to become the master, once it is chosen.
+    /// The keeper that the operator has named.
+    named: Option<KeeperUid>,
+    /// The keeper that is to become the master, as last reported. Before the election another standby may take its place.
     to: KeeperUid,
     /// The last step that was reached.
     last: Option<SwitchoverStep>,
@@ -65,8 +67,9 @@ pub(super) struct SwitchoverTracker {
 }
 
 impl SwitchoverTracker {
-    pub(super) fn new(old: DbUid, old_keeper: KeeperUid) -> Self {
+    pub(super) fn new(old: DbUid, old_keeper: KeeperUid, named: Option<KeeperUid>) -> Self {
         Self {
+            named,
             old,
             master: old_keeper.clone(),
             old_keeper,
@@ -117,7 +120,8 @@ impl SwitchoverTracker {
             }
         }
         let master = data.master_uid().cloned().unwrap_or_default();
-        self.record_master(data, &master)?;
+        let is_chosen = view.report.as_ref().is_some_and(|report| is_final(&report.state));
+        self.record_master(data, &master, is_chosen)?;
         if self.is_elected() {
             steps.push(SwitchoverStep::Elected);
             if announced == Some(&master) {
@@ -137,15 +141,16 @@ impl SwitchoverTracker {
         Ok(steps)
     }
 
-    /// Records who is elected.
-    fn record_master(&mut self, data: &ClusterData, master: &DbUid) -> Result<(), SwitchoverFailure> {
+    /// Records who is elected. `is_chosen`: the report is about this election, not from before it.
+    fn record_master(&mut self, data: &ClusterData, master: &DbUid, is_chosen: bool) -> Result<(), SwitchoverFailure> {
         let keeper = data.dbs().get(master).map(|db| db.spec.keeper_uid.clone());
         let keeper = keeper.unwrap_or_default();
         self.master = keeper.clone();
-        let is_expected = |to: &KeeperUid| to.is_empty() || *to == keeper;
+        let reported = is_chosen.then_some(&self.to).filter(|to| !to.is_empty());
+        let is_expected = self.named.as_ref().or(reported).is_none_or(|to| *to == keeper);
         match &self.elected {
             None if *master == self.old => Ok(()),
-            None if is_expected(&self.to) => {
+            None if is_expected => {
                 self.elected = Some((master.clone(), keeper));
                 Ok(())
             }
@@ -185,11 +190,16 @@ impl SwitchoverTracker {
         if self.is_announced {
             format!("keeper {keeper} has the master, and the proxies are sent to it")
         } else if *keeper == self.old_keeper {
-            format!("keeper {keeper} stays the master; the proxies are closed until it runs again")
+            format!("keeper {keeper} stays the master; the proxies are closed until it runs again and a sentinel leads")
         } else {
             format!("keeper {keeper} is elected and may still be announced: see `stolonctl status`")
         }
     }
+}
+
+/// Returns whether the keeper in a report of this state is the elected one.
+fn is_final(state: &SwitchoverState) -> bool {
+    matches!(state, SwitchoverState::Promoting | SwitchoverState::Done)
 }
 
 /// Returns the step that a sentinel reports. Its end is taken from the cluster data.

@@ -88,7 +88,7 @@ fn what_the_leading_sentinel_cannot_begin_is_not_requested() {
 }
 
 fn tracker() -> SwitchoverTracker {
-    SwitchoverTracker::new("d1".into(), "k1".into())
+    SwitchoverTracker::new("d1".into(), "k1".into(), None)
 }
 
 /// Returns what is read while a sentinel reports this.
@@ -264,11 +264,21 @@ fn a_switchover_that_ended_has_a_reason_and_a_state() {
 
 #[test]
 fn another_keeper_than_the_chosen_one_is_no_success() {
-    let mut progress = tracker();
-    let mut other = view(SwitchoverState::Stopping).announces("").elects("d2");
-    other.report.as_mut().unwrap().to = "k3".into();
+    let elects_d2 = |state| {
+        let mut other = view(state).announces("").elects("d2");
+        other.report.as_mut().unwrap().to = "k3".into();
+        other
+    };
+    let other_elected = Err(SwitchoverFailure::OtherElected("k2".into()));
+    let named = |to: &str| SwitchoverTracker::new("d1".into(), "k1".into(), Some(to.into()));
     assert_eq!(
-        progress.observe(&other),
-        Err(SwitchoverFailure::OtherElected("k2".into()))
+        named("k3").observe(&elects_d2(SwitchoverState::Stopping)),
+        other_elected
     );
+    assert_eq!(tracker().observe(&elects_d2(SwitchoverState::Promoting)), other_elected);
+    // A report from before the election names the best standby of that time, which is another one now.
+    let mut progress = tracker();
+    progress.observe(&elects_d2(SwitchoverState::Stopping)).unwrap();
+    assert!(progress.is_elected());
+    assert!(named("k2").observe(&elects_d2(SwitchoverState::Stopping)).is_ok());
 }
