@@ -107,6 +107,8 @@ pub struct Plan {
     pub switchover: Option<SwitchoverReport>,
     /// An order under the lease of this leader stays: the lease has to be renewed (extensions ).
     pub keeps_order: bool,
+    /// There was a request for a switchover, or an order.
+    in_switchover: bool,
 }
 
 /// Returns the cluster data to write, from what was read and remembered.
@@ -170,7 +172,8 @@ impl Plan {
     /// of an outage's time for its failInterval (E-3). None during a switchover, either, whose steps depend on positions.
     pub fn routine_infos(&self) -> RoutineInfos {
         let in_switchover = self.switchover.as_ref().is_some_and(|report| !report.state.is_end());
-        let is_settled = self.notes.is_empty() && self.memory.db_errors.is_empty() && !in_switchover;
+        let is_idle = !in_switchover && !self.in_switchover;
+        let is_settled = self.notes.is_empty() && self.memory.db_errors.is_empty() && is_idle;
         match self.urgency {
             Urgency::Periodic if is_settled => RoutineInfos::of(&self.next, &self.memory),
             Urgency::Periodic | Urgency::Immediate => RoutineInfos::default(),
@@ -325,6 +328,7 @@ fn finish(draft: Draft, mut memory: Memory, view: &PlanView<'_>) -> Plan {
         notes,
         wake_at: deadlines.next,
         keeps_order: keeps_order(view, &conditions),
+        in_switchover: view.switchover.is_live(view.before),
         conditions,
         urgency,
         switchover,
