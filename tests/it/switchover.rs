@@ -9,6 +9,7 @@ use std::time::Duration;
 use model::{KeeperInfo, Role, from_slice};
 use stolon_tests::cluster::{Cluster, ClusterBuilder, Profile, check};
 use stolon_tests::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
+use stolon_tests::process::Signal;
 use stolon_tests::wait::eventually;
 use stolon_tests::writers::{WriterStats, Writers, lost_rows};
 
@@ -156,6 +157,26 @@ async fn the_named_keeper_becomes_the_master_and_the_old_one_again() {
     let rows = "select string_agg(id::text, ' ' order by id) from test";
     assert_eq!(cluster.query("proxy0", rows).await.unwrap(), "1 2");
     assert!(markers[1].exists(), "a standby was copied");
+}
+
+/// The standby has not connected again yet: a stop would leave nobody who has received everything.
+#[tokio::test]
+async fn a_switchover_soon_after_a_restart_of_the_master_waits_for_a_standby() {
+    let mut cluster = start(Cluster::builder(Profile::Fast), 2).await;
+    cluster.wait_caught_up("keeper1", "keeper0").await;
+    let before = info(&cluster, "keeper0").await.unwrap().boot_uuid;
+    assert_eq!(cluster.stop("keeper0", Signal::INT).await, 0);
+    cluster.start("keeper0");
+    eventually("keeper0 to report its server again", LONG_TIMEOUT, async || {
+        let info = info(&cluster, "keeper0").await?;
+        let is_healthy = info.postgres_state.as_ref().is_some_and(|state| state.healthy);
+        check(is_healthy && info.boot_uuid != before, || format!("{info:?}"))
+    })
+    .await;
+    cluster.wait_proxy_serves("proxy0").await;
+    assert_eq!(cluster.proxied_master().await.unwrap(), "keeper0");
+    let output = switch_over(&cluster, &["--to", "keeper1"]).await;
+    assert!(output.contains("elected: keeper keeper1"), "{output}");
 }
 
 #[tokio::test]

@@ -6,16 +6,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use base::Chain;
+use model::stolon_name;
 use tokio::task::{JoinHandle, spawn_local};
-use tracing::{info, warn};
+use tokio::time::{sleep, timeout};
+use tracing::{debug, info, warn};
 
 use crate::context::KeeperContext;
+use crate::postgres::client::sql::WalSender;
 use crate::postgres::instance::Instance;
 use crate::publish::{Due, Publisher};
 use crate::reconcile::ProcessState;
 
-/// Time limit of the checkpoint.
+/// Time limit of the checkpoint, and then of the wait for a standby: the longest lease of a request.
 const LIMIT: Duration = Duration::from_secs(600);
+/// Interval of looking for a standby.
+const POLL: Duration = Duration::from_millis(200);
 
 /// Makes the checkpoint that an order asks for.
 #[derive(Debug)]
@@ -54,6 +59,12 @@ impl OrderedCheckpoint {
         self.running = Some(spawn_local(async move {
             match instance.sql().checkpoint(LIMIT).await {
                 Ok(()) => {
+                    // A standby reconnects up to wal_retrieve_retry_interval, 5 s, after a restart of this server. A stop
+                    // before that leaves nobody who has received everything.
+                    if timeout(LIMIT, wait_for_standby(&instance)).await.is_err() {
+                        warn!(switchover, "no standby receives WAL, so the switchover goes no further");
+                        return;
+                    }
                     info!(switchover, "the checkpoint before the switchover is complete");
                     publisher.change(Due::Now, |report| report.checkpointed = switchover);
                 }
@@ -70,6 +81,22 @@ impl OrderedCheckpoint {
             running.abort();
         }
     }
+}
+
+/// Returns once a standby of the cluster streams.
+async fn wait_for_standby(instance: &Instance) {
+    loop {
+        match instance.sql().wal_senders().await {
+            Ok(senders) if senders.iter().any(is_streaming_standby) => return,
+            Ok(_) => {}
+            Err(error) => debug!(error = %Chain(&error), "cannot read the connected standbys"),
+        }
+        sleep(POLL).await;
+    }
+}
+
+fn is_streaming_standby(sender: &WalSender) -> bool {
+    sender.is_streaming && sender.application_name.starts_with(&stolon_name(""))
 }
 
 impl Drop for OrderedCheckpoint {
