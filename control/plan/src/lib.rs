@@ -167,13 +167,17 @@ pub fn plan(input: &PlanInput<'_>, entropy: &mut Entropy<'_>) -> Result<Plan, Pl
 }
 
 impl Plan {
+    /// Returns whether this leader carries out a switchover, from its first step to the announcement of the new master.
+    pub fn leads_switchover(&self) -> bool {
+        self.switchover.as_ref().is_some_and(|report| !report.state.is_end())
+    }
+
     /// Returns the infos that may be published again without another round: none after a decision, or while something is
     /// noted, which may depend on positions, or a db is in error (sentinel E-1): reads that are further apart would count less
     /// of an outage's time for its failInterval (E-3). None during a switchover, either, whose steps depend on positions.
     pub fn routine_infos(&self) -> RoutineInfos {
-        let in_switchover = self.switchover.as_ref().is_some_and(|report| !report.state.is_end());
-        let is_idle = !in_switchover && !self.in_switchover;
-        let is_settled = self.notes.is_empty() && self.memory.db_errors.is_empty() && is_idle;
+        let in_switchover = self.in_switchover || self.leads_switchover();
+        let is_settled = self.notes.is_empty() && self.memory.db_errors.is_empty() && !in_switchover;
         match self.urgency {
             Urgency::Periodic if is_settled => RoutineInfos::of(&self.next, &self.memory),
             Urgency::Periodic | Urgency::Immediate => RoutineInfos::default(),

@@ -429,8 +429,7 @@ impl Sentinel {
         if let Some(report) = &plan.switchover {
             self.info_publisher.set_switchover(report);
         }
-        let is_under_way = plan.switchover.as_ref().is_some_and(|report| !report.state.is_end());
-        self.throttle.set_in_switchover(is_under_way);
+        self.throttle.set_in_switchover(plan.leads_switchover());
     }
 
     fn handle_unusable_data(&mut self, input: &RoundInput) -> NextRound {

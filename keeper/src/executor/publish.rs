@@ -94,7 +94,7 @@ impl PublishSteps {
             .accept_order(context.revisions, &order.switchover, is_unchanged);
         let accepted = accepted.await;
         if accepted.is_err() {
-            // It may be published all the same; the next publication says what holds.
+            // It may be published all the same; the next publication corrects that.
             self.publisher.change(Due::Now, |_| {});
         }
         match accepted? {
