@@ -39,7 +39,8 @@ pub(super) struct Args {
     /// Accept that what this keeper lacks is lost for good
     #[arg(long)]
     accept_data_loss: Option<Switch>,
-    /// Limit for the election, and again for the promotion [default: 30s, or as long as proxies need to close]
+    /// Limit for the election, and again for the promotion, from 5s to 10m [default: 30s, or as long as proxies need
+    /// to close]
     #[arg(long, value_name = "DURATION")]
     timeout: Option<GoDuration>,
     /// Skip the confirmation

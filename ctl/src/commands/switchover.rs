@@ -35,7 +35,7 @@ pub(super) struct Args {
     /// Keeper that becomes the master [default: the best standby]
     #[arg(long, value_name = "KEEPER")]
     to: Option<String>,
-    /// Limit for the election, and again for the promotion [default: 30s]
+    /// Limit for the election, and again for the promotion, from 1s to 10m [default: 30s]
     #[arg(long, value_name = "DURATION")]
     timeout: Option<GoDuration>,
     /// None is accepted; they are parsed so that the error names them.

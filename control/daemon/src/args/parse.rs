@@ -69,7 +69,7 @@ pub struct ParsedArgs<T> {
 pub enum ArgsError {
     /// Help or the version was requested: printed to standard output, exit status 0.
     HelpOrVersion(clap::Error),
-    /// A usage error (cli O-6): the text is printed to standard error, then its first line is logged as fatal.
+    /// A usage error (cli O-6): the text is printed to standard error, then a daemon logs its first line as fatal.
     Usage {
         /// The line `Error: ...`, hints, and the usage.
         text: String,
@@ -106,6 +106,9 @@ pub fn parse<T: Parser>(program: Program) -> T {
         }
         Err(ArgsError::Usage { text, message }) => {
             telemetry::print_stderr(text.trim_end());
+            if program == CTL {
+                exit(1) // it has no log
+            }
             telemetry::fatal(message)
         }
         Err(ArgsError::Environment(message)) => telemetry::fatal(message),
@@ -137,7 +140,7 @@ pub fn try_parse<T: Parser>(
             notices.extend(ignored.iter().map(|word| ignored_notice(&mut switches, word)));
             Ok(ParsedArgs { args, notices })
         }
-        Err(error) => Err(into_args_error(error, &mut command)),
+        Err(error) => Err(into_args_error(error, named_command(&mut command, &typed))),
     }
 }
 
@@ -314,6 +317,16 @@ fn ignored_notice(switches: &mut Vec<(&str, &str)>, word: &OsStr) -> String {
         }
         None => format!("WARNING: ignored, since it belongs to no option: {word:?}"),
     }
+}
+
+/// Returns the command that is typed: the last subcommand, if there is one.
+fn named_command<'a>(mut command: &'a mut Command, typed: &[OsString]) -> &'a mut Command {
+    for word in typed {
+        if command.find_subcommand(word).is_some() {
+            command = command.find_subcommand_mut(word).expect("it was found just now");
+        }
+    }
+    command
 }
 
 fn into_args_error(error: clap::Error, command: &mut Command) -> ArgsError {
