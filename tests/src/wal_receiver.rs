@@ -13,7 +13,12 @@ impl SuspendedReceiver {
     /// Suspends the WAL receiver of a keeper's standby, once there is one.
     pub async fn of(cluster: &Cluster, standby: &str) -> Self {
         let receiver = eventually(format!("a WAL receiver of {standby}"), SHORT_TIMEOUT, async || {
-            let pid = cluster.query(standby, "select pid from pg_stat_wal_receiver").await?;
+            let pid = cluster
+                .query(
+                    standby,
+                    "select pid from pg_stat_wal_receiver where status = 'streaming'",
+                )
+                .await?;
             pid.parse::<u32>().map_err(|error| error.to_string())
         });
         let pid = receiver.await;

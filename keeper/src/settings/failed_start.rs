@@ -14,6 +14,20 @@ const NEVER_REVERTED: [&str; 4] = [
     "unix_socket_directories",
 ];
 
+/// What messages about the host say: a full or broken disk, a port in use, processes of an earlier server that still run.
+/// Such a start fails with every configuration.
+const OF_THE_HOST: [&str; 7] = [
+    "pre-existing shared memory block",
+    "lock file",
+    "Address already in use",
+    "No space left on device",
+    "Disk quota exceeded",
+    "Read-only file system",
+    "Input/output error",
+];
+/// Memory is requested in sizes that parameters have, and may lie in a file system: not the host's fault alone.
+const OF_MEMORY: [&str; 2] = ["shared memory segment", "could not map"];
+
 /// A failed start.
 #[derive(Debug, Clone, Copy)]
 pub struct FailedStart<'a> {
@@ -54,6 +68,8 @@ pub(super) enum StartEvidence {
     },
     /// The settings are those of the base: earlier failed starts prove nothing either.
     Unchanged,
+    /// The server named a cause on the host and no setting.
+    Host,
     /// These settings are the cause, or may be.
     Settings(Suspects),
 }
@@ -84,6 +100,9 @@ pub(super) fn find_cause(attempt: &FailedStart<'_>, before: &Refusals) -> StartE
     let other_hba = !before.has_reverted_hba() && attempt.tried.hba != *attempt.last_hba && may_be_hba(attempt.output);
     if differ.is_empty() && !other_hba {
         return StartEvidence::Unchanged;
+    }
+    if named.is_empty() && !names_hba(attempt.output) && attempt.output.iter().any(|line| is_of_the_host(line)) {
+        return StartEvidence::Host;
     }
     let is_unproven = named.is_empty() && !names_hba(attempt.output) && !attempt.is_base_proven;
     // Without a name all new values are reverted: trying subsets would take a start each, without a master meanwhile.
@@ -144,6 +163,11 @@ fn named_lines(attempt: &FailedStart<'_>, before: &Refusals) -> (Vec<RefusedLine
 fn names_hba(output: &[String]) -> bool {
     let is_final = |line: &&String| line.contains("FATAL:") || line.contains("of configuration file");
     output.iter().filter(is_final).any(|line| line.contains("pg_hba.conf"))
+}
+
+fn is_of_the_host(line: &str) -> bool {
+    let has_any = |texts: &[&str]| texts.iter().any(|text| line.contains(text));
+    has_any(&OF_THE_HOST) && !has_any(&OF_MEMORY)
 }
 
 /// Whether hba lines may have caused the failure: the server names the file, or gives no reason (with a logging

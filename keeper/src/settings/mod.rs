@@ -18,7 +18,7 @@ pub use hba::choose_lines;
 pub use last_good::{LastGoodConf, LastGoodConfFile};
 
 /// Failed starts with the same settings before all of them are reverted on suspicion only, when no server has started
-/// with less: full disks and leftover shared memory are temporary.
+/// with less: the cause may be temporary.
 const TRIES_MAX: u32 = 3;
 
 /// The part of a configuration that comes from the cluster spec.
@@ -180,6 +180,7 @@ impl Refusals {
                 self.reverted = self.reverted.take().filter(|reverted| reverted.proven);
                 return StartDiagnosis::Unknown;
             }
+            StartEvidence::Host => return StartDiagnosis::Unknown,
             StartEvidence::Settings(suspects) => {
                 if suspects.is_unproven && !self.is_retry_limit_reached(attempt.tried) {
                     return StartDiagnosis::Unknown;

@@ -307,6 +307,47 @@ fn a_refused_generated_line_stays_refused_while_it_is_generated() {
     assert_eq!(refusals, Refusals::default());
 }
 
+/// It would fail with every configuration, and nothing would try the new one again once the host is repaired.
+#[test]
+fn a_start_that_fails_because_of_the_host_reverts_nothing() {
+    let base = settings(&[("max_connections", "100")], &[]);
+    let wanted = settings(&[("max_connections", "500"), ("shared_buffers", "1GB")], &[]);
+    for is_base_proven in [true, false] {
+        let diagnose = |text: &str| {
+            let output = lines(&[text]);
+            let mut refusals = Refusals::default();
+            let attempt = FailedStart {
+                is_base_proven,
+                ..attempt(&wanted, &wanted, &base, &output)
+            };
+            for _ in 0..TRIES_MAX {
+                refusals.diagnose_start(&attempt);
+            }
+            refusals.reverted_parameters()
+        };
+        for text in [
+            "FATAL:  pre-existing shared memory block (key 10100771, ID 54) is still in use",
+            "FATAL:  lock file \"postmaster.pid\" already exists",
+            "FATAL:  could not create lock file \"/s/.s.PGSQL.5432.lock\": Permission denied",
+            "LOG:  could not bind IPv4 address \"127.0.0.1\": Address already in use",
+            "FATAL:  could not write lock file \"postmaster.pid\": No space left on device",
+            "PANIC:  could not write to file \"pg_wal/xlogtemp.12\": No space left on device",
+            "FATAL:  could not open file \"base/1/2601\": Input/output error",
+            "FATAL:  could not open file \"pg_logical/x\": Read-only file system",
+        ] {
+            assert!(diagnose(text).is_empty(), "{text}");
+        }
+        for text in [
+            "FATAL:  could not resize shared memory segment \"/PostgreSQL.1\" to 9 bytes: No space left on device",
+            "FATAL:  could not map anonymous shared memory: Cannot allocate memory",
+        ] {
+            assert_eq!(diagnose(text), ["max_connections", "shared_buffers"], "{text}");
+        }
+        let named = "FATAL:  max_connections is too high for this lock file";
+        assert_eq!(diagnose(named), ["max_connections"]);
+    }
+}
+
 #[test]
 fn without_proven_settings_an_unnamed_failure_is_retried_first() {
     let base = settings(&[("max_connections", "100")], &[]);
@@ -315,7 +356,7 @@ fn without_proven_settings_an_unnamed_failure_is_retried_first() {
         is_base_proven: false,
         ..attempt(&wanted, &wanted, &base, output)
     };
-    let unnamed = lines(&["FATAL:  pre-existing shared memory block is still in use"]);
+    let unnamed = lines(&["FATAL:  could not map anonymous shared memory: Cannot allocate memory"]);
     let mut refusals = Refusals::default();
     for expected in [
         StartDiagnosis::Unknown,
