@@ -18,6 +18,7 @@ mod failover;
 mod init;
 mod input;
 mod leased_request;
+mod other_request;
 mod playground;
 mod promote;
 mod register;

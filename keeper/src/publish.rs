@@ -1,6 +1,7 @@
 //! Publishes the keeper's info: what and when. Each publication is a put under a lease, conditional on the key's
 //! revision (`info_key`). The permit to become master, and the acceptance of an order, are such publications (`permit`).
 
+use std::collections::BTreeMap;
 use std::sync::Mutex as StdMutex;
 use std::time::Duration;
 
@@ -65,6 +66,8 @@ pub struct InfoReport {
     pub stopped: Option<Stopped>,
     /// The last switchover whose ordered checkpoint is complete; empty for none.
     pub checkpointed: String,
+    /// Whether each connected standby has received the WAL up to the end of that checkpoint.
+    pub checkpoint_received: BTreeMap<DbUid, bool>,
     /// Progress of applying the cluster's parameters.
     pub settings: Option<SettingsInfo>,
     pub problems: Vec<Problem>,
@@ -353,6 +356,7 @@ fn info(identity: &KeeperIdentity, report: &InfoReport, uid: InfoUid) -> KeeperI
         leaving: report.leaving,
         stopping: report.stopping.clone(),
         checkpointed: report.checkpointed.clone(),
+        checkpoint_received: report.checkpoint_received.clone(),
         stopped: report.stopped.clone(),
         settings: report.settings.clone(),
         problems: report.problems.clone(),

@@ -1,6 +1,7 @@
 //! What a keeper does on the orders of a switchover (extensions X-2). The sentinel is stopped and the test writes orders
 //! and cluster data in its place.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
@@ -374,6 +375,22 @@ async fn an_ordered_checkpoint_is_made_and_published() {
         .wait_info("the checkpoint", |info| info.checkpointed == "s1")
         .await;
     assert!(!info.is_leaving_or_stopped(), "{info:?}");
+    let standby = cluster.db_uid("keeper1").await;
+    let received = |has_received| BTreeMap::from([(standby.as_str().into(), has_received)]);
+    assert_eq!(info.checkpoint_received, received(true));
     let done = format!("select redo_lsn >= '{written}' from pg_control_checkpoint()");
     assert_eq!(sql.value(&done).await.unwrap(), "t");
+    // of another switchover, and the standby takes no WAL meanwhile
+    let receiver = SuspendedReceiver::of(cluster, "keeper1").await;
+    ordered.order("s2", &ordered.db, OrderKind::Checkpoint).await;
+    let info = ordered
+        .wait_info("the next checkpoint", |info| info.checkpointed == "s2")
+        .await;
+    assert_eq!(info.checkpoint_received, received(false));
+    receiver.resume();
+    ordered
+        .wait_info("the standby to receive it", |info| {
+            info.checkpointed == "s2" && info.checkpoint_received == received(true)
+        })
+        .await;
 }

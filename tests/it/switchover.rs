@@ -3,6 +3,7 @@
 
 mod held;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use stolon_tests::cluster::{Cluster, ClusterBuilder, Profile, check};
 use stolon_tests::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
 use stolon_tests::process::Signal;
 use stolon_tests::wait::eventually;
+use stolon_tests::wal_receiver::SuspendedReceiver;
 use stolon_tests::writers::{WriterStats, Writers, lost_rows};
 
 /// Long enough that nothing here is a failover.
@@ -177,6 +179,37 @@ async fn a_switchover_soon_after_a_restart_of_the_master_waits_for_a_standby() {
     assert_eq!(cluster.proxied_master().await.unwrap(), "keeper0");
     let output = switch_over(&cluster, &["--to", "keeper1"]).await;
     assert!(output.contains("elected: keeper keeper1"), "{output}");
+}
+
+/// A shutdown would wait for such a standby, and clients with it.
+#[tokio::test]
+async fn a_standby_that_takes_no_wal_holds_a_switchover_up_before_clients_notice_it() {
+    let cluster = start(Cluster::builder(Profile::Fast), 3).await;
+    let writers = Writers::through(&cluster, "proxy0", 2).await;
+    for keeper in ["keeper1", "keeper2"] {
+        cluster.wait_caught_up(keeper, "keeper0").await;
+    }
+    let receiver = SuspendedReceiver::of(&cluster, "keeper2").await;
+    writers.wait_each_client_commits(10).await;
+    let waits = "waiting: keeper keeper2 has not received the checkpoint: ";
+    // keeper1 has everything, but the master's shutdown would wait for keeper2, too
+    let mut command = cluster.start_stolonctl(&["switchover", "--timeout", "2m"]);
+    command.wait_for_log(waits, LONG_TIMEOUT).await;
+    command.signal(Signal::INT);
+    let status = command.exit_status(LONG_TIMEOUT).await;
+    let output = command.log();
+    assert!(
+        status == 1 && !output.contains("the proxies close"),
+        "{status} {output}"
+    );
+    wait_no_keys(&cluster).await;
+    let errors: Vec<_> = writers.stats().into_iter().map(|stats| stats.errors).collect();
+    assert!(errors.iter().all(BTreeMap::is_empty), "clients noticed it: {errors:?}");
+    receiver.resume();
+    cluster.wait_caught_up("keeper2", "keeper0").await;
+    switch_over(&cluster, &["--to", "keeper1"]).await;
+    writers.wait_each_client_commits(10).await;
+    assert_nothing_is_lost(&cluster, &writers.stats()).await;
 }
 
 #[tokio::test]

@@ -63,6 +63,9 @@ pub struct KeeperInfo {
     /// The id of the switchover whose ordered checkpoint is complete (extensions X-2).
     #[serde(skip_serializing_if = "is_zero")]
     pub checkpointed: String,
+    /// After that checkpoint: whether each connected standby has received the WAL up to its end.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub checkpoint_received: BTreeMap<DbUid, bool>,
 }
 
 impl KeeperInfo {

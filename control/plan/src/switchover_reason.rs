@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use model::{KeeperUid, Lsn};
+use model::{KeeperUid, Lsn, ProxyUid};
 
 /// The least failInterval of a cluster that can have a switchover: two leases of an order, so that a master whose order
 /// has expired is back before it counts as failed (extensions X-2.5).
@@ -45,6 +45,17 @@ pub enum SwitchoverReason {
     MasterNotHealthy,
     /// The master has not applied its spec yet.
     MasterConverging,
+    /// The checkpoint is complete, and these have not received the WAL up to its end; nobody is connected if there are
+    /// none. The shutdown would wait for them, or leave nobody who has everything.
+    CheckpointNotReceived {
+        /// The standbys' keepers.
+        keepers: Vec<KeeperUid>,
+    },
+    /// These proxies may still forward.
+    ProxiesOpen {
+        /// Their uids.
+        proxies: Vec<ProxyUid>,
+    },
     /// The master's keeper does not start what it is ordered to do.
     OrderNotTaken,
     /// The master's keeper has begun to stop it, and it has not stopped.
@@ -130,7 +141,10 @@ impl SwitchoverReason {
     /// Returns whether the next reports may make a switchover possible without anybody's doing.
     pub(crate) fn is_passing(&self) -> bool {
         match self {
-            Self::FormerMasterKept { .. } | Self::MasterConverging => true,
+            Self::FormerMasterKept { .. }
+            | Self::MasterConverging
+            | Self::CheckpointNotReceived { .. }
+            | Self::ProxiesOpen { .. } => true,
             Self::Target { why, .. } => why.is_passing(),
             Self::NoTarget(reasons) => reasons.iter().any(|(_, why)| why.is_passing()),
             _ => false,
@@ -169,7 +183,10 @@ impl fmt::Display for SwitchoverReason {
                     "failInterval is less than {SWITCHOVER_FAIL_INTERVAL_MIN:?}: raise it"
                 )
             }
-            Self::NotAnnounced => f.write_str("the master is not announced to the proxies"),
+            Self::NotAnnounced => f.write_str(
+                "no master is announced to the proxies: one is being elected or started; wait until `stolonctl status` \
+                 shows it",
+            ),
             Self::AnnouncedAgain => f.write_str("another sentinel announced the master again"),
             Self::FormerMasterKept { keeper } => {
                 write!(f, "keeper {keeper} still has the db of a former master")
@@ -185,6 +202,22 @@ impl fmt::Display for SwitchoverReason {
             Self::MasterLeaving => f.write_str("the master's keeper is stopping"),
             Self::MasterNotHealthy => f.write_str("the master's keeper does not report it healthy"),
             Self::MasterConverging => f.write_str("the master has not applied its spec yet"),
+            Self::CheckpointNotReceived { keepers } if keepers.is_empty() => {
+                f.write_str("no standby that can be the master is connected to it")
+            }
+            Self::CheckpointNotReceived { keepers } => {
+                let keepers: Vec<&str> = keepers.iter().map(KeeperUid::as_str).collect();
+                write!(
+                    f,
+                    "keeper {} has not received the checkpoint: its standby is not connected or takes no WAL, and the \
+                     master's shutdown would wait for it",
+                    keepers.join(", ")
+                )
+            }
+            Self::ProxiesOpen { proxies } => {
+                let proxies: Vec<&str> = proxies.iter().map(ProxyUid::as_str).collect();
+                write!(f, "proxy {} may still have open connections", proxies.join(", "))
+            }
             Self::OrderNotTaken => f.write_str("the master's keeper has not begun to stop it"),
             Self::StopTooLong => f.write_str("the master takes too long to stop: see its log for what it waits for"),
             Self::NotClean => f.write_str("the master was not stopped cleanly"),

@@ -15,7 +15,8 @@ use model::{FailoverRequest, GoDuration, KeeperUid, Timestamp, from_slice, short
 use store::{KeyRange, Revision, Store, Txn};
 
 use super::confirm::{Confirmation, ask_to_confirm};
-use super::leased_request::{LeasedRequest, RequestOutcome, refusal};
+use super::leased_request::{LeasedRequest, RequestOutcome};
+use super::other_request::StoredRequests;
 use super::stored_keepers::StoredKeepers;
 use super::{CommandOutcome, print, stored_document};
 use assess::FailoverReport;
@@ -92,7 +93,9 @@ pub(super) async fn run(
             what: "failover",
             key: &keys.failover_request(),
             value: to_compact(&value),
-            conditions: Txn::new().if_unchanged(&keys.cluster_data(), revision),
+            conditions: Txn::new()
+                .if_unchanged(&keys.cluster_data(), revision)
+                .if_absent(&keys.switchover()),
             timeout,
         };
         if let RequestOutcome::Written(written) = request.write(store, clock).await? {
@@ -132,15 +135,16 @@ impl FailoverCommand<'_> {
     fn wall(&self) -> Timestamp {
         Timestamp::from_unix_nanos(self.clock.wall())
     }
-
     /// Reads and assesses the cluster. Also returns the revision of the cluster data.
     async fn read(&self) -> anyhow::Result<(FailoverReport, Revision)> {
         let keys = self.store.keys();
+        let [switchover, failover] = StoredRequests::ranges(keys);
         let targets = [
             KeyRange::Key(keys.cluster_data()),
             KeyRange::Prefix(keys.keeper_infos()),
             KeyRange::Key(keys.created()),
-            KeyRange::Key(keys.failover_request()),
+            switchover,
+            failover,
         ];
         let read = self.store.snapshot(&targets).await;
         let mut snapshot = read.context("cannot get cluster data")?;
@@ -148,14 +152,11 @@ impl FailoverCommand<'_> {
         let infos = snapshot.take(1);
         let known = StoredKeepers::of(keys, &infos, snapshot.take_one(2).as_ref());
         let checked = stored_document::check(entry.as_ref(), &known)?;
-        if let Some(other) = snapshot.take_one(3) {
-            let request = from_slice::<FailoverRequest>(&other.value).ok();
-            let described = request.map(|request| {
-                let (to, at) = (request.to, request.requested_at);
-                format!("a failover to keeper {to} was requested already, at {at}")
-            });
-            return Err(refusal(&other, described));
-        }
+        let requests = StoredRequests {
+            switchover: snapshot.take_one(3),
+            failover: snapshot.take_one(4),
+        };
+        requests.refuse_any(self.store).await?;
         stored_document::ensure_supported(&checked.spec)?;
         let infos: Vec<_> = infos.iter().filter_map(|entry| from_slice(&entry.value).ok()).collect();
         let report = assess::assess(&checked, &infos, &self.to).map_err(|why| anyhow!(why))?;

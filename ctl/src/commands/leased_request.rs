@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use base::clock::Boottime;
 use base::{Chain, Clock};
-use store::{Entry, Revision, Store, StoreError, Txn, TxnOutcome};
+use store::{Revision, Store, StoreError, Txn, TxnOutcome};
 
 /// A request to be written.
 pub(super) struct LeasedRequest<'a> {
@@ -79,22 +79,6 @@ fn failed_write(what: &str, error: &StoreError, is_withdrawn: bool, ttl: Duratio
         )
     } else {
         anyhow!("cannot request the {what}: {cause}: if it is requested all the same, it ends after {ttl:?}")
-    }
-}
-
-/// Returns why a request cannot be written while this one is there, and what to do; `described` is what it asks for, if it
-/// can be read.
-pub(super) fn refusal(other: &Entry, described: Option<String>) -> anyhow::Error {
-    let key = &other.key;
-    match (other.lease, described) {
-        // Written by hand: the sentinel does not carry it out, since nothing would end it.
-        (None, _) => anyhow!(
-            "{key} exists without a lease: it is ignored, and it does not expire: delete it with `etcdctl del {key}`"
-        ),
-        (Some(_), Some(described)) => anyhow!("{described}: wait until it has ended"),
-        (Some(_), None) => {
-            anyhow!("{key} exists and cannot be read: wait until it has expired, or delete it with `etcdctl del {key}`")
-        }
     }
 }
 

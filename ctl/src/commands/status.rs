@@ -75,6 +75,8 @@ async fn read_status(store: &Store) -> Result<Status, StatusFailure> {
         KeyRange::Key(keys.cluster_data()),
         KeyRange::Prefix(keys.keeper_infos()),
         KeyRange::Key(keys.created()),
+        KeyRange::Key(keys.switchover()),
+        KeyRange::Key(keys.failover_request()),
     ];
     let snapshot = store.snapshot(&targets).await.context("cannot read the status")?;
     decode_status(snapshot, keys)
@@ -92,12 +94,22 @@ fn decode_status(mut snapshot: Snapshot, keys: &Keys) -> Result<Status, StatusFa
         error,
         problems: view::problems(&keepers, None),
     })?;
+    let requests = view::requests(
+        decode_one(snapshot.take_one(6)),
+        decode_one(snapshot.take_one(7)),
+        &sentinels,
+    );
     let mut status = build(leader.as_deref(), sentinels, proxies, &checked.data);
+    status.requests = requests;
     status.problems = view::problems(&keepers, Some(&checked.data));
     Ok(status)
 }
 
-/// Decodes the infos. One that cannot be decoded is reported on standard error and left out (store S-12).
+fn decode_one<T: DeserializeOwned>(entry: Option<Entry>) -> Option<T> {
+    decode_all(entry.as_slice()).pop()
+}
+
+/// Decodes the entries. One that cannot be decoded is reported on standard error and left out (store S-12).
 fn decode_all<T: DeserializeOwned>(entries: &[Entry]) -> Vec<T> {
     let decode = |entry: &Entry| match from_slice(&entry.value) {
         Ok(info) => Some(info),

@@ -10,13 +10,14 @@ use anyhow::{Context as _, anyhow, bail, ensure};
 use base::{Clock, RandomBytes};
 use daemon::signals::{STOP, SignalHandlers};
 use model::{
-    CheckedClusterData, FailoverRequest, GoDuration, KeeperInfo, KeeperUid, Phase, SentinelInfo, SwitchoverRequest,
-    Timestamp, from_slice, short_uid, to_compact,
+    CheckedClusterData, GoDuration, KeeperInfo, KeeperUid, Phase, SentinelInfo, SwitchoverRequest, Timestamp,
+    from_slice, short_uid, to_compact,
 };
 use store::election::elected_sentinel;
 use store::{Entry, KeyRange, Snapshot, Store, Txn};
 
-use super::leased_request::{LeasedRequest, RequestOutcome, refusal};
+use super::leased_request::{LeasedRequest, RequestOutcome};
+use super::other_request::StoredRequests;
 use super::stored_keepers::StoredKeepers;
 use super::{CommandOutcome, print, stored_document};
 use follow::follow;
@@ -113,12 +114,13 @@ impl SwitchoverCommand<'_> {
     /// leading sentinel.
     async fn read(&self, to: Option<&KeeperUid>) -> anyhow::Result<SwitchoverTracker> {
         let keys = self.store.keys();
+        let [switchover, failover] = StoredRequests::ranges(keys);
         let targets = [
             KeyRange::Key(keys.cluster_data()),
             KeyRange::Prefix(keys.keeper_infos()),
             KeyRange::Key(keys.created()),
-            KeyRange::Key(keys.switchover()),
-            KeyRange::Key(keys.failover_request()),
+            switchover,
+            failover,
             KeyRange::Prefix(keys.election()),
             KeyRange::Prefix(keys.sentinel_infos()),
         ];
@@ -127,33 +129,15 @@ impl SwitchoverCommand<'_> {
         let infos = snapshot.take(1);
         let known = StoredKeepers::of(keys, &infos, snapshot.take_one(2).as_ref());
         let checked = stored_document::check(snapshot.take_one(0).as_ref(), &known)?;
-        refuse_other_requests(&mut snapshot)?;
+        let requests = StoredRequests {
+            switchover: snapshot.take_one(3),
+            failover: snapshot.take_one(4),
+        };
+        requests.refuse_any(self.store).await?;
         stored_document::ensure_supported(&checked.spec)?;
         let leader = Leader::of(&mut snapshot);
         check_cluster(&checked, &decode_all(&infos), leader, to).map_err(|why| anyhow!(why))
     }
-}
-
-/// Refuses while an operator's other request is there.
-fn refuse_other_requests(snapshot: &mut Snapshot) -> anyhow::Result<()> {
-    if let Some(entry) = snapshot.take_one(3) {
-        let other = from_slice::<SwitchoverRequest>(&entry.value).ok();
-        let described = other.map(|other| {
-            let to = other.to.map(|to| format!(" to keeper {to}")).unwrap_or_default();
-            let (at, id) = (other.requested_at, other.id);
-            format!("a switchover{to} was requested already, at {at} (id {id})")
-        });
-        return Err(refusal(&entry, described));
-    }
-    if let Some(entry) = snapshot.take_one(4) {
-        let other = from_slice::<FailoverRequest>(&entry.value).ok();
-        let described = other.map(|other| {
-            let (to, at) = (other.to, other.requested_at);
-            format!("a failover to keeper {to} was requested, at {at}")
-        });
-        return Err(refusal(&entry, described));
-    }
-    Ok(())
 }
 
 fn decode_all(entries: &[Entry]) -> Vec<KeeperInfo> {
@@ -235,7 +219,8 @@ fn check_cluster(
     match infos.iter().find(|info| info.uid == *keeper) {
         None => {
             return Err(format!(
-                "keeper {keeper}, which has the master, does not report: see `stolonctl status`"
+                "keeper {keeper}, which has the master, does not report: the leading sentinel replaces it after failInterval; \
+                 if it cannot, `stolonctl status` and the sentinel's log have the reason, and `stolonctl failover` the way out"
             ));
         }
         Some(info) if !info.orders => {

@@ -159,8 +159,17 @@ async fn a_second_request_names_the_first() {
     for value in ["{", "", "{}"] {
         harness.put_expiring(&key, value).await;
         let output = harness.run_failover(&["--yes"]).await;
-        output.assert_failed_with("c/failover exists and cannot be read: wait until it has expired");
+        output.assert_failed_with("c/failover exists and cannot be read: wait until it has ended");
     }
+    // nor beside a switchover
+    let switchover = harness.store.keys().switchover();
+    let request = r#"{"id":"a1","to":"k7","requestedAt":"2024-05-06T07:05:12Z"}"#;
+    harness.store.commit(Txn::new().delete(&key)).await.unwrap();
+    harness.put_expiring(&switchover, request).await;
+    let output = harness.run_failover(&["--yes"]).await;
+    output.assert_failed_with("a switchover to keeper k7 was requested already, at 2024-05-06T07:05:12Z (id a1): wait");
+    assert_eq!(harness.request().await, None);
+    harness.store.commit(Txn::new().delete(&switchover)).await.unwrap();
     let words = format!(
         "{key} exists without a lease: it is ignored, and it does not expire: delete it with `etcdctl del {key}`"
     );

@@ -298,19 +298,18 @@ async fn another_request_is_named() {
     let (switchover, failover) = request_keys(&harness);
     let failed = async |key: &str, value: &str, words: &str| {
         harness.put_expiring(key, value).await;
-        harness.run(&["switchover"]).await.assert_failed_with(words);
+        let output = harness.run(&["switchover"]).await;
+        output.assert_failed_with(words);
+        output.assert_stderr_has(&format!("s at the latest, or withdraw it with `etcdctl del {key}`"));
         harness.store.commit(Txn::new().delete(key)).await.unwrap();
     };
-    let known =
-        "a switchover to keeper k7 was requested already, at 2024-05-06T07:05:12Z (id a1): wait until it has ended";
+    let known = "a switchover to keeper k7 was requested already, at 2024-05-06T07:05:12Z (id a1): wait until it has ended, in ";
     failed(&switchover, REQUEST, known).await;
-    let known = "a failover to keeper k8 was requested, at 2024-05-06T07:05:12Z: wait until it has ended";
+    let known = "a failover to keeper k8 was requested already, at 2024-05-06T07:05:12Z: wait until it has ended, in ";
     failed(&failover, FAILOVER_REQUEST, known).await;
     for key in [&switchover, &failover] {
         for value in UNREADABLE {
-            let words = format!(
-                "{key} exists and cannot be read: wait until it has expired, or delete it with `etcdctl del {key}`"
-            );
+            let words = format!("{key} exists and cannot be read: wait until it has ended, in ");
             failed(key, value, &words).await;
         }
     }

@@ -72,9 +72,10 @@ impl Executor {
     }
 
     /// Returns the state of this process for a plan.
-    pub fn process_state(&mut self, desired: &Desired) -> &ProcessState {
+    pub fn process_state(&mut self, desired: &Desired, order: &StoredOrder) -> &ProcessState {
         self.data.complete_late_copy(&mut self.process);
         self.checkpoint.retry_failed(&mut self.process);
+        self.checkpoint.end_without_order(order, &mut self.process);
         self.process.copy_delay = self.data.copy_delay(desired);
         &self.process
     }
@@ -285,8 +286,9 @@ mod tests {
             cluster: Some("c1".into()),
             goal: Goal::Hold(HoldReason::NotListed),
         };
-        assert_eq!(executor.process_state(&desired).completed, None);
+        assert_eq!(executor.process_state(&desired, &StoredOrder::Absent).completed, None);
         executor.data.complete_late("db1");
-        assert_eq!(executor.process_state(&desired).completed, Some("db1".into()));
+        let process = executor.process_state(&desired, &StoredOrder::Absent);
+        assert_eq!(process.completed, Some("db1".into()));
     }
 }

@@ -374,7 +374,7 @@ impl Reconciler {
             local: &local,
             server: &server,
             config: config.as_ref(),
-            process: self.executor.process_state(desired),
+            process: self.executor.process_state(desired, &round.read.order),
             existing: existing.as_ref(),
             copy: round.copy.as_ref(),
         };

@@ -10,16 +10,22 @@ use stolon_tests::process::{self, Process, Signal};
 use stolon_tests::spec::update;
 use stolon_tests::wait::{eventually, throughout};
 use stolon_tests::wal_receiver::SuspendedReceiver;
-use stolon_tests::writers::{Writers, lost_rows};
+use stolon_tests::writers::Writers;
 use store::Entry;
 
 use super::{assert_nothing_is_lost, info, start, switch_over, wait_no_keys};
 
 /// convergenceTimeout of clusters that run out of it.
-const CONVERGENCE_TIMEOUT: Duration = Duration::from_secs(3);
+const CONVERGENCE_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// A switchover to keeper1 that is held up after keeper0 has accepted the order: keeper1's WAL receiver is suspended, and
-/// the shutdown of keeper0's server waits for it. keeper1 lacks rows that were acknowledged after that.
+/// How long a suspended proxy may still forward, and so holds a switchover up after proxies were told to close.
+const PROXY_TIMEOUT: &str = "20s";
+/// Rows that keeper1 lacks.
+const LACKED_ROWS: &str = "100";
+
+/// A switchover to keeper1 that is held up after keeper0 has accepted the order: keeper1's WAL receiver was suspended when
+/// the proxies were closing, and the shutdown of keeper0's server waits for it. keeper1 lacks rows that were acknowledged
+/// after that.
 struct HeldSwitchover {
     cluster: Cluster,
     command: Process,
@@ -37,19 +43,28 @@ impl HeldSwitchover {
 
     /// `spec` is patched before the switchover is requested.
     async fn start_with(sentinels: usize, spec: Value, arguments: &[&str]) -> Self {
-        // keeper1 lags, and is to be accepted all the same.
-        let builder = Cluster::builder(Profile::Fast).with("maxStandbyLag", 1_u32 << 30);
-        let cluster = start(builder.sentinels(sentinels), 2).await;
+        let builder = Cluster::builder(Profile::Fast)
+            .proxies(2)
+            .with("proxyTimeout", PROXY_TIMEOUT);
+        let mut cluster = start(builder.sentinels(sentinels), 2).await;
         if spec != json!({}) {
             update(&cluster, &spec).await;
         }
         let db = cluster.db_uid("keeper0").await;
         let writers = Writers::through(&cluster, "proxy0", 2).await;
         cluster.wait_caught_up("keeper1", "keeper0").await;
-        let receiver = SuspendedReceiver::of(&cluster, "keeper1").await;
-        writers.wait_each_client_commits(10).await;
+        let direct = cluster.connect("keeper0").await;
+        direct.run("create table lacked (id int)").await.unwrap();
         let arguments = [&["switchover", "--to", "keeper1"], arguments].concat();
+        cluster.process("proxy1").signal(Signal::STOP);
         let command = cluster.start_stolonctl(&arguments);
+        command
+            .wait_for_log("the proxies close their connections", LONG_TIMEOUT)
+            .await;
+        let receiver = SuspendedReceiver::of(&cluster, "keeper1").await;
+        let insert = format!("insert into lacked select generate_series(1, {LACKED_ROWS})");
+        direct.run(&insert).await.unwrap();
+        cluster.process("proxy1").signal(Signal::CONT);
         let mut held = Self {
             cluster,
             command,
@@ -77,9 +92,8 @@ impl HeldSwitchover {
 
     /// Asserts that the test could lose something.
     async fn assert_standby_lacks_rows(&self) {
-        let standby = self.cluster.connect("keeper1").await;
-        let lacks = lost_rows(&standby, &self.writers.stats()).await.unwrap();
-        assert!(lacks > 0, "keeper1 has every acknowledged row");
+        let rows = self.cluster.query("keeper1", "select count(*) from lacked").await;
+        assert_eq!(rows.unwrap(), "0", "keeper1 has acknowledged rows");
     }
 
     /// Returns the order of keeper0.
@@ -129,11 +143,13 @@ impl HeldSwitchover {
         self.writers.wait_each_client_commits(10).await;
         let stats = self.writers.stats();
         assert_nothing_is_lost(&self.cluster, &stats).await;
+        let rows = self.cluster.query("proxy0", "select count(*) from lacked").await;
+        assert_eq!(rows.unwrap(), LACKED_ROWS);
     }
 
     /// The change raises the generations of the dbs after the stop has begun, and the leader dies after that.
     async fn with_changed_spec_and_another_leader() -> Self {
-        let spec = json!({ "failInterval": "10s", "convergenceTimeout": format!("{CONVERGENCE_TIMEOUT:?}") });
+        let spec = json!({ "failInterval": "20s", "convergenceTimeout": format!("{CONVERGENCE_TIMEOUT:?}") });
         let mut held = Self::start_with(2, spec, &["--timeout", "2m"]).await;
         update(&held.cluster, &json!({ "pgParameters": { "work_mem": "5MB" } })).await;
         eventually("a generation that is not applied", SHORT_TIMEOUT, async || {

@@ -70,10 +70,10 @@ pub(super) fn next_step(view: &PlanView<'_>, live: LiveSwitchover<'_>) -> Switch
     }
 }
 
-fn wait(state: SwitchoverState) -> SwitchoverAction {
+fn wait(state: SwitchoverState, reason: Option<SwitchoverReason>) -> SwitchoverAction {
     SwitchoverAction::Wait {
         state,
-        reason: None,
+        reason,
         until: None,
     }
 }
@@ -91,17 +91,13 @@ fn has_taken_order(view: &PlanView<'_>, live: LiveSwitchover<'_>) -> bool {
 fn begin(view: &PlanView<'_>, live: LiveSwitchover<'_>) -> SwitchoverAction {
     match check(view, live, LagCheck::Limited) {
         Ok(()) => SwitchoverAction::Order(OrderKind::Checkpoint),
-        Err(reason) if reason.is_passing() => SwitchoverAction::Wait {
-            state: SwitchoverState::Waiting,
-            reason: Some(reason),
-            until: None,
-        },
+        Err(reason) if reason.is_passing() => wait(SwitchoverState::Waiting, Some(reason)),
         Err(reason) => SwitchoverAction::Refuse(reason),
     }
 }
 
-/// Step 1: the checkpoint is waited for. Clients do not notice it, so its time is that of the request. Then the proxies
-/// are closed.
+/// Step 1: the checkpoint is waited for, and that the standbys have received it. Clients do not notice either, so the time
+/// is that of the request. Then the proxies are closed.
 fn after_checkpoint(view: &PlanView<'_>, live: LiveSwitchover<'_>) -> SwitchoverAction {
     let checked = check(view, live, LagCheck::Limited);
     if let Err(reason) = &checked
@@ -112,14 +108,16 @@ fn after_checkpoint(view: &PlanView<'_>, live: LiveSwitchover<'_>) -> Switchover
     if !live.is_own {
         return SwitchoverAction::Order(OrderKind::Checkpoint);
     }
-    let is_done = report(view, live).is_some_and(|report| report.info.checkpointed == live.request.id);
-    match checked {
-        Ok(()) if is_done => SwitchoverAction::CloseProxies,
-        checked => SwitchoverAction::Wait {
-            state: SwitchoverState::Checkpoint,
-            reason: checked.err(),
-            until: None,
-        },
+    let published = report(view, live).map(|report| &report.info);
+    let done = published.filter(|info| info.checkpointed == live.request.id);
+    let received = done.map(|info| {
+        let received = &info.checkpoint_received;
+        target::check_received(view, live.request.to.as_ref(), (live.master, live.db), received)
+    });
+    match checked.map(|()| received) {
+        Ok(Some(Ok(()))) => SwitchoverAction::CloseProxies,
+        Ok(Some(Err(reason))) | Err(reason) => wait(SwitchoverState::Checkpoint, Some(reason)),
+        Ok(None) => wait(SwitchoverState::Checkpoint, None),
     }
 }
 
@@ -138,10 +136,11 @@ fn after_closing(view: &PlanView<'_>, live: LiveSwitchover<'_>) -> SwitchoverAct
 
 /// Orders the stop, unless a proxy may still forward.
 fn order_stop(view: &PlanView<'_>, waiting: SwitchoverState) -> SwitchoverAction {
-    if view.proxies.may_still_forward.is_empty() {
+    let proxies = view.proxies.may_still_forward.clone();
+    if proxies.is_empty() {
         SwitchoverAction::Order(OrderKind::Stop)
     } else {
-        wait(waiting)
+        wait(waiting, Some(SwitchoverReason::ProxiesOpen { proxies }))
     }
 }
 

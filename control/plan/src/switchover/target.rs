@@ -1,6 +1,8 @@
 //! Whether a master may be replaced by a switchover, and by which db, before it is stopped (extensions X-2, step 0). What
 //! makes the election safe is looked at once it is stopped (`elect`).
 
+use std::collections::BTreeMap;
+
 use crate::classify::Validity;
 use crate::switchover_reason::{SWITCHOVER_FAIL_INTERVAL_MIN, SwitchoverReason, Unfit};
 use crate::view::PlanView;
@@ -85,6 +87,39 @@ pub(super) fn find(
         .min_by(|(a_uid, a), (b_uid, b)| b.status.xlog_pos.cmp(&a.status.xlog_pos).then_with(|| a_uid.cmp(b_uid)));
     best.map(|(_, standby)| standby.spec.keeper_uid.clone())
         .ok_or(SwitchoverReason::NoTarget(reasons))
+}
+
+/// Checks that the new master, and each other standby that is connected to the master, has received the WAL up to the end
+/// of the checkpoint, as the master's keeper publishes it. A shutdown of the master waits for every one of them.
+pub(super) fn check_received(
+    view: &PlanView<'_>,
+    to: Option<&KeeperUid>,
+    (master, db): (&DbUid, &Db),
+    received: &BTreeMap<DbUid, bool>,
+) -> Result<(), SwitchoverReason> {
+    let keeper_of = |uid: &DbUid| match view.data.dbs().get(uid) {
+        Some(db) => db.spec.keeper_uid.clone(),
+        None => KeeperUid::from(uid.as_str()),
+    };
+    let missing = received.iter().filter(|(_, has_received)| !**has_received);
+    let mut missing: Vec<KeeperUid> = missing.map(|(uid, _)| keeper_of(uid)).collect();
+    let may_be_elected = |uid: &DbUid| {
+        let standby = view.data.dbs().get(uid);
+        standby.is_some_and(|standby| reason_against(view, uid, standby, (master, db), LagCheck::Ignored).is_none())
+    };
+    let is_covered = match to {
+        Some(to) => {
+            let named = view.data.db_of_keeper(to).map(|(uid, _)| uid);
+            let is_connected = named.is_some_and(|uid| received.contains_key(uid));
+            missing.extend((!is_connected).then(|| to.clone()));
+            is_connected
+        }
+        None => received.keys().any(may_be_elected),
+    };
+    if is_covered && missing.is_empty() {
+        return Ok(());
+    }
+    Err(SwitchoverReason::CheckpointNotReceived { keepers: missing })
 }
 
 fn unfit(keeper: &KeeperUid, why: Unfit) -> SwitchoverReason {

@@ -290,6 +290,11 @@ fn reports(random: &mut Random, setup: &mut Setup, round: usize) {
         info.orders = !random.once_in(8);
         let id = || switchover::ID.to_owned();
         info.checkpointed = if random.once_in(2) { id() } else { String::new() };
+        for uid in setup.data.dbs().keys() {
+            if random.once_in(2) {
+                info.checkpoint_received.insert(uid.clone(), !random.once_in(4));
+            }
+        }
         info.stopping = if random.once_in(12) { id() } else { String::new() };
         info.stopped = random.once_in(8).then(|| Stopped {
             clean: random.once_in(2),

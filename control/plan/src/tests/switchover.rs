@@ -54,8 +54,16 @@ pub(super) fn put(setup: &mut Setup, keeper: &str, order: Option<KeeperOrder>, i
 /// The keeper of the master has run the checkpoint.
 pub(super) fn checkpointed(mut setup: Setup) -> Setup {
     give(&mut setup, OrderKind::Checkpoint, true);
-    setup.info("keeper1").checkpointed = ID.to_owned();
+    publish_checkpoint(&mut setup);
     setup
+}
+
+/// The keeper of the master publishes that the checkpoint is complete, and all standbys have received it.
+fn publish_checkpoint(setup: &mut Setup) {
+    let standbys = setup.data.dbs().keys().filter(|uid| uid.as_str() != "db1").cloned();
+    let received = standbys.map(|uid| (uid, true)).collect();
+    let info = setup.info("keeper1");
+    (info.checkpointed, info.checkpoint_received) = (ID.to_owned(), received);
 }
 
 /// The proxies are closed for the switchover.
@@ -172,7 +180,7 @@ fn the_master_is_stopped_in_order_and_replaced_by_a_standby_that_has_everything(
     let plan = round(&mut setup);
     assert_eq!((order_in(&plan), announced(&plan)), (None, "db1"));
     // 2
-    setup.info("keeper1").checkpointed = ID.to_owned();
+    publish_checkpoint(&mut setup);
     let plan = round(&mut setup);
     assert_eq!((order_in(&plan), announced(&plan)), (None, ""));
     assert_eq!(state(&plan), SwitchoverState::ClosingProxies);
@@ -276,6 +284,7 @@ fn proxies_that_may_still_forward_hold_up_the_order_and_the_election() {
     setup.proxy_seen("p1", 1);
     let plan = round(&mut setup);
     assert_eq!((order_in(&plan), state(&plan)), (None, SwitchoverState::ClosingProxies));
+    assert_eq!(report(&plan).reason, "proxy p1 may still have open connections");
     let mut setup = received(stopped(ask(base(3), None)), "db2", 1_100);
     setup.proxy_seen("p1", 1);
     assert_eq!(master(&round(&mut setup)), "db1");

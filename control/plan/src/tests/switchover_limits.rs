@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::cluster::{Setup, base, db_uid};
-use super::switchover::{apply, ask, give, ordered, received, report, round, stopped};
+use super::switchover::{apply, ask, checkpointed, give, ordered, received, report, round, stopped};
 use crate::{Note, Plan, SwitchoverReason};
 use model::{OrderKind, SwitchoverState};
 
@@ -151,4 +151,56 @@ fn an_election_whose_response_was_lost_is_no_abort() {
     let plan = round(&mut setup);
     assert_eq!(report(&plan).state, SwitchoverState::Aborted);
     assert_eq!(report(&plan).reason, SwitchoverReason::RequestGone.to_string());
+}
+
+/// A shutdown waits for every standby that is connected, so clients are not made to wait for one that receives nothing.
+#[test]
+fn the_proxies_close_only_once_every_connected_standby_has_received_the_checkpoint() {
+    let outcome = |to: Option<&str>, received: &[(&str, bool)]| {
+        let mut setup = checkpointed(ask(base(3), to));
+        setup.info("keeper3").can_be_master = Some(false);
+        let received = received.iter().map(|(uid, has)| (db_uid(uid), *has)).collect();
+        setup.info("keeper1").checkpoint_received = received;
+        let report = report(&round(&mut setup));
+        (report.state, report.reason)
+    };
+    let closes = (SwitchoverState::ClosingProxies, String::new());
+    let waits = |reason: SwitchoverReason| (SwitchoverState::Checkpoint, reason.to_string());
+    let lacks = |keepers: &[&str]| {
+        let keepers = keepers.iter().map(|keeper| (*keeper).into()).collect();
+        waits(SwitchoverReason::CheckpointNotReceived { keepers })
+    };
+    for to in [None, Some("keeper2")] {
+        assert_eq!(outcome(to, &[("db2", true), ("db3", true)]), closes, "{to:?}");
+        assert_eq!(outcome(to, &[("db2", true)]), closes, "{to:?}: db3 is not connected");
+        assert_eq!(
+            outcome(to, &[("db2", false), ("db3", true)]),
+            lacks(&["keeper2"]),
+            "{to:?}"
+        );
+        assert_eq!(
+            outcome(to, &[("db2", true), ("db3", false)]),
+            lacks(&["keeper3"]),
+            "{to:?}"
+        );
+        let unknown = outcome(to, &[("db2", true), ("db9", false)]);
+        assert_eq!(unknown, lacks(&["db9"]), "{to:?}");
+    }
+    // who has everything may not be the master, or is not the one that was named
+    assert_eq!(outcome(None, &[("db3", true)]), lacks(&[]));
+    assert_eq!(outcome(Some("keeper2"), &[("db3", true)]), lacks(&["keeper2"]));
+    assert_eq!(outcome(None, &[]), lacks(&[]));
+    assert_eq!(outcome(Some("keeper2"), &[]), lacks(&["keeper2"]));
+}
+
+/// What was received is of the checkpoint of an earlier switchover.
+#[test]
+fn the_checkpoint_of_another_switchover_does_not_count() {
+    let mut setup = checkpointed(ask(base(3), None));
+    setup.info("keeper1").checkpointed = "s0".to_owned();
+    let report = report(&round(&mut setup));
+    assert_eq!(
+        (report.state, report.reason.as_str()),
+        (SwitchoverState::Checkpoint, "")
+    );
 }

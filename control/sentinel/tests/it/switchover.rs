@@ -142,7 +142,13 @@ async fn a_switchover_is_carried_out_by_orders_under_the_leaders_lease() {
     assert_eq!((report.to.as_str(), report.reason.as_str()), ("k2", ""));
 
     scene
-        .publish_both(|info| info.checkpointed = "s1".to_owned(), 900)
+        .publish_both(
+            |info| {
+                info.checkpointed = "s1".to_owned();
+                info.checkpoint_received = [("db2".into(), true)].into();
+            },
+            900,
+        )
         .await;
     let stop = scene.ordered(OrderKind::Stop).await;
     assert_eq!(stop.lease, Some(lease));

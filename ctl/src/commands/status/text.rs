@@ -1,8 +1,9 @@
 //! The text form of `status`, byte for byte as scripts parse it (cli 14.3). Pure.
 
+use base::printable;
 use model::Problem;
 
-use super::view::{KeeperProblem, KeeperRow, Status};
+use super::view::{KeeperProblem, KeeperRow, RequestRow, Status};
 
 /// Columns between two tab stops.
 const TAB: usize = 8;
@@ -49,6 +50,7 @@ pub(super) fn render(status: &Status) -> String {
         );
     }
     push_master(&mut out, status);
+    push_requests(&mut out, &status.requests);
     if let Some(problems) = problems_section(&status.problems) {
         out.push('\n');
         out.push_str(&problems);
@@ -92,6 +94,26 @@ fn push_master(out: &mut String, status: &Status) {
     for branch in &status.tree {
         let mark = if branch.is_master { " (master)" } else { "" };
         out.push_str(&format!("{}{}{mark}\n", branch.tree_prefix, branch.keeper_uid));
+    }
+}
+
+/// Adds the section of the requests of operators. Without any there is none, as in Go stolon, which never has one.
+fn push_requests(out: &mut String, requests: &[RequestRow]) {
+    if requests.is_empty() {
+        return;
+    }
+    out.push_str("\n=== Requests ===\n\n");
+    for row in requests {
+        let to = row.to.as_ref().map(|to| format!(" to keeper {to}")).unwrap_or_default();
+        let mut line = format!("{}{to}, requested at {}", row.request, row.requested_at);
+        if !row.step.is_empty() {
+            line.push_str(&format!(", step {}", row.step));
+        }
+        if !row.waits_for.is_empty() {
+            line.push_str(&format!(": {}", row.waits_for));
+        }
+        out.push_str(&printable(&line));
+        out.push('\n');
     }
 }
 

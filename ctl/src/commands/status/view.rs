@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use model::{
-    ClusterData, ClusterView, DbUid, KeeperInfo, KeeperView, Problem, ProxyInfo, ProxyUid, SentinelInfo, SentinelUid,
+    ClusterData, ClusterView, DbUid, FailoverRequest, KeeperInfo, KeeperUid, KeeperView, Problem, ProxyInfo, ProxyUid,
+    SentinelInfo, SentinelUid, SwitchoverRequest, Timestamp,
 };
 use serde::Serialize;
 
@@ -14,6 +15,9 @@ pub(super) struct Status {
     pub(super) proxies: Vec<ProxyRow>,
     pub(super) keepers: Vec<KeeperRow>,
     pub(super) cluster: ClusterSummary,
+    /// Requests of operators that are under way. The field is absent if there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) requests: Vec<RequestRow>,
     /// Problems that an operator has to fix, as the keepers report them. The field is absent if there are none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) problems: Vec<KeeperProblem>,
@@ -51,6 +55,23 @@ pub(super) struct ClusterSummary {
     pub(super) master_keeper_uid: String,
     /// Empty without a master.
     pub(super) master_db_uid: String,
+}
+
+/// A switchover or a failover that an operator has requested.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct RequestRow {
+    /// `switchover` or `failover`.
+    pub(super) request: &'static str,
+    /// The keeper that is to have the master, if one was named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) to: Option<KeeperUid>,
+    pub(super) requested_at: Timestamp,
+    /// The step that a sentinel has published (extensions X-2); empty if none has.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(super) step: String,
+    /// What that step waits for.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(super) waits_for: String,
 }
 
 /// A problem and the keeper that reports it.
@@ -104,9 +125,37 @@ pub(super) fn build(
             master_keeper_uid: view.master.unwrap_or_default().to_string(),
             master_db_uid: master.map(ToString::to_string).unwrap_or_default(),
         },
+        requests: Vec::new(),
         problems: Vec::new(),
         tree: tree_rows(data),
     }
+}
+
+/// Returns the requests that are in the store, with the step of the switchover as a sentinel has published it.
+pub(super) fn requests(
+    switchover: Option<SwitchoverRequest>,
+    failover: Option<FailoverRequest>,
+    sentinels: &[SentinelInfo],
+) -> Vec<RequestRow> {
+    let switchover = switchover.map(|request| {
+        let mut reports = sentinels.iter().filter_map(|info| info.switchover.as_ref());
+        let report = reports.find(|report| report.id == request.id);
+        RequestRow {
+            request: "switchover",
+            to: request.to,
+            requested_at: request.requested_at,
+            step: report.map(|report| report.state.to_string()).unwrap_or_default(),
+            waits_for: report.map(|report| report.reason.clone()).unwrap_or_default(),
+        }
+    });
+    let failover = failover.map(|request| RequestRow {
+        request: "failover",
+        to: Some(request.to),
+        requested_at: request.requested_at,
+        step: String::new(),
+        waits_for: String::new(),
+    });
+    switchover.into_iter().chain(failover).collect()
 }
 
 /// Returns the problems that keepers of this cluster report, sorted by keeper; those of all keepers without cluster data.

@@ -23,6 +23,8 @@ pub(super) enum SwitchoverStep {
     /// Nothing is begun, because of this.
     Waiting(String),
     Checkpoint,
+    /// The master's checkpoint is held up by this.
+    CheckpointWaiting(String),
     ClosingProxies,
     Stopping,
     Receiving,
@@ -59,6 +61,8 @@ pub(super) struct SwitchoverTracker {
     to: KeeperUid,
     /// The last step that was reached.
     last: Option<SwitchoverStep>,
+    /// What it waits for, as last reported.
+    waits_for: String,
     is_request_gone: bool,
     /// The keeper that has the master at present.
     master: KeeperUid,
@@ -76,6 +80,7 @@ impl SwitchoverTracker {
             elected: None,
             to: KeeperUid::default(),
             last: None,
+            waits_for: String::new(),
             is_request_gone: false,
             is_announced: true,
         }
@@ -97,6 +102,13 @@ impl SwitchoverTracker {
         self.is_request_gone && !self.is_elected()
     }
 
+    /// Whether more than waiting was reported.
+    fn has_begun(&self) -> bool {
+        self.last
+            .as_ref()
+            .is_some_and(|last| *last >= SwitchoverStep::Checkpoint)
+    }
+
     /// Whether proxies are sent to a master.
     pub(super) fn is_announced(&self) -> bool {
         self.is_announced
@@ -114,10 +126,14 @@ impl SwitchoverTracker {
             report.to.clone_into(&mut self.to);
             let reason = || printable(&report.reason).into_owned();
             match report.state {
-                SwitchoverState::Refused => return Err(SwitchoverFailure::Refused(reason())),
-                SwitchoverState::Aborted => return Err(SwitchoverFailure::Aborted(reason())),
-                _ => steps.extend(step_of(&report.state, reason)),
+                // A leader that has not seen its beginning refuses what it ends.
+                SwitchoverState::Refused if !self.has_begun() => return Err(SwitchoverFailure::Refused(reason())),
+                SwitchoverState::Refused | SwitchoverState::Aborted => {
+                    return Err(SwitchoverFailure::Aborted(reason()));
+                }
+                _ => steps.extend(step_of(&report.state, reason())),
             }
+            self.waits_for = reason();
         }
         let master = data.master_uid().cloned().unwrap_or_default();
         let is_chosen = view.report.as_ref().is_some_and(|report| is_final(&report.state));
@@ -167,7 +183,7 @@ impl SwitchoverTracker {
     fn text(&self, step: &SwitchoverStep) -> String {
         let elected = self.elected.as_ref().map_or(&self.to, |(_, keeper)| keeper);
         match step {
-            SwitchoverStep::Waiting(reason) => format!("waiting: {reason}"),
+            SwitchoverStep::Waiting(reason) | SwitchoverStep::CheckpointWaiting(reason) => format!("waiting: {reason}"),
             SwitchoverStep::Checkpoint => format!("the master writes a checkpoint: keeper {}", self.old_keeper),
             SwitchoverStep::ClosingProxies => "the proxies close their connections".to_owned(),
             SwitchoverStep::Stopping => format!("the master stops: keeper {}", self.old_keeper),
@@ -178,10 +194,13 @@ impl SwitchoverTracker {
         }
     }
 
-    /// Returns the last step that was reached.
+    /// Returns the last step that was reached, and what it waited for.
     pub(super) fn last_step(&self) -> Option<String> {
-        let last = self.last.as_ref();
-        last.map(|step| format!("the last step was: {}", self.text(step)))
+        let text = self.text(self.last.as_ref()?);
+        let is_said = self.waits_for.is_empty() || text.contains(&self.waits_for);
+        let waits_for = if is_said { "" } else { &self.waits_for };
+        let separator = if is_said { "" } else { "; " };
+        Some(format!("the last step was: {text}{separator}{waits_for}"))
     }
 
     /// Returns the state in which a switchover that has failed leaves the cluster.
@@ -203,10 +222,11 @@ fn is_final(state: &SwitchoverState) -> bool {
 }
 
 /// Returns the step that a sentinel reports. Its end is taken from the cluster data.
-fn step_of(state: &SwitchoverState, reason: impl Fn() -> String) -> Option<SwitchoverStep> {
+fn step_of(state: &SwitchoverState, reason: String) -> Option<SwitchoverStep> {
     Some(match state {
-        SwitchoverState::Waiting => SwitchoverStep::Waiting(reason()),
-        SwitchoverState::Checkpoint => SwitchoverStep::Checkpoint,
+        SwitchoverState::Waiting => SwitchoverStep::Waiting(reason),
+        SwitchoverState::Checkpoint if reason.is_empty() => SwitchoverStep::Checkpoint,
+        SwitchoverState::Checkpoint => SwitchoverStep::CheckpointWaiting(reason),
         SwitchoverState::ClosingProxies => SwitchoverStep::ClosingProxies,
         SwitchoverState::Stopping => SwitchoverStep::Stopping,
         SwitchoverState::Receiving => SwitchoverStep::Receiving,
@@ -215,7 +235,11 @@ fn step_of(state: &SwitchoverState, reason: impl Fn() -> String) -> Option<Switc
 }
 
 fn is_waiting_for_another(last: &SwitchoverStep, step: &SwitchoverStep) -> bool {
-    matches!((last, step), (SwitchoverStep::Waiting(last), SwitchoverStep::Waiting(now)) if last != now)
+    match (last, step) {
+        (SwitchoverStep::Waiting(last), SwitchoverStep::Waiting(now))
+        | (SwitchoverStep::CheckpointWaiting(last), SwitchoverStep::CheckpointWaiting(now)) => last != now,
+        _ => false,
+    }
 }
 
 /// Whether each proxy that is enabled and reports has applied the present proxy section.

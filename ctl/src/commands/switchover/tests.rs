@@ -282,3 +282,48 @@ fn another_keeper_than_the_chosen_one_is_no_success() {
     assert!(progress.is_elected());
     assert!(named("k2").observe(&elects_d2(SwitchoverState::Stopping)).is_ok());
 }
+
+/// A leader that takes over after the stop has not seen the beginning, and refuses what it ends.
+#[test]
+fn a_switchover_that_has_begun_is_given_up_and_not_refused() {
+    let mut progress = tracker();
+    let refused = view(SwitchoverState::Refused).because("why");
+    let outcome = progress.clone().observe(&refused).unwrap_err();
+    assert_eq!(outcome, SwitchoverFailure::Refused("why".to_owned()));
+    progress
+        .observe(&view(SwitchoverState::Waiting).because("first"))
+        .unwrap();
+    let outcome = progress.clone().observe(&refused).unwrap_err();
+    assert_eq!(outcome, SwitchoverFailure::Refused("why".to_owned()));
+    progress.observe(&view(SwitchoverState::Stopping)).unwrap();
+    let outcome = progress.observe(&refused).unwrap_err();
+    assert_eq!(outcome, SwitchoverFailure::Aborted("why".to_owned()));
+}
+
+#[test]
+fn what_a_step_waits_for_is_printed_before_clients_wait_and_told_when_it_fails() {
+    let mut progress = tracker();
+    assert_eq!(
+        lines(&mut progress, &view(SwitchoverState::Checkpoint)),
+        "    1.5 s  the master writes a checkpoint: keeper k1"
+    );
+    let waits = view(SwitchoverState::Checkpoint).because("keeper k2 has not received it");
+    assert_eq!(
+        lines(&mut progress, &waits),
+        "    1.5 s  waiting: keeper k2 has not received it"
+    );
+    assert_eq!(lines(&mut progress, &waits), "");
+    assert_eq!(
+        progress.last_step().unwrap(),
+        "the last step was: waiting: keeper k2 has not received it"
+    );
+    let closing = view(SwitchoverState::ClosingProxies).because("proxy p1 may still have open connections");
+    assert_eq!(
+        lines(&mut progress, &closing),
+        "    1.5 s  the proxies close their connections"
+    );
+    assert_eq!(
+        progress.last_step().unwrap(),
+        "the last step was: the proxies close their connections; proxy p1 may still have open connections"
+    );
+}

@@ -1,5 +1,7 @@
 //! One keeper and its instance. What it reads of the cluster is passed in by `world`.
 
+use std::collections::BTreeMap;
+
 use base::clock::Boottime;
 use model::{
     BootUuid, ClusterUid, Db, DbUid, KeeperInfo, KeeperOrder, KeeperUid, LIVENESS_TTL, Lsn, OrderKind, PostgresState,
@@ -33,6 +35,8 @@ pub(super) struct SimKeeper {
     /// The ids of the switchovers whose orders it has carried out.
     stopping: String,
     checkpointed: String,
+    /// The followers at that checkpoint; all have received it.
+    checkpoint_received: BTreeMap<DbUid, bool>,
     primary: bool,
     /// Whether its instance runs.
     pub(super) running: bool,
@@ -86,6 +90,7 @@ impl SimKeeper {
             leaving: false,
             stopping: String::new(),
             checkpointed: String::new(),
+            checkpoint_received: BTreeMap::new(),
             primary: false,
             running: false,
             timeline: 0,
@@ -132,9 +137,12 @@ impl SimKeeper {
     }
 
     /// Carries out an order about its master (extensions ). `is_closed`: no master is announced.
-    fn carry_out(&mut self, order: &KeeperOrder, is_closed: bool) {
+    fn carry_out(&mut self, order: &KeeperOrder, is_closed: bool, followers: &[DbUid]) {
         match order.order {
-            OrderKind::Checkpoint if self.is_running_master() => self.checkpointed.clone_from(&order.switchover),
+            OrderKind::Checkpoint if self.is_running_master() => {
+                self.checkpointed.clone_from(&order.switchover);
+                self.checkpoint_received = followers.iter().map(|uid| (uid.clone(), true)).collect();
+            }
             OrderKind::Stop if is_closed => {
                 self.is_clean |= self.running;
                 self.running = false;
@@ -173,7 +181,7 @@ impl SimKeeper {
         }
         if let Some(SimOrder { order, is_closed }) = order.filter(|_| self.own && is_master) {
             if order.db == db.uid {
-                self.carry_out(order, *is_closed);
+                self.carry_out(order, *is_closed, db.spec.followers.as_deref().unwrap_or_default());
             }
             // no permit to start or to promote (extensions)
             if !self.is_running_master() {
@@ -333,6 +341,7 @@ impl SimKeeper {
             leaving: self.leaving,
             stopping: self.stopping.clone(),
             checkpointed: self.checkpointed.clone(),
+            checkpoint_received: self.checkpoint_received.clone(),
             orders: self.own,
             stopped: self.stopped.clone().filter(|_| self.own),
             ..KeeperInfo::default()

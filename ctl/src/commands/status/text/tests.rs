@@ -1,6 +1,6 @@
 use model::{ClusterData, KeeperInfo, ProxyInfo, SentinelInfo, from_slice};
 
-use super::super::view::{Status, build, problems};
+use super::super::view::{Status, build, problems, requests};
 use super::*;
 
 fn data(text: &str) -> ClusterData {
@@ -46,6 +46,40 @@ fn the_complete_example_has_the_tabs_of_the_reference() {
         === Cluster Info ===\n\nMaster Keeper: keeper01\n\n\
         ===== Keepers/DB tree =====\n\nkeeper01 (master)\n└─keeper02\n\n";
     assert_eq!(render(&build(Some("12ab34cd"), sentinels, proxies, &data)), expected);
+}
+
+#[test]
+fn requests_of_operators_are_shown_with_the_step_that_a_sentinel_has_published() {
+    let data = data(r#""keepers":{},"dbs":{}"#);
+    let section = |switchover: Option<&str>, failover: Option<&str>, sentinel: &str| {
+        let decode = |text: &str| from_slice(text.as_bytes()).unwrap();
+        let failover = failover.map(|text| from_slice(text.as_bytes()).unwrap());
+        let sentinel: SentinelInfo = from_slice(sentinel.as_bytes()).unwrap();
+        let mut status = build(None, Vec::new(), Vec::new(), &data);
+        status.requests = requests(switchover.map(decode), failover, &[sentinel]);
+        let text = render(&status);
+        text.split_once("\n=== Requests ===\n\n")
+            .map(|(_, section)| section.to_owned())
+    };
+    let request = r#"{"id":"a1","to":"k2","requestedAt":"2024-05-06T07:05:12Z"}"#;
+    let failover = r#"{"id":"b1","to":"k3","master":"d1","acceptDataLoss":true,"requestedAt":"2024-05-06T07:05:13Z"}"#;
+    let report = |id: &str| {
+        format!(r#"{{"UID":"s1","switchover":{{"id":"{id}","state":"checkpoint","to":"k2","reason":"why"}}}}"#)
+    };
+    let lines = section(Some(request), None, &report("a1")).unwrap();
+    assert_eq!(
+        lines,
+        "switchover to keeper k2, requested at 2024-05-06T07:05:12Z, step checkpoint: why\n\n"
+    );
+    let lines = section(Some(request), Some(failover), &report("a0")).unwrap();
+    assert_eq!(
+        lines,
+        "switchover to keeper k2, requested at 2024-05-06T07:05:12Z\n\
+         failover to keeper k3, requested at 2024-05-06T07:05:13Z\n\n"
+    );
+    let any = section(Some(r#"{"id":"a1","requestedAt":"2024-05-06T07:05:12Z"}"#), None, "{}").unwrap();
+    assert_eq!(any, "switchover, requested at 2024-05-06T07:05:12Z\n\n");
+    assert_eq!(section(None, None, &report("a1")), None);
 }
 
 #[test]
