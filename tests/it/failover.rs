@@ -254,12 +254,13 @@ async fn a_frozen_master_is_replaced_and_follows_when_it_thaws() {
 #[tokio::test]
 async fn failkeeper_of_the_master_elects_another() {
     let cluster = Cluster::builder(Profile::Fast).start().await;
-    // The standby can be elected once its db has converged.
+    // The standby can be elected once its db has converged, and its timeline is known. The command is not repeated.
     cluster.wait_healthy("keeper1", &Role::Standby).await;
     eventually("keeper1's db to have converged", LONG_TIMEOUT, async || {
         let data = cluster.data().await.map_err(error_text)?;
         let db = data.db_of_keeper(&"keeper1".into()).ok_or("no db")?.1;
-        check(db.status.healthy && db.is_converged(), || format!("{:?}", db.status))
+        let is_ready = db.status.healthy && db.is_converged() && db.status.timeline_id != 0;
+        check(is_ready, || format!("{:?}", db.status))
     })
     .await;
     let (status, output) = cluster.stolonctl(&["failkeeper", "keeper0"]).await;
