@@ -16,6 +16,7 @@ use tokio::net::unix::pipe::Receiver;
 use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::identity::FileId;
 use crate::postgres::data::lock_files;
+use crate::postgres::data::walker;
 
 /// A process, held by a pidfd so that a reused process id is not mistaken for it (pidfd_open(2), Linux 5.3; without it,
 /// by id).
@@ -186,6 +187,29 @@ pub(crate) fn works_in(pid: i32, dir: &Path) -> bool {
     }
 }
 
+/// Returns the ids of the processes that work in this PGDATA and whose titles `wanted` picks, with what it returns. The
+/// server's processes are titled `postgres: <what they do>`, with the cluster name before it if there is one (PostgreSQL
+/// manual 28.1).
+pub(crate) fn with_title<'a, T>(
+    data: &'a Path,
+    wanted: impl Fn(&str) -> Option<T> + 'a,
+) -> impl Iterator<Item = (i32, T)> + 'a {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes.filter_map(move |entry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        walker::progress_at(&entry.path());
+        let found = wanted(&title_of(pid)?)?;
+        works_in(pid, data).then_some((pid, found))
+    })
+}
+
+/// Returns the title of a process, or its first argument.
+pub(crate) fn title_of(pid: i32) -> Option<String> {
+    let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let title = command.split(|byte| *byte == 0).next().unwrap_or_default();
+    Some(String::from_utf8_lossy(title).into_owned())
+}
+
 /// Returns the identity of a process's working directory as known to the kernel, without accessing its file system,
 /// which may hang (statx(2), `AT_STATX_DONT_SYNC`).
 pub(crate) fn working_directory(pid: i32) -> Option<FileId> {
@@ -200,9 +224,7 @@ pub(crate) fn working_directory(pid: i32) -> Option<FileId> {
 pub(crate) fn is_postgres(pid: i32) -> bool {
     let program = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
     let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let title = command.split(|byte| *byte == 0).next().unwrap_or_default();
-    let title = String::from_utf8_lossy(title);
+    let title = title_of(pid).unwrap_or_default();
     // "postgres (deleted)" after an upgrade of the package
     let is_its = |name: &str| name == "postgres" || name.starts_with("postgres ") || name.starts_with("postgres:");
     is_its(&name) || is_its(&title) || title.ends_with("/postgres")

@@ -2,12 +2,11 @@
 //! login.
 
 use std::fmt;
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
 use crate::postgres::data::inspect;
-use crate::postgres::data::walker::{self, Walker};
+use crate::postgres::data::walker::Walker;
 use crate::postgres::programs::installation::Programs;
 use crate::postgres::programs::pg_control::{self, ControlState};
 use crate::postgres::server::process;
@@ -112,20 +111,14 @@ fn last_segment(data: &Path, title: &str) -> Option<String> {
     of_timeline.max()
 }
 
-/// Returns the title of the startup process of this PGDATA.
+/// Returns what the title of the startup process of this PGDATA says.
 fn startup_title_of(data: &Path) -> Option<String> {
-    fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
-        let pid = entry.file_name().to_str()?.parse().ok()?;
-        walker::progress_at(&entry.path());
-        let title = startup_title(&fs::read(entry.path().join("cmdline")).ok()?)?;
-        process::works_in(pid, data).then_some(title)
-    })
+    let (_, title) = process::with_title(data, startup_title).next()?;
+    Some(title)
 }
 
-/// Returns what follows `startup` in the title of a startup process: `postgres: startup recovering …`, with the cluster
-/// name before it if there is one (PostgreSQL manual 28.1).
-fn startup_title(cmdline: &[u8]) -> Option<String> {
-    let title = String::from_utf8_lossy(cmdline.split(|byte| *byte == 0).next()?).into_owned();
+/// Returns what follows `startup` in the title of a startup process: `postgres: startup recovering …`.
+fn startup_title(title: &str) -> Option<String> {
     let (before, activity) = title.split_once("startup")?;
     let activity = activity.trim();
     (before.starts_with("postgres: ") && !activity.is_empty()).then(|| activity.to_owned())
@@ -139,19 +132,19 @@ mod tests {
 
     #[test]
     fn the_title_of_the_startup_process_contains_the_segment() {
-        let title = |text: &str| startup_title(text.as_bytes());
+        let title = |text: &str| startup_title(text);
         let recovering = Some("recovering 000000010000000000000003".to_owned());
         assert_eq!(
-            title("postgres: startup recovering 000000010000000000000003\0\0"),
+            title("postgres: startup recovering 000000010000000000000003"),
             recovering
         );
         assert_eq!(
-            title("postgres: main: startup recovering 000000010000000000000003  \0"),
+            title("postgres: main: startup recovering 000000010000000000000003  "),
             recovering
         );
-        assert_eq!(title("postgres: startup \0"), None);
-        assert_eq!(title("postgres: checkpointer \0"), None);
-        assert_eq!(title("vi startup notes\0"), None);
+        assert_eq!(title("postgres: startup "), None);
+        assert_eq!(title("postgres: checkpointer "), None);
+        assert_eq!(title("vi startup notes"), None);
         assert_eq!(title(""), None);
     }
 

@@ -3,7 +3,6 @@
 //! Ending them ends that wait, and the shutdown stays clean.
 
 use std::convert::Infallible;
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use rustix::process::Signal;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use crate::postgres::data::walker::{self, Walker};
+use crate::postgres::data::walker::Walker;
 use crate::postgres::server::process::{self, Process};
 
 /// Interval of looking for them.
@@ -32,29 +31,20 @@ pub async fn end_repeatedly(data: &Path, walker: &Walker) -> Infallible {
 
 /// Sends SIGTERM to them, and returns how many there were.
 fn end_all(data: &Path) -> usize {
-    let Ok(processes) = fs::read_dir("/proc") else { return 0 };
-    let senders = processes.flatten().filter_map(|entry| {
-        let pid = entry.file_name().to_str()?.parse().ok()?;
-        walker::progress_at(&entry.path());
-        let is_sender = || fs::read(entry.path().join("cmdline")).is_ok_and(|cmdline| is_wal_sender(&cmdline));
-        if !is_sender() {
-            return None;
-        }
+    let senders = process::with_title(data, wal_sender).filter_map(|(pid, ())| {
         // Looked at again once it is held, so that its id cannot be that of another process.
         let process = Process::open(pid).ok()??;
-        (is_sender() && process::works_in(pid, data)).then_some(process)
+        wal_sender(&process::title_of(pid)?)?;
+        process::works_in(pid, data).then_some(process)
     });
     senders.filter(|sender| sender.signal(Signal::TERM).is_ok()).count()
 }
 
-/// Returns whether this is the title of a WAL sender: `postgres: walsender …`, with the cluster name before it if there is
-/// one (PostgreSQL manual 28.1).
-fn is_wal_sender(cmdline: &[u8]) -> bool {
-    let title = String::from_utf8_lossy(cmdline);
-    let Some(activity) = title.strip_prefix("postgres: ") else {
-        return false;
-    };
-    activity.starts_with("walsender ") || activity.contains(": walsender ")
+/// Picks the title of a WAL sender: `postgres: walsender …`.
+fn wal_sender(title: &str) -> Option<()> {
+    let activity = title.strip_prefix("postgres: ")?;
+    let is_sender = activity.starts_with("walsender ") || activity.contains(": walsender ");
+    is_sender.then_some(())
 }
 
 #[cfg(test)]
@@ -65,14 +55,14 @@ mod tests {
 
     #[test]
     fn the_title_names_a_wal_sender() {
-        let is = |title: &str| is_wal_sender(title.as_bytes());
-        assert!(is("postgres: walsender repl 127.0.0.1(40112) streaming 0/5000060\0\0"));
-        assert!(is("postgres: main: walsender repl [local] streaming 0/5000060\0"));
+        let is = |title: &str| wal_sender(title).is_some();
+        assert!(is("postgres: walsender repl 127.0.0.1(40112) streaming 0/5000060"));
+        assert!(is("postgres: main: walsender repl [local] streaming 0/5000060"));
         for other in [
-            "postgres: checkpointer \0",
-            "postgres: walreceiver streaming 0/5000060\0",
-            "postgres: walsender: checkpointer \0",
-            "vi postgres: walsender notes\0",
+            "postgres: checkpointer ",
+            "postgres: walreceiver streaming 0/5000060",
+            "postgres: walsender: checkpointer ",
+            "vi postgres: walsender notes",
             "",
         ] {
             assert!(!is(other), "{other}");
