@@ -8,7 +8,11 @@ use std::process::Stdio;
 use daemon::systemd;
 use tokio::process::Command;
 
-/// Returns the variables for child processes: all but `PG*`, `STKEEPER_*` and those of systemd.
+/// Variables by which the postmaster gives its children another OOM score than its own (PostgreSQL manual 19.4.4). The
+/// keeper's unit sets them; libpq does not read them.
+const OOM_ADJUST: [&[u8]; 2] = [b"PG_OOM_ADJUST_FILE", b"PG_OOM_ADJUST_VALUE"];
+
+/// Returns the variables for child processes: all but `PG*` (except `PG_OOM_ADJUST_*`), `STKEEPER_*` and those of systemd.
 ///
 /// libpq reads `PG*`, and `PGPASSWORD` takes precedence over the password file (keeper W40); `STKEEPER_*` contains the
 /// passwords of the options (keeper W26); PostgreSQL would report its own state to systemd as the keeper's. `LANG`, `LC_*`, `TZ`, `PATH`, `HOME` stay: without them initdb would choose
@@ -20,7 +24,8 @@ pub fn for_children(own: impl IntoIterator<Item = (OsString, OsString)>) -> impl
 fn is_excluded(name: &OsStr) -> bool {
     let name = name.as_encoded_bytes();
     let is_of_systemd = systemd::VARIABLES.iter().any(|variable| variable.as_bytes() == name);
-    name.starts_with(b"PG") || name.starts_with(b"STKEEPER_") || is_of_systemd
+    let is_of_libpq = name.starts_with(b"PG") && !OOM_ADJUST.contains(&name);
+    is_of_libpq || name.starts_with(b"STKEEPER_") || is_of_systemd
 }
 
 /// Returns a command that runs `program` with the environment of [`for_children`], in its own process group, with
@@ -59,5 +64,13 @@ mod tests {
         .map(|name| (OsString::from(name), OsString::from("x")));
         let names: Vec<_> = for_children(own).map(|(name, _)| name).collect();
         assert_eq!(names, ["LANG", "LC_ALL", "PATH", "HOME", "TZ"]);
+    }
+
+    #[test]
+    fn the_postmaster_sees_the_oom_score_of_its_children() {
+        let own = ["PG_OOM_ADJUST_FILE", "PG_OOM_ADJUST_VALUE", "PG_COLOR"]
+            .map(|name| (OsString::from(name), OsString::from("x")));
+        let names: Vec<_> = for_children(own).map(|(name, _)| name).collect();
+        assert_eq!(names, ["PG_OOM_ADJUST_FILE", "PG_OOM_ADJUST_VALUE"]);
     }
 }
