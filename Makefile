@@ -5,8 +5,8 @@
 # make models-sync   explores the model of synchronous replication in all bounds, in hours; ROWS=1,30 selects rows
 # make test-plan     random clusters for the sentinel's decisions, a million of them, in minutes; CASES=100000 asks for fewer
 # make test-majors   tests with PostgreSQL on 13, 15, 17 and 18, fetched from Debian; MAJORS="13 18" and ARGS='failover' select
-# make deb           Debian package of the programs, with units, man pages and completions, in the target directory
-# make static-proxy  a statically linked stolon-proxy, for hosts without Debian's C library, in the target directory
+# make deb           Debian package of the programs, with units, man pages and completions, and the next, in target/debian/
+# make static-proxy  a statically linked stolon-proxy, one file that runs on any Linux, in target/debian/
 # make test-systemd  installs the package in a container with a real systemd, and tests the units there; as root
 # make bench         compares stolon-proxy with HAProxy, nginx and PgBouncer, and writes benches/RESULTS.*
 # make bench-quick   the same in a few minutes, on the terminal only; ARGS='--load=bulk' selects a part
@@ -45,7 +45,7 @@ check: deps lint
 lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
-	shellcheck scripts/install-deps scripts/check-units .ci/run dist/debian/postinst dist/debian/prerm dist/debian/postrm \
+	shellcheck scripts/install-deps scripts/check-units scripts/static-proxy scripts/check-static-proxy .ci/run dist/debian/postinst dist/debian/prerm dist/debian/postrm \
 		tests/systemd/run tests/systemd/checks tests/majors/fetch tests/majors/install tests/majors/run
 	scripts/check-units
 
@@ -97,16 +97,11 @@ deb: $(CARGO_DEB)
 	for program in $(PROGRAMS); do strip -o "$(PACKAGE)/bin/$$program" "$(TARGET)/release/$$program" || exit 1; done
 	"$(CARGO_DEB)" --quiet --no-build --package dist --output "$(TARGET)/debian/"
 	lintian --fail-on error "$(TARGET)"/debian/*.deb
+	CARGO="$(CARGO)" scripts/static-proxy "$(TARGET)/debian" --optional
+	@echo "Debian package: $$(echo "$(TARGET)"/debian/*.deb)"
 
-# musl as the C library. `make bench-quick ARGS='--before target/static/stolon-proxy'` compares it with the usual build.
-STATIC_TARGET = $(shell uname -m)-unknown-linux-musl
 static-proxy:
-	@scripts/install-deps static
-	rustup target add $(STATIC_TARGET)
-	$(CARGO) build --release --locked --target $(STATIC_TARGET) --bin stolon-proxy
-	mkdir -p "$(TARGET)/static"
-	strip -o "$(TARGET)/static/stolon-proxy" "$(TARGET)/$(STATIC_TARGET)/release/stolon-proxy"
-	! readelf --program-headers "$(TARGET)/static/stolon-proxy" | grep INTERP
+	CARGO="$(CARGO)" scripts/static-proxy "$(TARGET)/debian"
 
 test-systemd: deb
 	@scripts/install-deps systemd
