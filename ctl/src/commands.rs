@@ -18,7 +18,6 @@ mod failover;
 mod init;
 mod input;
 mod leased_request;
-mod other_request;
 mod playground;
 mod promote;
 mod register;
@@ -28,6 +27,7 @@ mod spec_warnings;
 mod status;
 mod stored_document;
 mod stored_keepers;
+mod stored_requests;
 mod switchover;
 mod update;
 

@@ -380,7 +380,7 @@ async fn an_ordered_checkpoint_is_made_and_published() {
     assert_eq!(info.checkpoint_received, received(true));
     let done = format!("select redo_lsn >= '{written}' from pg_control_checkpoint()");
     assert_eq!(sql.value(&done).await.unwrap(), "t");
-    // of another switchover, and the standby takes no WAL meanwhile
+    // The next switchover's checkpoint, while the standby receives no WAL.
     let receiver = SuspendedReceiver::of(cluster, "keeper1").await;
     ordered.order("s2", &ordered.db, OrderKind::Checkpoint).await;
     let info = ordered

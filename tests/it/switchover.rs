@@ -191,7 +191,7 @@ async fn a_standby_that_takes_no_wal_holds_a_switchover_up_before_clients_notice
     }
     let receiver = SuspendedReceiver::of(&cluster, "keeper2").await;
     writers.wait_each_client_commits(10).await;
-    let waits = "waiting: keeper keeper2 has not received the checkpoint: ";
+    let waits = "waiting: the WAL up to the checkpoint is not yet received by keeper keeper2: ";
     // keeper1 has everything, but the master's shutdown would wait for keeper2, too
     let mut command = cluster.start_stolonctl(&["switchover", "--timeout", "2m"]);
     command.wait_for_log(waits, LONG_TIMEOUT).await;

@@ -10,7 +10,8 @@ use crate::wait::eventually;
 pub struct SuspendedReceiver(u32);
 
 impl SuspendedReceiver {
-    /// Suspends the WAL receiver of a keeper's standby, once there is one.
+    /// Suspends the WAL receiver of a keeper's standby, once it streams: the server's shutdown waits
+    /// for no other.
     pub async fn of(cluster: &Cluster, standby: &str) -> Self {
         let receiver = eventually(format!("a WAL receiver of {standby}"), SHORT_TIMEOUT, async || {
             let pid = cluster

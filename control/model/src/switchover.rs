@@ -69,7 +69,7 @@ string_enum!(
     SwitchoverState {
         /// Nothing is begun: what the reason names has to change first.
         Waiting = "waiting",
-        /// The master's keeper runs a checkpoint.
+        /// The master's keeper runs a checkpoint, or standbys have not received it yet.
         Checkpoint = "checkpoint",
         /// No master is announced any more; proxies close their connections.
         ClosingProxies = "closingProxies",

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use model::{KeeperUid, Lsn, ProxyUid};
+use model::{DbUid, KeeperUid, Lsn, ProxyUid};
 
 /// The least failInterval of a cluster that can have a switchover: two leases of an order, so that a master whose order
 /// has expired is back before it counts as failed (extensions X-2.5).
@@ -45,14 +45,23 @@ pub enum SwitchoverReason {
     MasterNotHealthy,
     /// The master has not applied its spec yet.
     MasterConverging,
-    /// The checkpoint is complete, and these have not received the WAL up to its end; nobody is connected if there are
-    /// none. The shutdown would wait for them, or leave nobody who has everything.
+    /// The checkpoint is complete, and these connected standbys have not received the WAL up to its end. The shutdown
+    /// would wait for them.
     CheckpointNotReceived {
-        /// The standbys' keepers.
+        /// Their keepers.
         keepers: Vec<KeeperUid>,
+        /// Dbs that are not in the cluster data.
+        unknown: Vec<DbUid>,
     },
+    /// The standby that is to be the new master is not connected to the master.
+    NotConnected {
+        /// Its keeper.
+        keeper: KeeperUid,
+    },
+    /// None of the standbys that are connected to the master can be elected.
+    NoElectableStandby,
     /// These proxies may still forward.
-    ProxiesOpen {
+    ProxiesMayForward {
         /// Their uids.
         proxies: Vec<ProxyUid>,
     },
@@ -144,7 +153,9 @@ impl SwitchoverReason {
             Self::FormerMasterKept { .. }
             | Self::MasterConverging
             | Self::CheckpointNotReceived { .. }
-            | Self::ProxiesOpen { .. } => true,
+            | Self::NotConnected { .. }
+            | Self::NoElectableStandby
+            | Self::ProxiesMayForward { .. } => true,
             Self::Target { why, .. } => why.is_passing(),
             Self::NoTarget(reasons) => reasons.iter().any(|(_, why)| why.is_passing()),
             _ => false,
@@ -184,8 +195,8 @@ impl fmt::Display for SwitchoverReason {
                 )
             }
             Self::NotAnnounced => f.write_str(
-                "no master is announced to the proxies: one is being elected or started; wait until `stolonctl status` \
-                 shows it",
+                "no master is announced to the proxies at present: repeat the command in a few seconds; the log of the \
+                 leading sentinel says what it waits for",
             ),
             Self::AnnouncedAgain => f.write_str("another sentinel announced the master again"),
             Self::FormerMasterKept { keeper } => {
@@ -202,21 +213,35 @@ impl fmt::Display for SwitchoverReason {
             Self::MasterLeaving => f.write_str("the master's keeper is stopping"),
             Self::MasterNotHealthy => f.write_str("the master's keeper does not report it healthy"),
             Self::MasterConverging => f.write_str("the master has not applied its spec yet"),
-            Self::CheckpointNotReceived { keepers } if keepers.is_empty() => {
-                f.write_str("no standby that can be the master is connected to it")
-            }
-            Self::CheckpointNotReceived { keepers } => {
-                let keepers: Vec<&str> = keepers.iter().map(KeeperUid::as_str).collect();
+            Self::CheckpointNotReceived { keepers, unknown } => {
+                let keepers = keepers.iter().map(|keeper| format!("keeper {keeper}"));
+                let unknown = unknown
+                    .iter()
+                    .map(|db| format!("db {db}, which is not in the cluster data"));
+                let standbys: Vec<String> = keepers.chain(unknown).collect();
                 write!(
                     f,
-                    "keeper {} has not received the checkpoint: its standby is not connected or takes no WAL, and the \
-                     master's shutdown would wait for it",
-                    keepers.join(", ")
+                    "the WAL up to the checkpoint is not yet received by {}: a shutdown would wait for it; see its log, \
+                     or stop its keeper",
+                    standbys.join(", ")
                 )
             }
-            Self::ProxiesOpen { proxies } => {
+            Self::NotConnected { keeper } => {
+                write!(
+                    f,
+                    "the standby of keeper {keeper} is not connected to the master: see its log"
+                )
+            }
+            Self::NoElectableStandby => {
+                f.write_str("no standby that is connected to the master can be elected: see `stolonctl status`")
+            }
+            Self::ProxiesMayForward { proxies } => {
                 let proxies: Vec<&str> = proxies.iter().map(ProxyUid::as_str).collect();
-                write!(f, "proxy {} may still have open connections", proxies.join(", "))
+                write!(
+                    f,
+                    "proxy {} may still forward, for proxyTimeout at most: check that it runs and reaches etcd",
+                    proxies.join(", ")
+                )
             }
             Self::OrderNotTaken => f.write_str("the master's keeper has not begun to stop it"),
             Self::StopTooLong => f.write_str("the master takes too long to stop: see its log for what it waits for"),

@@ -16,8 +16,8 @@ use store::{KeyRange, Revision, Store, Txn};
 
 use super::confirm::{Confirmation, ask_to_confirm};
 use super::leased_request::{LeasedRequest, RequestOutcome};
-use super::other_request::StoredRequests;
 use super::stored_keepers::StoredKeepers;
+use super::stored_requests::StoredRequests;
 use super::{CommandOutcome, print, stored_document};
 use assess::FailoverReport;
 use progress::watch_progress;
@@ -135,6 +135,7 @@ impl FailoverCommand<'_> {
     fn wall(&self) -> Timestamp {
         Timestamp::from_unix_nanos(self.clock.wall())
     }
+
     /// Reads and assesses the cluster. Also returns the revision of the cluster data.
     async fn read(&self) -> anyhow::Result<(FailoverReport, Revision)> {
         let keys = self.store.keys();
@@ -152,11 +153,7 @@ impl FailoverCommand<'_> {
         let infos = snapshot.take(1);
         let known = StoredKeepers::of(keys, &infos, snapshot.take_one(2).as_ref());
         let checked = stored_document::check(entry.as_ref(), &known)?;
-        let requests = StoredRequests {
-            switchover: snapshot.take_one(3),
-            failover: snapshot.take_one(4),
-        };
-        requests.refuse_any(self.store).await?;
+        StoredRequests::take(&mut snapshot, 3).ensure_none(self.store).await?;
         stored_document::ensure_supported(&checked.spec)?;
         let infos: Vec<_> = infos.iter().filter_map(|entry| from_slice(&entry.value).ok()).collect();
         let report = assess::assess(&checked, &infos, &self.to).map_err(|why| anyhow!(why))?;

@@ -14,7 +14,7 @@ use store::{Entry, KeyRange, Keys, Snapshot, Store};
 
 use super::stored_keepers::StoredKeepers;
 use super::{CommandOutcome, error_line, print, stored_document};
-use view::{KeeperProblem, Status, build};
+use view::{KeeperProblem, Status, StoredRequest, build};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -94,19 +94,26 @@ fn decode_status(mut snapshot: Snapshot, keys: &Keys) -> Result<Status, StatusFa
         error,
         problems: view::problems(&keepers, None),
     })?;
-    let requests = view::requests(
-        decode_one(snapshot.take_one(6)),
-        decode_one(snapshot.take_one(7)),
-        &sentinels,
+    let (switchover, failover) = (
+        decode_request(snapshot.take_one(6)),
+        decode_request(snapshot.take_one(7)),
     );
+    let requests = view::requests(switchover, failover, &sentinels, leader.as_deref());
     let mut status = build(leader.as_deref(), sentinels, proxies, &checked.data);
     status.requests = requests;
     status.problems = view::problems(&keepers, Some(&checked.data));
     Ok(status)
 }
 
-fn decode_one<T: DeserializeOwned>(entry: Option<Entry>) -> Option<T> {
-    decode_all(entry.as_slice()).pop()
+fn decode_request<T: DeserializeOwned>(entry: Option<Entry>) -> Option<StoredRequest<T>> {
+    let entry = entry?;
+    let request = decode_all(std::slice::from_ref(&entry)).pop()?;
+    let expires = entry.lease.is_some();
+    Some(StoredRequest {
+        request,
+        key: entry.key,
+        expires,
+    })
 }
 
 /// Decodes the entries. One that cannot be decoded is reported on standard error and left out (store S-12).

@@ -17,8 +17,8 @@ use store::election::elected_sentinel;
 use store::{Entry, KeyRange, Snapshot, Store, Txn};
 
 use super::leased_request::{LeasedRequest, RequestOutcome};
-use super::other_request::StoredRequests;
 use super::stored_keepers::StoredKeepers;
+use super::stored_requests::StoredRequests;
 use super::{CommandOutcome, print, stored_document};
 use follow::follow;
 use progress::SwitchoverTracker;
@@ -129,11 +129,7 @@ impl SwitchoverCommand<'_> {
         let infos = snapshot.take(1);
         let known = StoredKeepers::of(keys, &infos, snapshot.take_one(2).as_ref());
         let checked = stored_document::check(snapshot.take_one(0).as_ref(), &known)?;
-        let requests = StoredRequests {
-            switchover: snapshot.take_one(3),
-            failover: snapshot.take_one(4),
-        };
-        requests.refuse_any(self.store).await?;
+        StoredRequests::take(&mut snapshot, 3).ensure_none(self.store).await?;
         stored_document::ensure_supported(&checked.spec)?;
         let leader = Leader::of(&mut snapshot);
         check_cluster(&checked, &decode_all(&infos), leader, to).map_err(|why| anyhow!(why))
@@ -219,8 +215,9 @@ fn check_cluster(
     match infos.iter().find(|info| info.uid == *keeper) {
         None => {
             return Err(format!(
-                "keeper {keeper}, which has the master, does not report: the leading sentinel replaces it after failInterval; \
-                 if it cannot, `stolonctl status` and the sentinel's log have the reason, and `stolonctl failover` the way out"
+                "keeper {keeper}, which has the master, does not report: the leading sentinel elects another master after \
+                 failInterval; if no standby can be elected, its log says why, and `stolonctl failover` elects one that lacks \
+                 data"
             ));
         }
         Some(info) if !info.orders => {

@@ -2,6 +2,7 @@
 //! which order, is decided by `reconcile`; the round around them is `reconciler`.
 
 mod checkpoint;
+mod checkpoint_receipt;
 mod data;
 mod error;
 mod ordered_stop;
@@ -14,8 +15,8 @@ mod sql;
 use crate::context::KeeperContext;
 use crate::publish::PermitConditions;
 use crate::reconcile::{
-    DataState, Desired, Goal, ProcessState, ReconcilePlan, ServerConfig, ServerState, StartAs, Step, StoredOrder,
-    TargetDb, client_logins,
+    DataState, Desired, Goal, HoldReason, ProcessState, ReconcilePlan, ServerConfig, ServerState, StartAs, Step,
+    StoredOrder, TargetDb, client_logins,
 };
 use model::{DbUid, RestartState};
 
@@ -75,7 +76,10 @@ impl Executor {
     pub fn process_state(&mut self, desired: &Desired, order: &StoredOrder) -> &ProcessState {
         self.data.complete_late_copy(&mut self.process);
         self.checkpoint.retry_failed(&mut self.process);
-        self.checkpoint.end_without_order(order, &mut self.process);
+        // While the store is not read, the order may still be there.
+        if desired.goal != Goal::Hold(HoldReason::StoreUnavailable) {
+            self.checkpoint.end_without_order(order, &mut self.process);
+        }
         self.process.copy_delay = self.data.copy_delay(desired);
         &self.process
     }
@@ -274,8 +278,10 @@ pub fn target_of(desired: &Desired) -> &TargetDb {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reconcile::HoldReason;
+    use crate::publish::Due;
     use crate::start::test_context;
+    use model::{KeeperOrder, OrderKind};
+    use tokio::task::LocalSet;
 
     /// Rule: keeper 12.12.5.
     #[tokio::test]
@@ -290,5 +296,44 @@ mod tests {
         executor.data.complete_late("db1");
         let process = executor.process_state(&desired, &StoredOrder::Absent);
         assert_eq!(process.completed, Some("db1".into()));
+    }
+
+    /// What was published is as old as the order. A store that is not read proves nothing about it.
+    #[tokio::test]
+    async fn without_an_order_a_checkpoint_is_withdrawn_and_the_next_order_makes_it_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let context = test_context(dir.path());
+        let mut executor = Executor::new(&context);
+        let desired = |why| Desired {
+            cluster: Some("c1".into()),
+            goal: Goal::Hold(why),
+        };
+        let order = StoredOrder::Usable(KeeperOrder {
+            switchover: "s1".to_owned(),
+            db: "db1".into(),
+            order: OrderKind::Checkpoint,
+        });
+        LocalSet::new()
+            .run_until(async {
+                executor.checkpoint.begin("s1", &mut executor.process);
+                context.publisher.change(Due::Now, |report| {
+                    report.checkpointed = "s1".to_owned();
+                    report.checkpoint_received = [("db2".into(), true)].into();
+                });
+                let mut begun = |why, order: &StoredOrder| {
+                    let process = executor.process_state(&desired(why), order);
+                    process.checkpoint_for.is_some()
+                };
+                assert!(begun(HoldReason::NotListed, &order));
+                assert!(begun(HoldReason::StoreUnavailable, &StoredOrder::Absent));
+                assert_eq!(context.publisher.report().checkpointed, "s1");
+                assert!(!begun(HoldReason::NotListed, &StoredOrder::Absent));
+                let report = context.publisher.report();
+                assert_eq!(
+                    (report.checkpointed.as_str(), report.checkpoint_received.len()),
+                    ("", 0)
+                );
+            })
+            .await;
     }
 }

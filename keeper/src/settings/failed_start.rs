@@ -14,19 +14,21 @@ const NEVER_REVERTED: [&str; 4] = [
     "unix_socket_directories",
 ];
 
-/// What messages about the host say: a full or broken disk, a port in use, processes of an earlier server that still run.
-/// Such a start fails with every configuration.
-const OF_THE_HOST: [&str; 7] = [
+/// What fatal messages say while an earlier server's processes still run, or another one has the port. No configuration
+/// that users can set is the cause.
+const OCCUPIED: [&str; 3] = [
     "pre-existing shared memory block",
     "lock file",
-    "Address already in use",
+    "could not create any TCP/IP sockets",
+];
+/// What they say when a disk is full or broken. A path outside PGDATA may come from a parameter, and shared memory, which
+/// parameters size, can be in `/dev/shm`.
+const DISK_FAULTS: [&str; 4] = [
     "No space left on device",
     "Disk quota exceeded",
     "Read-only file system",
     "Input/output error",
 ];
-/// Memory is requested in sizes that parameters have, and may lie in a file system: not the host's fault alone.
-const OF_MEMORY: [&str; 2] = ["shared memory segment", "could not map"];
 
 /// A failed start.
 #[derive(Debug, Clone, Copy)]
@@ -165,9 +167,13 @@ fn names_hba(output: &[String]) -> bool {
     output.iter().filter(is_final).any(|line| line.contains("pg_hba.conf"))
 }
 
+/// Whether the message that ended the server is about the host: every configuration would end so.
 fn is_of_the_host(line: &str) -> bool {
+    let is_final = ["FATAL:", "PANIC:"].iter().any(|level| line.contains(level));
     let has_any = |texts: &[&str]| texts.iter().any(|text| line.contains(text));
-    has_any(&OF_THE_HOST) && !has_any(&OF_MEMORY)
+    let mut quoted = line.split('"').skip(1).step_by(2);
+    let is_in_pgdata = !has_any(&["shared memory"]) && !quoted.any(|path| path.starts_with('/'));
+    is_final && (has_any(&OCCUPIED) || (has_any(&DISK_FAULTS) && is_in_pgdata))
 }
 
 /// Whether hba lines may have caused the failure: the server names the file, or gives no reason (with a logging

@@ -314,7 +314,7 @@ fn a_start_that_fails_because_of_the_host_reverts_nothing() {
     let wanted = settings(&[("max_connections", "500"), ("shared_buffers", "1GB")], &[]);
     for is_base_proven in [true, false] {
         let diagnose = |text: &str| {
-            let output = lines(&[text]);
+            let output: Vec<String> = text.lines().map(ToOwned::to_owned).collect();
             let mut refusals = Refusals::default();
             let attempt = FailedStart {
                 is_base_proven,
@@ -329,17 +329,28 @@ fn a_start_that_fails_because_of_the_host_reverts_nothing() {
             "FATAL:  pre-existing shared memory block (key 10100771, ID 54) is still in use",
             "FATAL:  lock file \"postmaster.pid\" already exists",
             "FATAL:  could not create lock file \"/s/.s.PGSQL.5432.lock\": Permission denied",
-            "LOG:  could not bind IPv4 address \"127.0.0.1\": Address already in use",
+            "LOG:  could not bind IPv4 address \"127.0.0.1\": Address already in use\n\
+             FATAL:  could not create any TCP/IP sockets",
             "FATAL:  could not write lock file \"postmaster.pid\": No space left on device",
             "PANIC:  could not write to file \"pg_wal/xlogtemp.12\": No space left on device",
             "FATAL:  could not open file \"base/1/2601\": Input/output error",
             "FATAL:  could not open file \"pg_logical/x\": Read-only file system",
+            "FATAL:  could not write to file: Disk quota exceeded",
         ] {
             assert!(diagnose(text).is_empty(), "{text}");
         }
         for text in [
             "FATAL:  could not resize shared memory segment \"/PostgreSQL.1\" to 9 bytes: No space left on device",
             "FATAL:  could not map anonymous shared memory: Cannot allocate memory",
+            // a directory that a parameter names
+            "FATAL:  could not open log file \"/var/log/postgresql-1.log\": Read-only file system",
+            "FATAL:  could not open log file \"/var/log/postgresql-1.log\": No space left on device",
+            "FATAL:  could not load library \"/usr/lib/postgresql/15/lib/foo.so\": Input/output error",
+            // what did not end the server
+            "LOG:  could not bind IPv6 address \"::1\": Address already in use\n\
+             FATAL:  could not map anonymous shared memory: Cannot allocate memory",
+            "restore: cannot make a lock file: No space left on device\nFATAL:  out of memory",
+            "WARNING:  could not create lock file\nFATAL:  out of memory",
         ] {
             assert_eq!(diagnose(text), ["max_connections", "shared_buffers"], "{text}");
         }

@@ -107,9 +107,13 @@ pub fn parse<T: Parser>(program: Program) -> T {
         Err(ArgsError::Usage { text, message }) => {
             telemetry::print_stderr(text.trim_end());
             if program == CTL {
-                exit(1) // it has no log
+                exit(1) // it has no log (cli O-6)
             }
             telemetry::fatal(message)
+        }
+        Err(ArgsError::Environment(message)) if program == CTL => {
+            telemetry::print_stderr(format_args!("Error: {message}"));
+            exit(1)
         }
         Err(ArgsError::Environment(message)) => telemetry::fatal(message),
     }
@@ -140,7 +144,7 @@ pub fn try_parse<T: Parser>(
             notices.extend(ignored.iter().map(|word| ignored_notice(&mut switches, word)));
             Ok(ParsedArgs { args, notices })
         }
-        Err(error) => Err(into_args_error(error, named_command(&mut command, &typed))),
+        Err(error) => Err(into_args_error(error, typed_command(&mut command, &typed))),
     }
 }
 
@@ -319,8 +323,8 @@ fn ignored_notice(switches: &mut Vec<(&str, &str)>, word: &OsStr) -> String {
     }
 }
 
-/// Returns the command that is typed: the last subcommand, if there is one.
-fn named_command<'a>(mut command: &'a mut Command, typed: &[OsString]) -> &'a mut Command {
+/// Returns the command that is typed, for its usage: the last subcommand. A value that is a command's name counts, too.
+fn typed_command<'a>(mut command: &'a mut Command, typed: &[OsString]) -> &'a mut Command {
     for word in typed {
         if command.find_subcommand(word).is_some() {
             command = command.find_subcommand_mut(word).expect("it was found just now");

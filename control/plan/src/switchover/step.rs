@@ -96,8 +96,8 @@ fn begin(view: &PlanView<'_>, live: LiveSwitchover<'_>) -> SwitchoverAction {
     }
 }
 
-/// Step 1: the checkpoint is waited for, and that the standbys have received it. Clients do not notice either, so the time
-/// is that of the request. Then the proxies are closed.
+/// Step 1: waits for the checkpoint, and until standbys have received it. Clients do not notice, so only the request's
+/// lease limits it. Then the proxies are closed.
 fn after_checkpoint(view: &PlanView<'_>, live: LiveSwitchover<'_>) -> SwitchoverAction {
     let checked = check(view, live, LagCheck::Limited);
     if let Err(reason) = &checked
@@ -109,15 +109,14 @@ fn after_checkpoint(view: &PlanView<'_>, live: LiveSwitchover<'_>) -> Switchover
         return SwitchoverAction::Order(OrderKind::Checkpoint);
     }
     let published = report(view, live).map(|report| &report.info);
-    let done = published.filter(|info| info.checkpointed == live.request.id);
-    let received = done.map(|info| {
-        let received = &info.checkpoint_received;
-        target::check_received(view, live.request.to.as_ref(), (live.master, live.db), received)
-    });
-    match checked.map(|()| received) {
-        Ok(Some(Ok(()))) => SwitchoverAction::CloseProxies,
-        Ok(Some(Err(reason))) | Err(reason) => wait(SwitchoverState::Checkpoint, Some(reason)),
-        Ok(None) => wait(SwitchoverState::Checkpoint, None),
+    let Some(info) = published.filter(|info| info.checkpointed == live.request.id) else {
+        return wait(SwitchoverState::Checkpoint, checked.err());
+    };
+    let to = live.request.to.as_ref();
+    let received = || target::check_received(view, to, (live.master, live.db), &info.checkpoint_received);
+    match checked.and_then(|()| received()) {
+        Ok(()) => SwitchoverAction::CloseProxies,
+        Err(reason) => wait(SwitchoverState::Checkpoint, Some(reason)),
     }
 }
 
@@ -140,7 +139,7 @@ fn order_stop(view: &PlanView<'_>, waiting: SwitchoverState) -> SwitchoverAction
     if proxies.is_empty() {
         SwitchoverAction::Order(OrderKind::Stop)
     } else {
-        wait(waiting, Some(SwitchoverReason::ProxiesOpen { proxies }))
+        wait(waiting, Some(SwitchoverReason::ProxiesMayForward { proxies }))
     }
 }
 

@@ -1,4 +1,5 @@
-//! Whether a master may be replaced by a switchover, and by which db, before it is stopped (extensions X-2, step 0). What
+//! Whether a master may be replaced by a switchover, and by which db, before it is stopped (extensions X-2, steps 0
+//! and 1). What
 //! makes the election safe is looked at once it is stopped (`elect`).
 
 use std::collections::BTreeMap;
@@ -89,37 +90,41 @@ pub(super) fn find(
         .ok_or(SwitchoverReason::NoTarget(reasons))
 }
 
-/// Checks that the new master, and each other standby that is connected to the master, has received the WAL up to the end
-/// of the checkpoint, as the master's keeper publishes it. A shutdown of the master waits for every one of them.
+/// Checks that each standby that is connected to the master has received the WAL up to the end of the checkpoint, as the
+/// master's keeper publishes it, and that the new master is among them (extensions X-2, step 1). A shutdown of the
+/// master waits for every one of them.
 pub(super) fn check_received(
     view: &PlanView<'_>,
     to: Option<&KeeperUid>,
     (master, db): (&DbUid, &Db),
     received: &BTreeMap<DbUid, bool>,
 ) -> Result<(), SwitchoverReason> {
-    let keeper_of = |uid: &DbUid| match view.data.dbs().get(uid) {
-        Some(db) => db.spec.keeper_uid.clone(),
-        None => KeeperUid::from(uid.as_str()),
-    };
-    let missing = received.iter().filter(|(_, has_received)| !**has_received);
-    let mut missing: Vec<KeeperUid> = missing.map(|(uid, _)| keeper_of(uid)).collect();
-    let may_be_elected = |uid: &DbUid| {
+    let (mut keepers, mut unknown) = (Vec::new(), Vec::new());
+    for (uid, _) in received.iter().filter(|(_, has_received)| !**has_received) {
+        match view.data.dbs().get(uid) {
+            Some(standby) => keepers.push(standby.spec.keeper_uid.clone()),
+            None => unknown.push(uid.clone()),
+        }
+    }
+    if !(keepers.is_empty() && unknown.is_empty()) {
+        return Err(SwitchoverReason::CheckpointNotReceived { keepers, unknown });
+    }
+    let can_be_elected = |uid: &DbUid| {
         let standby = view.data.dbs().get(uid);
         standby.is_some_and(|standby| reason_against(view, uid, standby, (master, db), LagCheck::Ignored).is_none())
     };
-    let is_covered = match to {
+    match to {
         Some(to) => {
             let named = view.data.db_of_keeper(to).map(|(uid, _)| uid);
             let is_connected = named.is_some_and(|uid| received.contains_key(uid));
-            missing.extend((!is_connected).then(|| to.clone()));
-            is_connected
+            let not_connected = || SwitchoverReason::NotConnected { keeper: to.clone() };
+            is_connected.then_some(()).ok_or_else(not_connected)
         }
-        None => received.keys().any(may_be_elected),
-    };
-    if is_covered && missing.is_empty() {
-        return Ok(());
+        None => {
+            let can_go_on = received.keys().any(can_be_elected);
+            can_go_on.then_some(()).ok_or(SwitchoverReason::NoElectableStandby)
+        }
     }
-    Err(SwitchoverReason::CheckpointNotReceived { keepers: missing })
 }
 
 fn unfit(keeper: &KeeperUid, why: Unfit) -> SwitchoverReason {

@@ -284,7 +284,10 @@ fn proxies_that_may_still_forward_hold_up_the_order_and_the_election() {
     setup.proxy_seen("p1", 1);
     let plan = round(&mut setup);
     assert_eq!((order_in(&plan), state(&plan)), (None, SwitchoverState::ClosingProxies));
-    assert_eq!(report(&plan).reason, "proxy p1 may still have open connections");
+    assert_eq!(
+        report(&plan).reason,
+        "proxy p1 may still forward, for proxyTimeout at most: check that it runs and reaches etcd"
+    );
     let mut setup = received(stopped(ask(base(3), None)), "db2", 1_100);
     setup.proxy_seen("p1", 1);
     assert_eq!(master(&round(&mut setup)), "db1");

@@ -166,34 +166,38 @@ fn the_proxies_close_only_once_every_connected_standby_has_received_the_checkpoi
     };
     let closes = (SwitchoverState::ClosingProxies, String::new());
     let waits = |reason: SwitchoverReason| (SwitchoverState::Checkpoint, reason.to_string());
-    let lacks = |keepers: &[&str]| {
-        let keepers = keepers.iter().map(|keeper| (*keeper).into()).collect();
-        waits(SwitchoverReason::CheckpointNotReceived { keepers })
+    let lacks = |keeper: &str| {
+        let (keepers, unknown) = (vec![keeper.into()], Vec::new());
+        waits(SwitchoverReason::CheckpointNotReceived { keepers, unknown })
     };
     for to in [None, Some("keeper2")] {
         assert_eq!(outcome(to, &[("db2", true), ("db3", true)]), closes, "{to:?}");
         assert_eq!(outcome(to, &[("db2", true)]), closes, "{to:?}: db3 is not connected");
         assert_eq!(
             outcome(to, &[("db2", false), ("db3", true)]),
-            lacks(&["keeper2"]),
+            lacks("keeper2"),
             "{to:?}"
         );
         assert_eq!(
             outcome(to, &[("db2", true), ("db3", false)]),
-            lacks(&["keeper3"]),
+            lacks("keeper3"),
             "{to:?}"
         );
-        let unknown = outcome(to, &[("db2", true), ("db9", false)]);
-        assert_eq!(unknown, lacks(&["db9"]), "{to:?}");
+        let (keepers, unknown) = (Vec::new(), vec![db_uid("db9")]);
+        let unknown = SwitchoverReason::CheckpointNotReceived { keepers, unknown };
+        assert_eq!(outcome(to, &[("db2", true), ("db9", false)]), waits(unknown), "{to:?}");
     }
     // who has everything may not be the master, or is not the one that was named
-    assert_eq!(outcome(None, &[("db3", true)]), lacks(&[]));
-    assert_eq!(outcome(Some("keeper2"), &[("db3", true)]), lacks(&["keeper2"]));
-    assert_eq!(outcome(None, &[]), lacks(&[]));
-    assert_eq!(outcome(Some("keeper2"), &[]), lacks(&["keeper2"]));
+    let not_connected = || SwitchoverReason::NotConnected {
+        keeper: "keeper2".into(),
+    };
+    for received in [&[("db3", true)][..], &[]] {
+        assert_eq!(outcome(None, received), waits(SwitchoverReason::NoElectableStandby));
+        assert_eq!(outcome(Some("keeper2"), received), waits(not_connected()));
+    }
 }
 
-/// What was received is of the checkpoint of an earlier switchover.
+/// The keeper still publishes what it did for an earlier switchover.
 #[test]
 fn the_checkpoint_of_another_switchover_does_not_count() {
     let mut setup = checkpointed(ask(base(3), None));

@@ -105,7 +105,7 @@ fn push_requests(out: &mut String, requests: &[RequestRow]) {
     out.push_str("\n=== Requests ===\n\n");
     for row in requests {
         let to = row.to.as_ref().map(|to| format!(" to keeper {to}")).unwrap_or_default();
-        let mut line = format!("{}{to}, requested at {}", row.request, row.requested_at);
+        let mut line = format!("{}{to}, requested at {}", row.kind, row.requested_at);
         if !row.step.is_empty() {
             line.push_str(&format!(", step {}", row.step));
         }

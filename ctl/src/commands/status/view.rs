@@ -61,15 +61,15 @@ pub(super) struct ClusterSummary {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct RequestRow {
     /// `switchover` or `failover`.
-    pub(super) request: &'static str,
+    pub(super) kind: &'static str,
     /// The keeper that is to have the master, if one was named.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) to: Option<KeeperUid>,
     pub(super) requested_at: Timestamp,
-    /// The step that a sentinel has published (extensions X-2); empty if none has.
+    /// The step that the leading sentinel, or else an earlier leader, has published (extensions X-2); empty if none has.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(super) step: String,
-    /// What that step waits for.
+    /// What that step waits for, or what keeps the request from being carried out.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(super) waits_for: String,
 }
@@ -131,29 +131,55 @@ pub(super) fn build(
     }
 }
 
+/// A request, and how it is stored.
+pub(super) struct StoredRequest<T> {
+    pub(super) request: T,
+    pub(super) key: String,
+    /// It has a lease. Without one it is not carried out.
+    pub(super) expires: bool,
+}
+
 /// Returns the requests that are in the store, with the step of the switchover as a sentinel has published it.
 pub(super) fn requests(
-    switchover: Option<SwitchoverRequest>,
-    failover: Option<FailoverRequest>,
+    switchover: Option<StoredRequest<SwitchoverRequest>>,
+    failover: Option<StoredRequest<FailoverRequest>>,
     sentinels: &[SentinelInfo],
+    leader: Option<&str>,
 ) -> Vec<RequestRow> {
-    let switchover = switchover.map(|request| {
-        let mut reports = sentinels.iter().filter_map(|info| info.switchover.as_ref());
-        let report = reports.find(|report| report.id == request.id);
+    let ignored = |key: &str, expires: bool| match expires {
+        true => String::new(),
+        false => format!("ignored, since it has no lease: delete it with `etcdctl del {key}`"),
+    };
+    let switchover = switchover.map(|stored| {
+        let request = stored.request;
+        let published = sentinels
+            .iter()
+            .filter(|info| info.switchover.as_ref().is_some_and(|report| report.id == request.id));
+        let info = published.max_by_key(|info| leader == Some(info.uid.as_str()));
+        let report = info.and_then(|info| info.switchover.clone()).unwrap_or_default();
+        let step = if report.id.is_empty() {
+            String::new()
+        } else {
+            report.state.to_string()
+        };
+        let waits_for = match stored.expires {
+            true => report.reason,
+            false => ignored(&stored.key, false),
+        };
         RequestRow {
-            request: "switchover",
+            kind: "switchover",
             to: request.to,
             requested_at: request.requested_at,
-            step: report.map(|report| report.state.to_string()).unwrap_or_default(),
-            waits_for: report.map(|report| report.reason.clone()).unwrap_or_default(),
+            step,
+            waits_for,
         }
     });
-    let failover = failover.map(|request| RequestRow {
-        request: "failover",
-        to: Some(request.to),
-        requested_at: request.requested_at,
+    let failover = failover.map(|stored| RequestRow {
+        kind: "failover",
+        to: Some(stored.request.to),
+        requested_at: stored.request.requested_at,
         step: String::new(),
-        waits_for: String::new(),
+        waits_for: ignored(&stored.key, stored.expires),
     });
     switchover.into_iter().chain(failover).collect()
 }

@@ -23,7 +23,7 @@ pub(super) enum SwitchoverStep {
     /// Nothing is begun, because of this.
     Waiting(String),
     Checkpoint,
-    /// The master's checkpoint is held up by this.
+    /// The checkpoint is not complete, or standbys have not received it, because of this.
     CheckpointWaiting(String),
     ClosingProxies,
     Stopping,
@@ -126,7 +126,7 @@ impl SwitchoverTracker {
             report.to.clone_into(&mut self.to);
             let reason = || printable(&report.reason).into_owned();
             match report.state {
-                // A leader that has not seen its beginning refuses what it ends.
+                // A new leader reports so even for a switchover that its predecessor had begun.
                 SwitchoverState::Refused if !self.has_begun() => return Err(SwitchoverFailure::Refused(reason())),
                 SwitchoverState::Refused | SwitchoverState::Aborted => {
                     return Err(SwitchoverFailure::Aborted(reason()));
@@ -197,9 +197,9 @@ impl SwitchoverTracker {
     /// Returns the last step that was reached, and what it waited for.
     pub(super) fn last_step(&self) -> Option<String> {
         let text = self.text(self.last.as_ref()?);
-        let is_said = self.waits_for.is_empty() || text.contains(&self.waits_for);
-        let waits_for = if is_said { "" } else { &self.waits_for };
-        let separator = if is_said { "" } else { "; " };
+        let is_in_text = self.waits_for.is_empty() || text.contains(&self.waits_for);
+        let waits_for = if is_in_text { "" } else { &self.waits_for };
+        let separator = if is_in_text { "" } else { "; " };
         Some(format!("the last step was: {text}{separator}{waits_for}"))
     }
 

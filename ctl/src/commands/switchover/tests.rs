@@ -283,7 +283,7 @@ fn another_keeper_than_the_chosen_one_is_no_success() {
     assert!(named("k2").observe(&elects_d2(SwitchoverState::Stopping)).is_ok());
 }
 
-/// A leader that takes over after the stop has not seen the beginning, and refuses what it ends.
+/// A new leader reports `refused` even for a switchover that its predecessor had begun.
 #[test]
 fn a_switchover_that_has_begun_is_given_up_and_not_refused() {
     let mut progress = tracker();
@@ -301,7 +301,7 @@ fn a_switchover_that_has_begun_is_given_up_and_not_refused() {
 }
 
 #[test]
-fn what_a_step_waits_for_is_printed_before_clients_wait_and_told_when_it_fails() {
+fn what_a_step_waits_for_is_printed_before_clients_wait_and_is_in_the_error() {
     let mut progress = tracker();
     assert_eq!(
         lines(&mut progress, &view(SwitchoverState::Checkpoint)),

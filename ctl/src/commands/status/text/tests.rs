@@ -1,6 +1,6 @@
 use model::{ClusterData, KeeperInfo, ProxyInfo, SentinelInfo, from_slice};
 
-use super::super::view::{Status, build, problems, requests};
+use super::super::view::{Status, StoredRequest, build, problems, requests};
 use super::*;
 
 fn data(text: &str) -> ClusterData {
@@ -51,35 +51,64 @@ fn the_complete_example_has_the_tabs_of_the_reference() {
 #[test]
 fn requests_of_operators_are_shown_with_the_step_that_a_sentinel_has_published() {
     let data = data(r#""keepers":{},"dbs":{}"#);
-    let section = |switchover: Option<&str>, failover: Option<&str>, sentinel: &str| {
-        let decode = |text: &str| from_slice(text.as_bytes()).unwrap();
-        let failover = failover.map(|text| from_slice(text.as_bytes()).unwrap());
-        let sentinel: SentinelInfo = from_slice(sentinel.as_bytes()).unwrap();
+    let section = |switchover: Option<(&str, bool)>, failover: Option<&str>, sentinels: &[&str]| {
+        let sentinels: Vec<SentinelInfo> = sentinels
+            .iter()
+            .map(|text| from_slice(text.as_bytes()).unwrap())
+            .collect();
+        let switchover = switchover.map(|(text, expires)| StoredRequest {
+            request: from_slice(text.as_bytes()).unwrap(),
+            key: "c/switchover".to_owned(),
+            expires,
+        });
+        let failover = failover.map(|text| StoredRequest {
+            request: from_slice(text.as_bytes()).unwrap(),
+            key: "c/failover".to_owned(),
+            expires: true,
+        });
         let mut status = build(None, Vec::new(), Vec::new(), &data);
-        status.requests = requests(switchover.map(decode), failover, &[sentinel]);
+        status.requests = requests(switchover, failover, &sentinels, Some("s2"));
         let text = render(&status);
         text.split_once("\n=== Requests ===\n\n")
             .map(|(_, section)| section.to_owned())
     };
     let request = r#"{"id":"a1","to":"k2","requestedAt":"2024-05-06T07:05:12Z"}"#;
     let failover = r#"{"id":"b1","to":"k3","master":"d1","acceptDataLoss":true,"requestedAt":"2024-05-06T07:05:13Z"}"#;
-    let report = |id: &str| {
-        format!(r#"{{"UID":"s1","switchover":{{"id":"{id}","state":"checkpoint","to":"k2","reason":"why"}}}}"#)
+    let report = |sentinel: &str, id: &str, state: &str| {
+        format!(r#"{{"UID":"{sentinel}","switchover":{{"id":"{id}","state":"{state}","to":"k2","reason":"why"}}}}"#)
     };
-    let lines = section(Some(request), None, &report("a1")).unwrap();
+    let lines = section(Some((request, true)), None, &[&report("s1", "a1", "checkpoint")]).unwrap();
     assert_eq!(
         lines,
         "switchover to keeper k2, requested at 2024-05-06T07:05:12Z, step checkpoint: why\n\n"
     );
-    let lines = section(Some(request), Some(failover), &report("a0")).unwrap();
+    // the leader's report counts
+    let both = [
+        &*report("s2", "a1", "stopping"),
+        &report("s1", "a1", "checkpoint"),
+        &report("s3", "a1", "waiting"),
+    ];
+    let lines = section(Some((request, true)), None, &both).unwrap();
+    assert!(lines.contains(", step stopping: why\n"), "{lines}");
+    let lines = section(
+        Some((request, true)),
+        Some(failover),
+        &[&report("s2", "a0", "stopping")],
+    )
+    .unwrap();
     assert_eq!(
         lines,
         "switchover to keeper k2, requested at 2024-05-06T07:05:12Z\n\
          failover to keeper k3, requested at 2024-05-06T07:05:13Z\n\n"
     );
-    let any = section(Some(r#"{"id":"a1","requestedAt":"2024-05-06T07:05:12Z"}"#), None, "{}").unwrap();
-    assert_eq!(any, "switchover, requested at 2024-05-06T07:05:12Z\n\n");
-    assert_eq!(section(None, None, &report("a1")), None);
+    let any = r#"{"id":"a1","requestedAt":"2024-05-06T07:05:12Z"}"#;
+    let lines = section(Some((any, false)), None, &[]).unwrap();
+    assert_eq!(
+        lines,
+        "switchover, requested at 2024-05-06T07:05:12Z: ignored, since it has no lease: delete it with `etcdctl del \
+         c/switchover`\n\n"
+    );
+    assert_eq!(section(None, None, &[&report("s2", "a1", "stopping")]), None);
 }
 
 #[test]

@@ -1,26 +1,33 @@
-//! Refuses a request to the leading sentinel while an operator's other one is in the store. Writing requests is left to
-//! `leased_request`.
+//! Refuses a request to the leading sentinel while another one is stored. Writing requests is left to `leased_request`.
 
 use anyhow::anyhow;
 use model::{FailoverRequest, SwitchoverRequest, from_slice};
 use store::keys::Keys;
-use store::{Entry, KeyRange, Store};
+use store::{Entry, KeyRange, Snapshot, Store};
 
 /// The requests that exclude each other, as they were read.
 #[derive(Debug)]
 pub(super) struct StoredRequests {
-    pub(super) switchover: Option<Entry>,
-    pub(super) failover: Option<Entry>,
+    switchover: Option<Entry>,
+    failover: Option<Entry>,
 }
 
 impl StoredRequests {
-    /// Where they are: the switchover, the failover.
+    /// What [`Self::take`] takes, in this order.
     pub(super) fn ranges(keys: &Keys) -> [KeyRange; 2] {
         [KeyRange::Key(keys.switchover()), KeyRange::Key(keys.failover_request())]
     }
 
+    /// Takes them from a snapshot whose targets have [`Self::ranges`] from `first` on.
+    pub(super) fn take(snapshot: &mut Snapshot, first: usize) -> Self {
+        Self {
+            switchover: snapshot.take_one(first),
+            failover: snapshot.take_one(first + 1),
+        }
+    }
+
     /// Refuses to request anything while there is one of them: the error has what it is, when it ends, and how to end it.
-    pub(super) async fn refuse_any(&self, store: &Store) -> anyhow::Result<()> {
+    pub(super) async fn ensure_none(&self, store: &Store) -> anyhow::Result<()> {
         if let Some(entry) = &self.switchover {
             return Err(refusal(store, entry, described_switchover(entry)).await);
         }
