@@ -6,8 +6,8 @@ use base::clock::Boottime;
 
 use crate::postgres::observe::LoginResults;
 
-/// Interval of trying logins that no query needs.
-const INTERVAL: Duration = Duration::from_secs(30);
+/// Interval of trying logins that no query needs. A login with a password costs as much as many queries.
+const INTERVAL: Duration = Duration::from_secs(60);
 /// The same while one is refused. Short, because an operator may be fixing it; limited, because each attempt is a line
 /// in the server's log.
 const REFUSED_INTERVAL: Duration = Duration::from_secs(10);
@@ -75,20 +75,20 @@ mod tests {
             database: None,
         };
         logins.record(&accepted, true, at(0));
-        assert!(!logins.are_due(at(29)) && logins.are_due(at(30)));
+        assert!(!logins.are_due(at(59)) && logins.are_due(at(60)));
         let refused = LoginResults {
             replication: Some(Err(ServerRefusal::new("28P01", "no").unwrap())),
             ..LoginResults::default()
         };
-        logins.record(&refused, true, at(30));
-        assert!(!logins.are_due(at(39)) && logins.are_due(at(40)));
+        logins.record(&refused, true, at(60));
+        assert!(!logins.are_due(at(69)) && logins.are_due(at(70)));
         assert!(logins.is_replication_refused());
-        logins.record(&LoginResults::default(), false, at(40));
+        logins.record(&LoginResults::default(), false, at(70));
         assert!(
             logins.is_replication_refused(),
             "a login that was not tried changes nothing"
         );
         logins.try_again();
-        assert!(logins.are_due(at(31)));
+        assert!(logins.are_due(at(61)));
     }
 }
