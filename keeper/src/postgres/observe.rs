@@ -82,6 +82,9 @@ impl ObserveScope {
     };
 }
 
+/// What is read of `pg_wal` at once.
+type WalRead = (Timeline, Result<OldestWal, FileError>);
+
 /// The failed step of an observation.
 #[derive(Debug, thiserror::Error)]
 pub enum ObserveError {
@@ -142,8 +145,12 @@ async fn probe(instance: &Instance, observation: &mut Observation, scope: Observ
     observation.is_in_recovery = Some(instance_position.is_in_recovery);
     let position = instance_position.position.unwrap_or_default();
     let (known, layout) = (instance_position.known_timeline, instance_position.layout);
-    let timeline = move |data: &Path| position::timeline_at(data, known, position, layout);
-    observation.read_wal(instance.access(), timeline).await?;
+    let wal = move |data: &Path| {
+        let names = wal_segments::wal_files(data)?;
+        let timeline = position::timeline_at(data, &names, known, position, layout)?;
+        Ok((timeline, wal_segments::oldest_among(data, &names)))
+    };
+    observation.read_wal(instance.access(), wal).await?;
     observation.position = Some(position);
     if scope.details {
         probe_details(instance, observation, instance_position.is_in_recovery).await;
@@ -185,8 +192,11 @@ async fn probe_without_superuser(
         match instance.replication().identify().await {
             Ok(identity) => {
                 observation.logins.replication = Some(Ok(()));
-                let timeline = move |data: &Path| position::timeline_by_id(data, identity.timeline);
-                observation.read_wal(instance.access(), timeline).await?;
+                let wal = move |data: &Path| {
+                    let timeline = position::timeline_by_id(data, identity.timeline)?;
+                    Ok((timeline, wal_segments::oldest_wal(data)))
+                };
+                observation.read_wal(instance.access(), wal).await?;
                 observation.system_id = Some(identity.system_id);
                 observation.position = Some(identity.position);
                 return Ok(());
@@ -196,7 +206,8 @@ async fn probe_without_superuser(
     }
     let end = position::end_of_wal(instance.programs(), instance.access(), config.request_timeout).await;
     let (control, timeline, position) = end.map_err(ObserveError::Position)?;
-    observation.read_wal(instance.access(), move |_| Ok(timeline)).await?;
+    let wal = move |data: &Path| Ok((timeline, wal_segments::oldest_wal(data)));
+    observation.read_wal(instance.access(), wal).await?;
     observation.system_id = Some(control.system_id);
     observation.position = Some(position);
     Ok(())
@@ -263,9 +274,8 @@ impl Observation {
     async fn read_wal(
         &mut self,
         access: &DataAccess,
-        timeline: impl FnOnce(&Path) -> Result<Timeline, PositionError> + Send + 'static,
+        read: impl FnOnce(&Path) -> Result<WalRead, PositionError> + Send + 'static,
     ) -> Result<(), ObserveError> {
-        let read = move |data: &Path| Ok::<_, PositionError>((timeline(data)?, wal_segments::oldest_wal(data)));
         let (timeline, oldest) = access.read(read).await.map_err(ObserveError::Position)?;
         self.timeline = Some(timeline.id);
         self.history = history::last(&timeline.history, HISTORY_ENTRIES).to_vec();

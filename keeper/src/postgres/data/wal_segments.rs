@@ -21,19 +21,25 @@ pub enum OldestWal {
     },
 }
 
+/// Returns the names of the files in `pg_wal`.
+pub fn wal_files(data: &Path) -> Result<Vec<String>, FileError> {
+    inspect::file_names(&data.join("pg_wal"))
+}
+
 /// Returns the oldest segment in `pg_wal`: the first name in text order (keeper 3.5 step 8).
 pub fn oldest_wal(data: &Path) -> Result<OldestWal, FileError> {
-    let dir = data.join("pg_wal");
-    let names = inspect::entries(&dir)?
-        .into_iter()
-        .filter_map(|path| path.file_name()?.to_str().map(str::to_owned));
-    let Some(oldest) = names.filter(|name| is_segment_name(name)).min() else {
+    oldest_among(data, &wal_files(data)?)
+}
+
+/// Returns the oldest segment as [`oldest_wal`] does; `names` are those of [`wal_files`].
+pub fn oldest_among(data: &Path, names: &[String]) -> Result<OldestWal, FileError> {
+    let Some(oldest) = names.iter().filter(|name| is_segment_name(name)).min() else {
         return Ok(OldestWal::NoneThere);
     };
-    let path = dir.join(&oldest);
+    let path = data.join("pg_wal").join(oldest);
     let bytes = fs::metadata(&path).map_err(FileError::new("look at", path))?.len();
     Ok(if bytes == SEGMENT_BYTES {
-        OldestWal::File(oldest)
+        OldestWal::File(oldest.clone())
     } else {
         OldestWal::OtherSize { bytes }
     })
@@ -50,7 +56,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let wal = dir.path().join("pg_wal");
         fs::create_dir(&wal).unwrap();
-        assert_eq!(oldest_wal(dir.path()).unwrap(), OldestWal::NoneThere);
+        let oldest = || oldest_wal(dir.path()).unwrap();
+        assert_eq!(oldest(), OldestWal::NoneThere);
         for (name, bytes) in [
             ("000000020000000000000004", SEGMENT_BYTES),
             ("000000010000000000000003", SEGMENT_BYTES),
@@ -58,17 +65,11 @@ mod tests {
         ] {
             File::create(wal.join(name)).unwrap().set_len(bytes).unwrap();
         }
-        assert_eq!(
-            oldest_wal(dir.path()).unwrap(),
-            OldestWal::File("000000010000000000000003".into())
-        );
+        assert_eq!(oldest(), OldestWal::File("000000010000000000000003".into()));
         File::create(wal.join("000000010000000000000002"))
             .unwrap()
             .set_len(64 << 20)
             .unwrap();
-        assert_eq!(
-            oldest_wal(dir.path()).unwrap(),
-            OldestWal::OtherSize { bytes: 64 << 20 }
-        );
+        assert_eq!(oldest(), OldestWal::OtherSize { bytes: 64 << 20 });
     }
 }

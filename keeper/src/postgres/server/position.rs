@@ -9,8 +9,8 @@ use model::Lsn;
 use crate::postgres::data::access::DataAccess;
 use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::history::{self, Ancestor, HistoryFileError};
-use crate::postgres::data::inspect;
 use crate::postgres::data::wal_layout::{WalLayout, segment_name};
+use crate::postgres::data::wal_segments::wal_files;
 use crate::postgres::programs::command::CommandError;
 use crate::postgres::programs::installation::Programs;
 use crate::postgres::programs::pg_control::{self, ControlError, ControlFile};
@@ -61,14 +61,21 @@ impl Timeline {
     }
 }
 
-/// Returns the timeline of an instance whose WAL ends at `position` and whose control file has the timeline `known`.
+/// Returns the timeline of an instance whose WAL ends at `position` and whose control file has the timeline `known`;
+/// `names` are those of [`wal_files`].
 ///
 /// The control file is written periodically, and a standby may have switched to a later timeline since. That timeline's
 /// history file alone proves nothing: it is fetched before its WAL, and a standby that is past the fork never follows.
 /// The segment that contains the position proves it: WAL is written only for the followed timeline.
-pub fn timeline_at(data: &Path, known: u64, position: Lsn, layout: WalLayout) -> Result<Timeline, PositionError> {
+pub fn timeline_at(
+    data: &Path,
+    names: &[String],
+    known: u64,
+    position: Lsn,
+    layout: WalLayout,
+) -> Result<Timeline, PositionError> {
     let last_byte = Lsn(position.0.saturating_sub(1));
-    for timeline in later_timelines(data, known)? {
+    for timeline in later_timelines(data, names, known)? {
         let segment = data.join("pg_wal").join(segment_name(timeline.id, last_byte, layout));
         if position > timeline.fork() && segment.exists() {
             return Ok(timeline);
@@ -107,13 +114,14 @@ pub async fn end_of_wal(
 
 /// Returns the timelines that the WAL may end on, latest first, each with the start positions of its newest segments.
 fn candidates(data: &Path, known: u64, layout: WalLayout) -> Result<Vec<(Timeline, Vec<Lsn>)>, PositionError> {
-    let mut timelines = later_timelines(data, known)?;
+    let names = wal_files(data)?;
+    let mut timelines = later_timelines(data, &names, known)?;
     timelines.push(timeline_by_id(data, known)?);
     let with_segments = |timeline: Timeline| {
-        let segments = newest_segments(data, timeline.id, layout)?;
-        Ok((timeline, segments))
+        let segments = newest_segments(data, &names, timeline.id, layout);
+        (timeline, segments)
     };
-    timelines.into_iter().map(with_segments).collect()
+    Ok(timelines.into_iter().map(with_segments).collect())
 }
 
 /// Returns timeline and a lower bound of the end of the WAL from the control file.
@@ -136,8 +144,7 @@ fn unless_timeout(found: Result<Option<Lsn>, WalEndError>) -> Result<Option<Opti
 }
 
 /// Returns the timelines after `known` that descend from it and whose history files exist, latest first.
-fn later_timelines(data: &Path, known: u64) -> Result<Vec<Timeline>, PositionError> {
-    let names = inspect::file_names(&data.join("pg_wal"))?;
+fn later_timelines(data: &Path, names: &[String], known: u64) -> Result<Vec<Timeline>, PositionError> {
     let mut ids: Vec<u64> = names
         .iter()
         .filter_map(|name| name.strip_suffix(".history"))
@@ -168,9 +175,9 @@ pub(crate) fn timeline_by_id(data: &Path, id: u64) -> Result<Timeline, PositionE
 const SEGMENTS_MAX: usize = 3;
 
 /// Returns the start positions of the most recently written segments of a timeline.
-fn newest_segments(data: &Path, timeline: u64, layout: WalLayout) -> Result<Vec<Lsn>, PositionError> {
+fn newest_segments(data: &Path, names: &[String], timeline: u64, layout: WalLayout) -> Vec<Lsn> {
     let dir = data.join("pg_wal");
-    let mut written: Vec<(SystemTime, Lsn)> = inspect::file_names(&dir)?
+    let mut written: Vec<(SystemTime, Lsn)> = names
         .iter()
         .filter_map(|name| {
             let start = segment_start(name, timeline, layout)?;
@@ -184,7 +191,7 @@ fn newest_segments(data: &Path, timeline: u64, layout: WalLayout) -> Result<Vec<
         })
         .collect();
     written.sort_unstable_by(|a, b| b.cmp(a));
-    Ok(written.into_iter().take(SEGMENTS_MAX).map(|(_, start)| start).collect())
+    written.into_iter().take(SEGMENTS_MAX).map(|(_, start)| start).collect()
 }
 
 /// Returns the start position of a segment file of this timeline; `None` for other files.
@@ -210,7 +217,14 @@ mod tests {
     #[track_caller]
     fn check(files: &[(&str, &str)], known: u64, position: u64, expected: u64) {
         let dir = data(files);
-        let timeline = timeline_at(dir.path(), known, Lsn(position), LAYOUT).unwrap();
+        let timeline = timeline_at(
+            dir.path(),
+            &wal_files(dir.path()).unwrap(),
+            known,
+            Lsn(position),
+            LAYOUT,
+        )
+        .unwrap();
         assert_eq!(timeline.id, expected, "{files:?}");
     }
 
@@ -258,7 +272,7 @@ mod tests {
     #[test]
     fn a_timeline_without_its_history_is_an_error() {
         let dir = data(&[]);
-        let missing = timeline_at(dir.path(), 2, Lsn(1), LAYOUT).unwrap_err();
+        let missing = timeline_at(dir.path(), &[], 2, Lsn(1), LAYOUT).unwrap_err();
         assert!(matches!(missing, PositionError::NoHistory { timeline: 2 }));
     }
 
