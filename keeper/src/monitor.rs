@@ -154,8 +154,8 @@ impl Monitor {
     async fn try_connections(&self) {
         loop {
             let began = self.now();
-            let answered = match self.is_up().await {
-                true => Some(self.instance.observer().answers_new_connections().await),
+            let answered = match self.runs() {
+                true => self.instance.observer().answers_new_connections().await,
                 false => None,
             };
             // A failed attempt during which the server has stopped accepting connections proves nothing.

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use crate::postgres::config::conninfo::Address;
 use crate::postgres::data::access::DataAccess;
 use crate::postgres::data::file_error::FileError;
+use crate::postgres::data::file_status;
 use crate::postgres::server::postmaster::ChildStatus;
 use crate::postgres::server::process;
 
@@ -46,16 +47,24 @@ pub struct OwnServer {
     pub child_status: watch::Receiver<ChildStatus>,
 }
 
+/// What the files show of the own server before a connection is opened.
+struct OwnServerStatus {
+    is_running: bool,
+    /// Its lock file reports that it accepts connections, or cannot be read.
+    is_ready: bool,
+}
+
 impl OwnServer {
-    /// Whether the child or a server left by an earlier keeper is running. Also looks for its `socket`: connect(2)
+    /// Returns the status of the child, or of a server left by an earlier keeper. Also looks for its `socket`: connect(2)
     /// resolves the path on this thread, which a hanging file system must not block (keeper 12.13).
-    async fn is_running(&self, socket: PathBuf) -> Result<bool, FileError> {
+    async fn status(&self, socket: PathBuf) -> Result<OwnServerStatus, FileError> {
         let is_child = matches!(*self.child_status.borrow(), ChildStatus::Running { .. });
         let look = move |data: &Path| {
             let is_running = is_child || process::postmaster(data)?.is_some();
+            let is_ready = file_status::reports_ready(data).unwrap_or(true);
             // Whether it is missing shows when connecting.
             let _ = socket.try_exists();
-            Ok(is_running)
+            Ok(OwnServerStatus { is_running, is_ready })
         };
         self.access.read(look).await
     }
@@ -87,18 +96,50 @@ impl ConnectTarget {
                 StreamKind::Tcp(stream)
             }
         };
-        let guard = Some(CleartextPasswordGuard::default());
-        Ok(PgStream { inner, guard })
+        Ok(PgStream::new(inner))
+    }
+
+    /// Connects as [`Self::open`] does; `None` if the own server reports that it does not accept connections, since it
+    /// logs every attempt.
+    pub async fn open_if_ready(&self) -> io::Result<Option<PgStream>> {
+        match self {
+            Self::Local(socket) => {
+                let stream = socket.open_if_ready().await?;
+                Ok(stream.map(|stream| PgStream::new(StreamKind::Unix(stream))))
+            }
+            Self::Remote(_) => self.open().await.map(Some),
+        }
     }
 }
 
 impl LocalSocket {
     async fn open(&self) -> io::Result<UnixStream> {
-        let path = self.dir.join(format!(".s.PGSQL.{}", self.port));
-        if !self.server.is_running(path.clone()).await.map_err(io::Error::other)? {
+        let status = self.status().await?;
+        self.connect(&status).await
+    }
+
+    async fn open_if_ready(&self) -> io::Result<Option<UnixStream>> {
+        let status = self.status().await?;
+        if !status.is_ready {
+            return Ok(None);
+        }
+        self.connect(&status).await.map(Some)
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.join(format!(".s.PGSQL.{}", self.port))
+    }
+
+    async fn status(&self) -> io::Result<OwnServerStatus> {
+        self.server.status(self.path()).await.map_err(io::Error::other)
+    }
+
+    async fn connect(&self, status: &OwnServerStatus) -> io::Result<UnixStream> {
+        if !status.is_running {
             let why = "the keeper's PostgreSQL is not running, not connecting";
             return Err(io::Error::new(io::ErrorKind::NotConnected, why));
         }
+        let path = self.path();
         let stream = UnixStream::connect(&path).await?;
         let peer = stream.peer_cred()?.uid();
         if peer != self.owner {
@@ -124,6 +165,13 @@ pub struct PgStream {
 enum StreamKind {
     Unix(UnixStream),
     Tcp(TcpStream),
+}
+
+impl PgStream {
+    fn new(inner: StreamKind) -> Self {
+        let guard = Some(CleartextPasswordGuard::default());
+        Self { inner, guard }
+    }
 }
 
 impl AsyncRead for PgStream {
@@ -312,6 +360,23 @@ mod tests {
         }
         let connected = tokio::time::timeout(Duration::ZERO, listener.accept()).await;
         assert!(connected.is_err(), "somebody has connected");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_reports_that_it_is_not_ready_is_not_connected_to_unless_it_must_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("postgres");
+        std::fs::create_dir(&data).unwrap();
+        let _listener = UnixListener::bind(dir.path().join(".s.PGSQL.5432")).unwrap();
+        let own = rustix::process::geteuid().as_raw();
+        let local = ConnectTarget::Local(socket(dir.path(), own, ChildStatus::Running { pid: 1 }));
+        assert!(local.open_if_ready().await.unwrap().is_none(), "no lock file");
+        for (line, is_ready) in [("starting", false), ("ready   ", true), ("standby ", false)] {
+            let lock = format!("1\n/data\n2\n5432\n/socket\nlocalhost\n3\n{line}\n");
+            std::fs::write(data.join("postmaster.pid"), lock).unwrap();
+            assert_eq!(local.open_if_ready().await.unwrap().is_some(), is_ready, "{line}");
+            assert!(local.open().await.is_ok(), "{line}");
+        }
     }
 
     #[tokio::test]

@@ -41,8 +41,8 @@ impl SqlClient {
         }
     }
 
-    /// Whether the server answers a new connection in time, even with an error.
-    pub async fn answers_new_connections(&self) -> bool {
+    /// Whether the server answers a new connection in time, even with an error; `None` if it reports that it accepts none.
+    pub async fn answers_new_connections(&self) -> Option<bool> {
         self.connection.answers_new_connections().await
     }
 

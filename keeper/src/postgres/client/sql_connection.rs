@@ -120,14 +120,24 @@ impl SqlConnection {
 
     /// Whether the server answers a new connection like a working one, without a login that it would log.
     async fn answers_login_request(&self) -> bool {
-        let answer = first_response(&self.target, &self.login.user).await;
+        let Ok(stream) = self.target.open().await else {
+            return false;
+        };
+        let answer = first_response(stream, &self.login.user).await;
         matches!(answer, Ok(FirstResponse::Login | FirstResponse::Error(Some(_))))
     }
 
-    /// Whether the server answers a new connection in time, even with an error.
-    pub(crate) async fn answers_new_connections(&self) -> bool {
-        let answer = timeout(self.limit, first_response(&self.target, &self.login.user)).await;
-        answer.is_ok_and(|answer| answer.is_ok())
+    /// Whether the server answers a new connection in time, even with an error; `None` if it reports that it does not
+    /// accept connections.
+    pub(crate) async fn answers_new_connections(&self) -> Option<bool> {
+        let attempt = async {
+            match self.target.open_if_ready().await {
+                Ok(Some(stream)) => Some(first_response(stream, &self.login.user).await.is_ok()),
+                Ok(None) => None,
+                Err(_) => Some(false),
+            }
+        };
+        timeout(self.limit, attempt).await.unwrap_or(Some(false))
     }
 
     fn refused(&self) -> MutexGuard<'_, RefusedLogins> {
@@ -347,11 +357,11 @@ mod tests {
         let mut sql = sql(target, LONG);
         for bytes in [ASKS_FOR_PASSWORD, &error("53300"), &error("57P03")] {
             let (answers, _) = tokio::join!(sql.answers_new_connections(), answer(&listener, bytes));
-            assert!(answers);
+            assert_eq!(answers, Some(true));
         }
         sql.limit = Duration::from_millis(50);
-        assert!(!sql.answers_new_connections().await);
+        assert_eq!(sql.answers_new_connections().await, Some(false));
         drop(listener);
-        assert!(!sql.answers_new_connections().await);
+        assert_eq!(sql.answers_new_connections().await, Some(false));
     }
 }

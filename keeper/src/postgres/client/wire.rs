@@ -9,7 +9,7 @@ use postgres_protocol::message::backend::{ErrorFields, Message};
 use postgres_protocol::message::frontend;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::postgres::client::connect::ConnectTarget;
+use crate::postgres::client::connect::PgStream;
 use crate::postgres::client::refusal::ServerRefusal;
 use crate::postgres::client::session_settings::DATABASE;
 
@@ -47,8 +47,8 @@ pub(crate) struct WireProtocol<S> {
 
 /// Sends a startup message for `user` and closes the connection after the first response. A server that requests a
 /// password and gets none logs nothing (`auth_failed` in PostgreSQL's auth.c).
-pub(crate) async fn first_response(target: &ConnectTarget, user: &str) -> io::Result<FirstResponse> {
-    let mut wire = WireProtocol::new(target.open().await?);
+pub(crate) async fn first_response(stream: PgStream, user: &str) -> io::Result<FirstResponse> {
+    let mut wire = WireProtocol::new(stream);
     let parameters = [("user", user), ("application_name", "stolon-keeper")];
     let parameters = parameters.into_iter().chain([("database", DATABASE)]);
     wire.send(|out| frontend::startup_message(parameters, out)).await?;
