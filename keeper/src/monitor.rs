@@ -16,6 +16,7 @@ use crate::health::LoginRecoveryReporter;
 use crate::local::state::LocalState;
 use crate::monitor::details::Details;
 use crate::monitor::published_state::{is_urgent_change, state};
+use crate::monitor::ticks::Ticks;
 use crate::postgres::config::conninfo::Address;
 use crate::postgres::instance::Instance;
 use crate::postgres::observe::{Observation, ObserveError, ObserveScope, observe, observe_data};
@@ -30,6 +31,7 @@ use crate::synchronous::{InSync, Mark, SyncReplication};
 mod details;
 mod instance_report;
 mod published_state;
+mod ticks;
 
 pub use self::instance_report::InstanceReporter;
 
@@ -57,6 +59,7 @@ pub struct Monitor {
     problems: Arc<Problems>,
     synchronous: Arc<SyncReplication>,
     reporter: InstanceReporter,
+    ticks: Ticks,
     wake: Notify,
     settings: Mutex<MonitorSettings>,
     connections: Mutex<ConnectionAttempts>,
@@ -97,6 +100,7 @@ impl Monitor {
             try_logins_again: false,
         });
         Self {
+            ticks: Ticks::new(instance.clock().now()),
             instance,
             publisher,
             local,
@@ -160,10 +164,17 @@ impl Monitor {
             };
             // A failed attempt during which the server has stopped accepting connections proves nothing.
             let has_stopped = answered == Some(false) && !self.is_up().await;
+            let was_failing = self.connections().is_failing();
             self.connections().record(answered.filter(|_| !has_stopped), began);
-            let delay = self.settings().interval / 2;
-            tokio::time::sleep(delay).await;
+            if was_failing || self.connections().is_failing() {
+                self.observe_now(); // the one that was due together with the attempt has not waited for it
+            }
+            tokio::time::sleep(self.until_tick()).await;
         }
+    }
+
+    fn until_tick(&self) -> Duration {
+        self.ticks.until_next(self.settings().interval / 2, self.now())
     }
 
     /// Whether the server runs and, as far as its lock file shows, accepts connections.
@@ -323,7 +334,7 @@ impl Monitor {
         match memory.unhealthy_delay {
             _ if is_fast_poll => FAST_POLL_DELAY,
             Some(delay) => delay,
-            None => usual,
+            None => usual.min(self.until_tick()),
         }
     }
 
