@@ -49,7 +49,7 @@ pub enum LocalRole {
 
 impl LocalRole {
     /// Reads the role of the instance in a PGDATA.
-    fn of(data: &Path) -> Result<Self, FileError> {
+    pub(crate) fn of(data: &Path) -> Result<Self, FileError> {
         if !cluster_files::is_initialised(data)? {
             return Ok(Self::Undefined);
         }

@@ -15,7 +15,6 @@ use crate::context::KeeperContext;
 use crate::external_dirs::Obstacle;
 use crate::postgres::data::access::DataAccess;
 use crate::postgres::data::changes::DataChanges;
-use crate::postgres::data::links;
 use crate::postgres::data::owned_dirs::OwnedDirs;
 use crate::postgres::data::previous_data::{self, ClearError};
 use crate::postgres::data::survey::{self, SharedLocation, SurveyFailure, TablespaceSurvey};
@@ -74,13 +73,13 @@ impl Housekeeping {
         }
     }
 
-    /// Starts what is due and not running. `shares_address`: another keeper of the cluster advertises the same address;
-    /// `answers`: so does the server.
-    pub(super) async fn begin(&mut self, now: Boottime, shares_address: bool, answers: bool) {
+    /// Starts what is due and not running. `locations` are those of the tablespaces, none if they cannot be read: the
+    /// survey itself reports why. `shares_address`: another keeper of the cluster advertises the same address; `answers`: so
+    /// does the server.
+    pub(super) fn begin(&mut self, now: Boottime, locations: Vec<PathBuf>, shares_address: bool, answers: bool) {
         let context = &self.context;
         let input = &HousekeepingInput {
-            // The survey itself reports why they are unknown.
-            locations: context.access.read(links::locations).await.unwrap_or_default(),
+            locations,
             shares_address,
             answers,
         };

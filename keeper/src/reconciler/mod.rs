@@ -5,6 +5,7 @@ mod copy_needs;
 mod existing_data;
 mod housekeeping;
 mod own_data;
+mod plan_files;
 mod probe;
 mod report;
 mod restart_turns;
@@ -34,6 +35,7 @@ use crate::status::DesiredSource;
 use crate::streaming::{self, FollowedDb};
 
 use self::housekeeping::Housekeeping;
+use self::plan_files::PlanFiles;
 use self::probe::Probe;
 use self::report::RoundReporter;
 
@@ -108,6 +110,8 @@ struct RoundState {
     /// The cluster data that the round works on.
     read: ReadClusterData,
     log: RoundLog,
+    /// The files at the last plan.
+    files: Option<PlanFiles>,
     probe: Option<ServerProbe>,
     copy: Option<CopyFacts>,
     permit: RoundPermit,
@@ -147,6 +151,7 @@ impl Reconciler {
         let mut round = RoundState {
             log: self.hold_log.begin(trigger == Trigger::Timer),
             read: self.cluster_data.first_read().await,
+            files: None,
             probe: None,
             copy: None,
             permit: RoundPermit::default(),
@@ -213,7 +218,11 @@ impl Reconciler {
                 None
             }
             NextAction::ProbeServer => {
-                round.probe = Some(Box::pin(self.probe.server(desired, self.executor.are_logins_blocked())).await);
+                // A step may have started the server since the files were read.
+                let files = round.files.as_ref().filter(|_| round.last_steps.is_empty());
+                let reports_ready = files.map(|files| files.reports_ready);
+                let are_blocked = self.executor.are_logins_blocked();
+                round.probe = Some(Box::pin(self.probe.server(desired, are_blocked, reports_ready)).await);
                 None
             }
             NextAction::ProbeSource(from) => self.probe_source(from, desired, round).await,
@@ -256,8 +265,9 @@ impl Reconciler {
             if !self.context.local.db().initializing {
                 let shares_address = target.peer_addresses.contains(&self.context.config.advertise_address);
                 let answers = matches!(round.probe, Some(ServerProbe::Answered(_)));
+                let tablespaces = round.files.take().map(|files| files.tablespaces).unwrap_or_default();
                 let now = self.context.clock.now();
-                self.housekeeping.begin(now, shares_address, answers).await;
+                self.housekeeping.begin(now, tablespaces, shares_address, answers);
             }
             self.reporter.set_complete();
         }
@@ -317,9 +327,12 @@ impl Reconciler {
     }
 
     /// Observes PGDATA and the process, and plans.
-    async fn plan(&mut self, desired: &Desired, round: &RoundState) -> Result<ReconcilePlan, StepError> {
+    async fn plan(&mut self, desired: &Desired, round: &mut RoundState) -> Result<ReconcilePlan, StepError> {
         let instance = &self.context.instance;
-        let data = match instance.local_role().await? {
+        let is_standby = matches!(&desired.goal, Goal::Run(target) if matches!(target.role, TargetRole::Standby(_)));
+        // Once a round: a plan after a probe is made moments later.
+        let files = PlanFiles::read(instance, is_standby && round.probe.is_none()).await?;
+        let data = match files.role {
             FileRole::Undefined => DataState::Absent,
             FileRole::Master => DataState::Present(DataRole::Master),
             FileRole::Standby => DataState::Present(DataRole::Standby),
@@ -355,8 +368,7 @@ impl Reconciler {
                 if server == ServerState::Down {
                     self.executor.read_requirements(target, data).await;
                 }
-                // Once a round: a plan after a probe is made moments later.
-                if matches!(target.role, TargetRole::Standby(_)) && round.probe.is_none() {
+                if !files.is_passfile_current {
                     instance.refresh_passfile().await?;
                 }
                 Some(self.executor.check_config(target, &server).await)
@@ -378,7 +390,9 @@ impl Reconciler {
             existing: existing.as_ref(),
             copy: round.copy.as_ref(),
         };
-        Ok(plan(&observed))
+        let plan = plan(&observed);
+        round.files = Some(files);
+        Ok(plan)
     }
 
     /// Executes the steps in order.

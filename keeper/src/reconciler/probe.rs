@@ -70,10 +70,19 @@ impl Probe {
         }
     }
 
-    /// Probes the local server. One that does not accept connections counts as not answering. Who is in sync matters while
-    /// client logins are blocked.
-    pub(super) async fn server(&mut self, desired: &Desired, logins_blocked: bool) -> ServerProbe {
-        if !self.instance.reports_ready().await.unwrap_or(true) {
+    /// Probes the local server. One that does not accept connections counts as not answering; `reports_ready` is what its
+    /// lock file shows, if it was just read. Who is in sync matters while client logins are blocked.
+    pub(super) async fn server(
+        &mut self,
+        desired: &Desired,
+        logins_blocked: bool,
+        reports_ready: Option<bool>,
+    ) -> ServerProbe {
+        let reports_ready = match reports_ready {
+            Some(known) => known,
+            None => self.instance.reports_ready().await.unwrap_or(true),
+        };
+        if !reports_ready {
             return ServerProbe::NoAnswer;
         }
         match self.server_facts(desired, logins_blocked).await {

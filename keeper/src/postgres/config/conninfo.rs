@@ -64,11 +64,20 @@ pub fn primary_conninfo(
 /// Writes the password file of `primary_conninfo`, mode 0600, unless it is up to date; nothing for a login without a
 /// password. It applies to any host: the connection string names the host.
 pub fn write_passfile(path: &Path, login: &Login) -> Result<(), FileError> {
-    let Some(password) = login.password() else {
-        return Ok(());
-    };
-    let line = passfile_line("*", "*", &login.user, &password);
-    atomic_files::write_if_changed(path, line.as_bytes())
+    match own_passfile(login) {
+        Some(line) => atomic_files::write_if_changed(path, line.as_bytes()),
+        None => Ok(()),
+    }
+}
+
+/// Whether [`write_passfile`] would write nothing.
+pub fn is_passfile_current(path: &Path, login: &Login) -> bool {
+    own_passfile(login).is_none_or(|line| atomic_files::is_current(path, line.as_bytes()))
+}
+
+fn own_passfile(login: &Login) -> Option<String> {
+    let password = login.password()?;
+    Some(passfile_line("*", "*", &login.user, &password))
 }
 
 /// Returns the connection string of a program that copies from `source`; its password is in the file of
@@ -192,14 +201,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("replication.pgpass");
         let inode = || fs::metadata(&path).unwrap().ino();
+        let is_current = |password| is_passfile_current(&path, &login(password));
         write_passfile(&path, &login(None)).unwrap();
         assert!(!path.exists());
+        assert!(is_current(None) && !is_current(Some("a:b\\c")));
         write_passfile(&path, &login(Some("a:b\\c"))).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "*:*:*:repluser:a\\:b\\\\c\n");
         let first = inode();
         write_passfile(&path, &login(Some("a:b\\c"))).unwrap();
         assert_eq!(inode(), first, "what is there already is not written again");
+        assert!(is_current(Some("a:b\\c")) && !is_current(Some("new")));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(!is_current(Some("a:b\\c")), "others can read it");
         write_passfile(&path, &login(Some("a:b\\c"))).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         write_passfile(&path, &login(Some("new"))).unwrap();

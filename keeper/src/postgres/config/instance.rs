@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::postgres::config::conninfo::write_passfile;
+use crate::postgres::config::conninfo::{is_passfile_current, write_passfile};
 use crate::postgres::config::credentials::{Login, Secret};
 use crate::postgres::data::file_error::FileError;
 use crate::postgres::data::layout;
@@ -61,6 +61,11 @@ impl InstanceConfig {
             self.socket_dir.as_ref()
         };
         dir.join(PASSFILE)
+    }
+
+    /// Whether [`Self::refresh_passfile`] has nothing to do.
+    pub fn is_passfile_current(&self) -> bool {
+        is_passfile_current(&self.passfile(), &self.replication)
     }
 
     /// Updates the password file of `primary_conninfo`: a password may change while the server runs.

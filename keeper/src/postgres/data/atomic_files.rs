@@ -35,12 +35,17 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> Result<(), FileError> {
 /// Writes a file as [`write_atomically`] does, unless it is there with this content and no other user can read it. For
 /// generated files only: the one that is there may not have been synced.
 pub fn write_if_changed(path: &Path, content: &[u8]) -> Result<(), FileError> {
-    walker::progress_at(path);
-    let is_private = fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.mode() & 0o077 == 0);
-    if is_private && fs::read(path).is_ok_and(|found| found == content) {
+    if is_current(path, content) {
         return Ok(());
     }
     write_atomically(path, content)
+}
+
+/// Whether [`write_if_changed`] would write nothing.
+pub fn is_current(path: &Path, content: &[u8]) -> bool {
+    walker::progress_at(path);
+    let is_private = fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.mode() & 0o077 == 0);
+    is_private && fs::read(path).is_ok_and(|found| found == content)
 }
 
 /// Part of a temporary file's name, between the name of the file and the random suffix; an operator's copy of the file
