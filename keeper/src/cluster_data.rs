@@ -47,6 +47,14 @@ impl ReadClusterData {
     }
 }
 
+/// Cluster data of a watch event.
+#[derive(Debug)]
+pub struct WatchedClusterData {
+    pub entry: Entry,
+    /// What they decode to.
+    pub state: ClusterDataState,
+}
+
 /// Reads the cluster data of one keeper.
 #[derive(Debug)]
 pub struct ClusterDataReader {
@@ -56,12 +64,12 @@ pub struct ClusterDataReader {
     instance: Arc<Instance>,
     local: Arc<LocalState>,
     /// The cluster data of the last watch event.
-    latest: Arc<Mutex<Option<Entry>>>,
+    latest: Arc<Mutex<Option<WatchedClusterData>>>,
 }
 
 impl ClusterDataReader {
     /// `latest` are the cluster data of the last watch event.
-    pub fn new(context: &KeeperContext, latest: Arc<Mutex<Option<Entry>>>) -> Self {
+    pub fn new(context: &KeeperContext, latest: Arc<Mutex<Option<WatchedClusterData>>>) -> Self {
         Self {
             store: context.store.clone(),
             me: context.me.clone(),
@@ -81,12 +89,13 @@ impl ClusterDataReader {
             .lock()
             .expect("no thread panics while holding the cluster data")
             .take();
-        let Some(entry) = latest.filter(|_| is_slow(&self.store)) else {
-            return self.read().await;
+        let latest = match latest {
+            Some(latest) if is_slow(&self.store) => latest,
+            latest => return self.read_unless_known(latest).await,
         };
         let read = ReadClusterData {
-            state: cluster_data_state(Some(&entry)),
-            revision: entry.mod_revision,
+            state: latest.state,
+            revision: latest.entry.mod_revision,
             // Not read: the permit is refused if there is one.
             order: StoredOrder::Absent,
             order_revision: Revision::ABSENT,
@@ -104,6 +113,11 @@ impl ClusterDataReader {
 
     /// Reads the cluster data and the order.
     pub async fn read(&self) -> ReadClusterData {
+        self.read_unless_known(None).await
+    }
+
+    /// Reads the cluster data and the order; cluster data that are the known ones are not decoded again.
+    async fn read_unless_known(&self, known: Option<WatchedClusterData>) -> ReadClusterData {
         let sent = Some(self.instance.clock().now());
         let keys = self.store.keys();
         let ranges = [keys.cluster_data(), keys.order(self.me.as_str())].map(KeyRange::Key);
@@ -112,7 +126,10 @@ impl ClusterDataReader {
             Ok(mut read) => {
                 let (data, order) = (read.take_one(0), read.take_one(1));
                 ReadClusterData {
-                    state: cluster_data_state(data.as_ref()),
+                    state: match (known, &data) {
+                        (Some(known), Some(read)) if known.entry.value == read.value => known.state,
+                        _ => cluster_data_state(data.as_ref()),
+                    },
                     revision: revision(data.as_ref()),
                     order: stored_order(order.as_ref()),
                     order_revision: revision(order.as_ref()),

@@ -14,7 +14,7 @@ use tokio::task::{JoinError, spawn_local};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::{debug, error, info, warn};
 
-use crate::cluster_data::cluster_data_state;
+use crate::cluster_data::{WatchedClusterData, cluster_data_state};
 use crate::context::KeeperContext;
 use crate::liveness::LivenessKey;
 use crate::postgres::config::credentials::Secret;
@@ -239,13 +239,15 @@ impl KeeperLoop {
 
     fn on_cluster_data(&mut self, change: &KeyChange) {
         let entry = change.entry.as_ref();
-        let desired = desired_state(&cluster_data_state(entry), &self.context.me, &self.context.boot);
+        let state = cluster_data_state(entry);
+        let desired = desired_state(&state, &self.context.me, &self.context.boot);
         let source = DesiredSource {
             revision: change.revision,
             sent: None,
         };
         self.context.status.set_desired(&desired, source);
-        self.rounds.set_latest(entry);
+        let watched = entry.cloned().map(|entry| WatchedClusterData { entry, state });
+        self.rounds.set_latest(watched);
         if self.rounds.is_running() {
             self.rounds.abort_if_superseded(&desired);
             return self.trigger_after(Duration::ZERO);

@@ -5,12 +5,12 @@ use std::future::pending;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use store::Entry;
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
+use crate::cluster_data::WatchedClusterData;
 use crate::context::KeeperContext;
 use crate::reconcile::{Desired, is_superseded};
 use crate::reconciler::{Reconciler, RoundOutcome, Trigger};
@@ -26,8 +26,8 @@ pub struct Rounds {
     running: Option<RunningRound>,
     /// The desired state for which a long step is running.
     in_progress: Arc<Mutex<Option<Desired>>>,
-    /// The cluster data of the last watch event, for a promotion on a slow store.
-    latest: Arc<Mutex<Option<Entry>>>,
+    /// The cluster data of the last watch event.
+    latest: Arc<Mutex<Option<WatchedClusterData>>>,
     /// A password may have changed: the next round writes the files that contain one.
     invalidate_files: bool,
 }
@@ -61,11 +61,11 @@ impl Rounds {
     }
 
     /// Keeps the cluster data of a watch event for the next round.
-    pub fn set_latest(&self, cluster_data: Option<&Entry>) {
+    pub fn set_latest(&self, cluster_data: Option<WatchedClusterData>) {
         *self
             .latest
             .lock()
-            .expect("no thread panics while holding the cluster data") = cluster_data.cloned();
+            .expect("no thread panics while holding the cluster data") = cluster_data;
     }
 
     /// Begins a round. Must not be called while one is running.

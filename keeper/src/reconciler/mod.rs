@@ -16,10 +16,9 @@ use std::sync::{Arc, Mutex};
 
 use base::Chain;
 use model::{DbInitMode, Spec};
-use store::Entry;
 use tracing::{error, info, warn};
 
-use crate::cluster_data::{ClusterDataReader, ReadClusterData, is_slow};
+use crate::cluster_data::{ClusterDataReader, ReadClusterData, WatchedClusterData, is_slow};
 use crate::context::KeeperContext;
 use crate::copy_backoff::KnownObstacle;
 use crate::executor::{Executor, RoundPermit, StepContext, StepError, failure_message, target_of};
@@ -127,7 +126,7 @@ impl Reconciler {
     pub fn new(
         context: &KeeperContext,
         in_progress: Arc<Mutex<Option<Desired>>>,
-        latest: Arc<Mutex<Option<Entry>>>,
+        latest: Arc<Mutex<Option<WatchedClusterData>>>,
     ) -> Self {
         Self {
             context: context.clone(),
