@@ -27,6 +27,30 @@ fn signal_files_change_only_as_is_safe() {
 }
 
 #[test]
+fn data_are_complete_with_each_entry_and_the_target_of_each_link() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, wal) = (dir.path().join("data"), dir.path().join("wal"));
+    assert_eq!(missing_entry(&data).unwrap(), Some(REQUIRED_ENTRIES[0]));
+    make_data(&data, "");
+    assert_eq!(missing_entry(&data).unwrap(), None);
+    for part in REQUIRED_ENTRIES {
+        let (path, aside) = (data.join(part), dir.path().join("aside"));
+        fs::rename(&path, &aside).unwrap();
+        assert!(missing_entry(&data).unwrap().is_some(), "{part}");
+        fs::rename(&aside, &path).unwrap();
+    }
+    fs::rename(data.join("pg_wal"), &wal).unwrap();
+    symlink(&wal, data.join("pg_wal")).unwrap();
+    assert_eq!(missing_entry(&data).unwrap(), None);
+    fs::remove_dir(&wal).unwrap();
+    assert_eq!(
+        missing_entry(&data).unwrap(),
+        Some("pg_wal"),
+        "its file system is not mounted"
+    );
+}
+
+#[test]
 fn the_auto_conf_is_a_link_to_dev_null() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("postgresql.auto.conf");
