@@ -165,9 +165,8 @@ impl Probe {
 
     async fn server_facts(&mut self, desired: &Desired, logins_blocked: bool) -> Result<ServerFacts, SqlError> {
         let sql = self.instance.sql();
-        let standby = sql.standby().await?;
-        let slots: BTreeSet<String> = sql.slots().await?.into_iter().collect();
-        let mut pending = sql.pending_restart().await?;
+        let state = sql.round_state().await?;
+        let (slots, mut pending) = (state.slots, state.pending_restart);
         pending.retain(|name| !is_recovery_setting(name));
         let target = target(desired);
         let restart_can_wait = match (pending.as_slice(), target) {
@@ -189,7 +188,7 @@ impl Probe {
             restart_pending: !pending.is_empty(),
             restart_can_wait,
             turn,
-            replay_paused: standby.is_some_and(|standby| standby.is_paused),
+            replay_paused: state.is_replay_paused,
             in_sync: match logins_blocked {
                 true => self.in_sync().await?,
                 false => BTreeSet::new(),

@@ -319,12 +319,7 @@ async fn assert_works(nodes: [&Node; 2], why: &str) {
         assert!(in_order, "{role}, {why}: {seen:?} {standby:?}");
         node.instance
             .sql()
-            .slots()
-            .await
-            .unwrap_or_else(|error| panic!("{role}, {why}: {error}"));
-        node.instance
-            .sql()
-            .pending_restart()
+            .round_state()
             .await
             .unwrap_or_else(|error| panic!("{role}, {why}: {error}"));
         if number == 0 {
@@ -430,7 +425,7 @@ fn an_abandoned_query_is_cancelled_in_the_server() {
             .unwrap();
         let waiting = "select pid from pg_stat_activity where query like '%pg_settings where pending_restart%' and \
                        state = 'active' and pid <> pg_backend_pid()";
-        let question = async { node.instance.sql().pending_restart().await };
+        let question = async { node.instance.sql().round_state().await };
         tokio::select! {
             _ = question => panic!("it waits for a lock"),
             () = eventually("a waiting question", async || !admin(&node.instance, &[waiting]).await.is_empty()) => {}

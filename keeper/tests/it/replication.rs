@@ -162,6 +162,14 @@ fn after_a_clean_shutdown_the_standby_has_everything_and_the_old_master_follows_
             .await;
             let standby = old.instance.sql().standby().await.unwrap().unwrap();
             assert!(!standby.is_paused);
+            let state = async |node: &Node| node.instance.sql().round_state().await.unwrap();
+            assert!(state(&new).await.slots.contains("stolon_old"));
+            assert!(!state(&old).await.slots.contains("stolon_old"));
+            for (pause, is_paused) in [("pause", true), ("resume", false)] {
+                old.execute(&format!("select pg_wal_replay_{pause}()")).await;
+                assert_eq!(state(&old).await.is_replay_paused, is_paused);
+            }
+            assert!(!state(&new).await.is_replay_paused, "a master");
             let receiver = standby.receiver.unwrap();
             assert!(receiver.is_streaming);
             assert_eq!((receiver.timeline, receiver.slot.as_str()), (Some(2), "stolon_old"));

@@ -208,10 +208,8 @@ fn a_reload_takes_effect_and_reports_refused_settings() {
                     .is_some_and(|now| now == value)
             })
             .await;
-            assert_eq!(
-                node.instance.sql().pending_restart().await.unwrap(),
-                ["max_connections"]
-            );
+            let state = node.instance.sql().round_state().await.unwrap();
+            assert_eq!(state.pending_restart, ["max_connections"]);
             assert!(node.instance.sql().refused_parameters().await.unwrap().is_empty());
             assert_eq!(node.instance.sql().configured().await.unwrap()["max_connections"], "50");
 
@@ -229,7 +227,8 @@ fn a_reload_takes_effect_and_reports_refused_settings() {
                 ["50"],
                 "the kept connection was opened again"
             );
-            assert_eq!(node.instance.sql().pending_restart().await.unwrap(), [] as [String; 0]);
+            let state = node.instance.sql().round_state().await.unwrap();
+            assert_eq!(state.pending_restart, [] as [String; 0]);
             let refused = node.execute_refused("alter system set work_mem = '8MB'").await;
             assert!(
                 refused.contains("could not fsync file \"postgresql.auto.conf\": Invalid argument"),

@@ -5,6 +5,7 @@ pub mod refusal;
 mod refused_logins;
 pub mod replication;
 pub mod roles;
+pub mod round_state;
 pub mod session_settings;
 pub mod sql;
 mod sql_connection;

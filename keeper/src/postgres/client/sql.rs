@@ -12,6 +12,7 @@ use tokio_postgres::SimpleQueryRow;
 
 use crate::postgres::client::connect::ConnectTarget;
 use crate::postgres::client::refusal::ServerRefusal;
+use crate::postgres::client::round_state::{self, RoundSqlState};
 use crate::postgres::client::sql_connection::SqlConnection;
 use crate::postgres::client::sql_error::SqlError;
 use crate::postgres::config::conf::Parameters;
@@ -204,15 +205,12 @@ impl SqlClient {
         Ok(rows.iter().map(|row| (field(row, 0), field(row, 1))).collect())
     }
 
-    /// Returns the replication slots without temporary ones (keeper Q3).
-    pub async fn slots(&self) -> Result<Vec<String>, SqlError> {
-        let statement = "select slot_name from pg_replication_slots where not temporary order by 1";
-        Ok(self
-            .query("read the replication slots", statement)
-            .await?
-            .iter()
-            .map(|row| field(row, 0))
-            .collect())
+    /// Returns what each round asks: slots, pending restarts, and whether replay is paused.
+    pub async fn round_state(&self) -> Result<RoundSqlState, SqlError> {
+        let rows = self
+            .query("read slots and pending restarts", round_state::STATEMENT)
+            .await?;
+        Ok(RoundSqlState::of(&rows))
     }
 
     /// Returns `max_replication_slots`.
@@ -321,13 +319,6 @@ impl SqlClient {
         let statement =
             format!("select 1 from pg_replication_slots where slot_type = 'physical' and slot_name = {name}");
         Ok(!self.query("look for a slot", &statement).await?.is_empty())
-    }
-
-    /// Returns the parameters that are pending restart (keeper Q7).
-    pub async fn pending_restart(&self) -> Result<Vec<String>, SqlError> {
-        let statement = "select name from pg_settings where pending_restart order by 1";
-        let rows = self.query("ask whether a restart is pending", statement).await?;
-        Ok(rows.iter().map(|row| field(row, 0)).collect())
     }
 
     /// Whether it is in recovery, so no master (yet).
