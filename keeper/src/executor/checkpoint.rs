@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use base::Chain;
+use base::{Chain, Clock};
 use model::OrderKind;
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::timeout;
@@ -23,6 +23,7 @@ const LIMIT: Duration = Duration::from_secs(600);
 /// Makes the checkpoint that an order asks for.
 #[derive(Debug)]
 pub(super) struct OrderedCheckpoint {
+    clock: Clock,
     instance: Arc<Instance>,
     publisher: Arc<Publisher>,
     running: Option<JoinHandle<()>>,
@@ -32,6 +33,7 @@ pub(super) struct OrderedCheckpoint {
 impl OrderedCheckpoint {
     pub(super) fn new(context: &KeeperContext) -> Self {
         Self {
+            clock: context.clock.clone(),
             instance: Arc::clone(&context.instance),
             publisher: Arc::clone(&context.publisher),
             running: None,
@@ -74,14 +76,14 @@ impl OrderedCheckpoint {
             self.withdraw();
         }
         let (instance, publisher) = (Arc::clone(&self.instance), Arc::clone(&self.publisher));
-        let has_failed = Arc::clone(&self.has_failed);
+        let (clock, has_failed) = (self.clock.clone(), Arc::clone(&self.has_failed));
         let switchover = switchover.to_owned();
         self.running = Some(spawn_local(async move {
             match instance.sql().checkpoint(LIMIT).await {
                 Ok(()) => {
                     info!(switchover, "the checkpoint before the switchover is complete");
                     // It never returns: `end_without_order` aborts it, and the limit is a safeguard.
-                    let _ = timeout(LIMIT, publish_receipt(&instance, &publisher, &switchover)).await;
+                    let _ = timeout(LIMIT, publish_receipt(&clock, &instance, &publisher, &switchover)).await;
                 }
                 Err(error) => {
                     warn!(switchover, error = %Chain(&error), "the checkpoint before the switchover failed");

@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use base::Chain;
+use base::{Chain, Clock};
 use model::{DbUid, Lsn, strip_stolon_name};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 use tracing::debug;
 
 use crate::postgres::client::sql::WalSender;
@@ -22,16 +22,18 @@ const REPORT_MISSING_AFTER: Duration = Duration::from_secs(1);
 
 /// Publishes that the checkpoint is complete, and which standbys have received the WAL up to its end. A shutdown waits for
 /// each that is connected, and the new master is one that has everything.
-pub(super) async fn publish_receipt(instance: &Instance, publisher: &Publisher, switchover: &str) {
+pub(super) async fn publish_receipt(clock: &Clock, instance: &Instance, publisher: &Publisher, switchover: &str) {
     let end = end_of_wal(instance).await;
     let mut published = None;
-    let since = Instant::now();
+    let since = clock.now();
     loop {
         match instance.sql().wal_senders().await {
             Ok(senders) => {
                 let received = received(&senders, end);
                 let is_complete = !received.is_empty() && received.values().all(|received| *received);
-                if (is_complete || since.elapsed() >= REPORT_MISSING_AFTER) && published.as_ref() != Some(&received) {
+                if (is_complete || clock.now().since(since) >= REPORT_MISSING_AFTER)
+                    && published.as_ref() != Some(&received)
+                {
                     published = Some(received.clone());
                     publisher.change(Due::Now, |report| {
                         switchover.clone_into(&mut report.checkpointed);
@@ -58,14 +60,19 @@ async fn end_of_wal(instance: &Instance) -> Lsn {
 }
 
 /// Returns for each connected standby of the cluster whether it has flushed the WAL up to `end`, by all its WAL senders. A
-/// base backup is no standby yet.
+/// base backup, whose WAL comes over a second connection, is no standby yet.
 fn received(senders: &[WalSender], end: Lsn) -> BTreeMap<DbUid, bool> {
     let mut found = BTreeMap::new();
-    for sender in senders
-        .iter()
-        .filter(|sender| sender.is_streaming || sender.flushed.is_some())
-    {
-        if let Some(db) = strip_stolon_name(&sender.application_name) {
+    let is_backup = |name: &str| {
+        let mut same_name = senders.iter().filter(|sender| sender.application_name == name);
+        same_name.any(|sender| sender.is_backup)
+    };
+    for sender in senders {
+        let is_receiving = sender.is_streaming || sender.flushed.is_some();
+        let Some(db) = strip_stolon_name(&sender.application_name) else {
+            continue;
+        };
+        if is_receiving && !is_backup(&sender.application_name) {
             let has_received = sender.flushed.is_some_and(|flushed| flushed >= end);
             *found.entry(DbUid::from(db)).or_insert(true) &= has_received;
         }
@@ -82,6 +89,7 @@ mod tests {
             application_name: name.to_owned(),
             is_sync: false,
             is_streaming,
+            is_backup: false,
             flushed: flushed.map(Lsn),
             flush_lag: None,
             replay_lag: None,
@@ -98,7 +106,12 @@ mod tests {
             sender("stolon_d", true, Some(100)),
             sender("stolon_d", true, Some(70)), // an earlier connection of it
             sender("stolon_e", true, None),
-            sender("stolon_f", false, None), // a base backup
+            // a base backup, and its WAL
+            WalSender {
+                is_backup: true,
+                ..sender("stolon_f", false, None)
+            },
+            sender("stolon_f", true, Some(1)),
             sender("pg_receivewal", true, Some(1)),
         ];
         let expected = [("a", true), ("b", false), ("c", false), ("d", false), ("e", false)];

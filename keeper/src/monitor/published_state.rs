@@ -102,6 +102,7 @@ mod tests {
 
     fn sender(application_name: &str, is_sync: bool) -> WalSender {
         WalSender {
+            is_backup: false,
             application_name: application_name.to_owned(),
             is_sync,
             is_streaming: true,

@@ -60,6 +60,7 @@ mod tests {
 
     fn sender(application_name: &str, is_sync: bool, flushed: Option<u64>) -> WalSender {
         WalSender {
+            is_backup: false,
             application_name: application_name.to_owned(),
             is_sync,
             is_streaming: true,

@@ -136,7 +136,7 @@ impl SqlClient {
     /// Returns the WAL senders of the server (keeper Q2).
     pub async fn wal_senders(&self) -> Result<Vec<WalSender>, SqlError> {
         // Without the view pg_stat_replication, whose role names wait for a lock on pg_authid.
-        let statement = "select a.application_name, w.sync_state = 'sync', w.state = 'streaming', \
+        let statement = "select a.application_name, w.sync_state = 'sync', w.state, \
                         pg_wal_lsn_diff(p.own, w.flush_lsn), pg_wal_lsn_diff(p.own, w.replay_lsn), \
                         extract(epoch from w.replay_lag), w.flush_lsn \
                         from pg_stat_get_wal_senders() w join pg_stat_get_activity(null) a using (pid), \
@@ -149,7 +149,8 @@ impl SqlClient {
         let sender = |row: &SimpleQueryRow| WalSender {
             application_name: field(row, 0),
             is_sync: field(row, 1) == "t",
-            is_streaming: field(row, 2) == "t",
+            is_streaming: field(row, 2) == "streaming",
+            is_backup: field(row, 2) == "backup",
             flush_lag: bytes(row, 3),
             replay_lag: bytes(row, 4),
             replay_seconds: field(row, 5).parse().unwrap_or_default(),
@@ -437,6 +438,8 @@ pub struct WalSender {
     pub is_sync: bool,
     /// It has caught up and streams.
     pub is_streaming: bool,
+    /// It sends a base backup.
+    pub is_backup: bool,
     /// Position up to which the receiver has flushed; `None` if it has reported none.
     pub flushed: Option<Lsn>,
     /// Bytes that the receiver has not flushed; `None` if it has reported none.
