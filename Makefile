@@ -5,7 +5,7 @@
 # make models-sync   explores the model of synchronous replication in all bounds, in hours; ROWS=1,30 selects rows
 # make test-plan     random clusters for the sentinel's decisions, a million of them, in minutes; CASES=100000 asks for fewer
 # make test-majors   tests with PostgreSQL on 13, 15, 17 and 18, fetched from Debian; MAJORS="13 18" and ARGS='failover' select
-# make deb           Debian package of the programs, with units, man pages and completions, and the next, in target/debian/
+# make deb           Debian package of the programs, with units, man pages and completions, and the static proxy
 # make static-proxy  a statically linked stolon-proxy, one file that runs on any Linux, in target/debian/
 # make test-systemd  installs the package in a container with a real systemd, and tests the units there; as root
 # make bench         compares stolon-proxy with HAProxy, nginx and PgBouncer, and writes benches/RESULTS.*

@@ -102,7 +102,7 @@ fn check_not_built(machine: impl Fn() -> Machine, reason: &str) {
 fn missing_musl_tools_are_an_error_only_where_the_proxy_is_required() {
     check_not_built(
         Machine::without_musl_tools,
-        "musl-tools is missing and cannot be installed",
+        "packages are missing and cannot be installed",
     );
 }
 

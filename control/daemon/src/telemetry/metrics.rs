@@ -13,8 +13,9 @@ use super::{process, series, shared, table};
 use crate::http::{AccessError, AccessOptions, HttpAccess, HttpPage, HttpQuery, HttpRoutes, HttpServer, HttpStatus};
 use crate::version::VERSION;
 
-/// Interval in which histograms are aggregated if there are no scrapes.
-const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+/// Interval in which histograms are aggregated if there are no scrapes. Until then each value takes 8 bytes: a proxy with
+/// 10,000 connections a second keeps about a megabyte. It wakes an idle program.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Upper bounds of all histogram buckets; all histograms are in seconds.
 const BUCKET_SECONDS: [f64; 16] = [

@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn the_postmaster_sees_the_oom_score_of_its_children() {
+    fn the_oom_variables_reach_the_postmaster() {
         let own = ["PG_OOM_ADJUST_FILE", "PG_OOM_ADJUST_VALUE", "PG_COLOR"]
             .map(|name| (OsString::from(name), OsString::from("x")));
         let names: Vec<_> = for_children(own).map(|(name, _)| name).collect();
