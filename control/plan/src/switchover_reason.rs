@@ -213,19 +213,7 @@ impl fmt::Display for SwitchoverReason {
             Self::MasterLeaving => f.write_str("the master's keeper is stopping"),
             Self::MasterNotHealthy => f.write_str("the master's keeper does not report it healthy"),
             Self::MasterConverging => f.write_str("the master has not applied its spec yet"),
-            Self::CheckpointNotReceived { keepers, unknown } => {
-                let keepers = keepers.iter().map(|keeper| format!("keeper {keeper}"));
-                let unknown = unknown
-                    .iter()
-                    .map(|db| format!("db {db}, which is not in the cluster data"));
-                let standbys: Vec<String> = keepers.chain(unknown).collect();
-                write!(
-                    f,
-                    "the WAL up to the checkpoint is not yet received by {}: a shutdown would wait for it; see its log, \
-                     or stop its keeper",
-                    standbys.join(", ")
-                )
-            }
+            Self::CheckpointNotReceived { keepers, unknown } => write_not_received(f, keepers, unknown),
             Self::NotConnected { keeper } => {
                 write!(
                     f,
@@ -249,18 +237,34 @@ impl fmt::Display for SwitchoverReason {
             Self::NotReceived => f.write_str("no standby received all that the master wrote before it was stopped"),
             Self::Target { keeper, why } => write!(f, "keeper {keeper}: {why}"),
             Self::NoTarget(reasons) if reasons.is_empty() => f.write_str("the master has no standby"),
-            Self::NoTarget(reasons) => {
-                f.write_str("no standby can be the master")?;
-                for (at, (keeper, why)) in reasons.iter().enumerate() {
-                    let separator = if at == 0 { ": " } else { "; " };
-                    write!(f, "{separator}keeper {keeper}: {why}")?;
-                }
-                Ok(())
-            }
+            Self::NoTarget(reasons) => write_no_target(f, reasons),
             Self::RequestGone => f.write_str("the request has expired or was withdrawn"),
             Self::OtherElected { keeper } => write!(f, "keeper {keeper} was elected instead"),
         }
     }
+}
+
+fn write_not_received(f: &mut fmt::Formatter<'_>, keepers: &[KeeperUid], unknown: &[DbUid]) -> fmt::Result {
+    let keepers = keepers.iter().map(|keeper| format!("keeper {keeper}"));
+    let unknown = unknown
+        .iter()
+        .map(|db| format!("db {db}, which is not in the cluster data"));
+    let standbys: Vec<String> = keepers.chain(unknown).collect();
+    write!(
+        f,
+        "the WAL up to the checkpoint is not yet received by {}: a shutdown would wait for it; see its log, or stop its \
+         keeper",
+        standbys.join(", ")
+    )
+}
+
+fn write_no_target(f: &mut fmt::Formatter<'_>, reasons: &[(KeeperUid, Unfit)]) -> fmt::Result {
+    f.write_str("no standby can be the master")?;
+    for (at, (keeper, why)) in reasons.iter().enumerate() {
+        let separator = if at == 0 { ": " } else { "; " };
+        write!(f, "{separator}keeper {keeper}: {why}")?;
+    }
+    Ok(())
 }
 
 impl fmt::Display for Unfit {
