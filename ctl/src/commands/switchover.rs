@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail, ensure};
 use base::{Clock, RandomBytes};
-use daemon::signals::{STOP, SignalHandlers};
+use daemon::signals::{ProcessSignal, SignalHandlers};
 use model::{
     CheckedClusterData, GoDuration, KeeperInfo, KeeperUid, Phase, SentinelInfo, SwitchoverRequest, Timestamp,
     from_slice, short_uid, to_compact,
@@ -16,7 +16,7 @@ use model::{
 use store::election::elected_sentinel;
 use store::{Entry, KeyRange, Snapshot, Store, Txn};
 
-use super::leased_request::{LeasedRequest, RequestOutcome};
+use super::leased_request::{LeasedRequest, RequestOutcome, withdraw};
 use super::stored_keepers::StoredKeepers;
 use super::stored_requests::StoredRequests;
 use super::{CommandOutcome, print, stored_document};
@@ -28,6 +28,12 @@ const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 /// The values that are accepted: etcd's leases have whole seconds; a forgotten request must not act much later.
 const TIMEOUT_MIN: Duration = Duration::from_secs(1);
 const TIMEOUT_MAX: Duration = Duration::from_secs(600);
+/// What withdraws the request: Ctrl-C, SIGTERM, and the end of the terminal's session.
+const SIGNALS: [ProcessSignal; 3] = [
+    ProcessSignal::Interrupt,
+    ProcessSignal::Terminate,
+    ProcessSignal::Hangup,
+];
 /// How often the request is tried again because another one was there and has ended meanwhile.
 const ATTEMPTS: u32 = 3;
 
@@ -80,9 +86,12 @@ pub(super) async fn run(
             timeout,
         };
         // From here on a signal withdraws the request.
-        let signals = SignalHandlers::install(&STOP).context("install signal handlers")?;
+        let signals = SignalHandlers::install(&SIGNALS).context("install signal handlers")?;
         if let RequestOutcome::Written(written) = request.write(store, clock).await? {
-            print(&format!("{}, within {timeout:?}\n", progress.requested(to.as_ref())))?;
+            if let Err(error) = print(&format!("{}, within {timeout:?}\n", progress.requested(to.as_ref()))) {
+                let _ = withdraw(store, &keys.switchover(), written).await; // otherwise it expires
+                return Err(error);
+            }
             return Box::pin(follow(&command, progress, written, signals)).await;
         }
     }

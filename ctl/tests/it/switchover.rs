@@ -247,23 +247,40 @@ async fn a_switchover_that_nobody_carries_out_is_withdrawn() {
 
 #[tokio::test]
 async fn an_interrupted_command_withdraws_its_request() {
-    let harness = cluster().await;
-    let directory = tempfile::tempdir().unwrap();
-    let log = directory.path().join("stolonctl.log");
+    // Ctrl-C, `kill`, the end of the terminal's session
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+        let harness = cluster().await;
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("stolonctl.log");
+        let mut process = Process::start("stolonctl", command(&harness), None, &log);
+        harness.wait_switchover_requested().await;
+        process.wait_for_log("requested: the best standby", SHORT_TIMEOUT).await;
+        process.signal(signal);
+        assert_eq!(process.exit_status(SHORT_TIMEOUT).await, 1);
+        process
+            .wait_for_log(
+                "interrupted, the switchover is given up: keeper k1 has the master",
+                SHORT_TIMEOUT,
+            )
+            .await;
+        assert_eq!(harness.switchover_request().await, None);
+    }
+}
+
+fn command(harness: &CtlHarness) -> std::process::Command {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_stolonctl"));
     command.args(["switchover", "--cluster-name=c", "--store-backend=etcdv3"]);
     command.arg(format!("--store-endpoints={}", harness.etcd.endpoint()));
-    let mut process = Process::start("stolonctl", command, None, &log);
-    harness.wait_switchover_requested().await;
-    process.wait_for_log("requested: the best standby", SHORT_TIMEOUT).await;
-    process.signal(Signal::INT);
-    assert_eq!(process.exit_status(SHORT_TIMEOUT).await, 1);
-    process
-        .wait_for_log(
-            "interrupted, the switchover is given up: keeper k1 has the master",
-            SHORT_TIMEOUT,
-        )
-        .await;
+    command
+}
+
+#[tokio::test]
+async fn a_command_whose_output_cannot_be_written_withdraws_its_request() {
+    let harness = cluster().await;
+    let mut command = command(&harness);
+    command.stdout(std::fs::File::create("/dev/full").unwrap());
+    let status = tokio::process::Command::from(command).status().await.unwrap();
+    assert_eq!(status.code(), Some(1));
     assert_eq!(harness.switchover_request().await, None);
 }
 

@@ -105,7 +105,10 @@ impl Following<'_> {
                 }
                 Err(Ended::Failed(why)) => {
                     self.withdraw_if_there().await;
-                    return self.fail(&reason(&why), "").await;
+                    // The leading sentinel may be the first to report that the request has expired.
+                    let is_late = self.command.clock.now() >= self.deadline && !self.progress.is_elected();
+                    let why = if is_late { self.too_late() } else { reason(&why) };
+                    return self.fail(&why, "").await;
                 }
             }
             let now = self.command.clock.now();
@@ -161,7 +164,7 @@ impl Following<'_> {
                 Ok(())
             }
             Ok(_) => {
-                let why = format!("no new master within {limit:?}{cause}, the switchover is given up");
+                let why = format!("{}{cause}", self.too_late());
                 self.fail(&why, NOT_BEGUN).await.map(drop)
             }
             Err(error) => bail!(
@@ -170,6 +173,13 @@ impl Following<'_> {
                 self.progress.state()
             ),
         }
+    }
+
+    fn too_late(&self) -> String {
+        format!(
+            "no new master within {:?}, the switchover is given up",
+            self.written.timeout
+        )
     }
 
     /// Waits until a master is announced again, and returns the error with the last step and the state that is left.

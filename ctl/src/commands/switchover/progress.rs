@@ -1,6 +1,7 @@
 //! How far a switchover is, by the cluster data, the leading sentinel's report and the proxies' infos. Pure; reading them
 //! is left to `follow`.
 
+use std::mem::discriminant;
 use std::time::Duration;
 
 use base::printable;
@@ -146,10 +147,10 @@ impl SwitchoverTracker {
             }
         }
         // A new leader begins again with an earlier step, and a report may be older than the cluster data.
-        steps.retain(|step| {
-            self.last
-                .as_ref()
-                .is_none_or(|last| step > last || is_waiting_for_another(last, step))
+        steps.retain(|step| match &self.last {
+            Some(last) if discriminant(last) == discriminant(step) => is_waiting_for_another(last, step),
+            Some(last) => step > last,
+            None => true,
         });
         if let Some(last) = steps.last() {
             self.last = Some(last.clone());
@@ -196,7 +197,11 @@ impl SwitchoverTracker {
 
     /// Returns the last step that was reached, and what it waited for.
     pub(super) fn last_step(&self) -> Option<String> {
-        let text = self.text(self.last.as_ref()?);
+        let last = self.last.as_ref()?;
+        let mut text = self.text(last);
+        if *last == SwitchoverStep::Stopping {
+            text.push_str("; its shutdown waits for every receiver of its WAL: see its log");
+        }
         let is_in_text = self.waits_for.is_empty() || text.contains(&self.waits_for);
         let waits_for = if is_in_text { "" } else { &self.waits_for };
         let separator = if is_in_text { "" } else { "; " };
@@ -235,9 +240,17 @@ fn step_of(state: &SwitchoverState, reason: String) -> Option<SwitchoverStep> {
 }
 
 fn is_waiting_for_another(last: &SwitchoverStep, step: &SwitchoverStep) -> bool {
+    // Amounts change all the time.
+    let is_amount = |word: &&str| word.chars().all(|c| c.is_ascii_digit());
+    let words = |text: &str| -> Vec<String> {
+        let words = text.split(' ').filter(|word| !is_amount(word));
+        words.map(ToOwned::to_owned).collect()
+    };
     match (last, step) {
         (SwitchoverStep::Waiting(last), SwitchoverStep::Waiting(now))
-        | (SwitchoverStep::CheckpointWaiting(last), SwitchoverStep::CheckpointWaiting(now)) => last != now,
+        | (SwitchoverStep::CheckpointWaiting(last), SwitchoverStep::CheckpointWaiting(now)) => {
+            words(last) != words(now)
+        }
         _ => false,
     }
 }

@@ -227,7 +227,10 @@ fn a_switchover_that_ended_has_a_reason_and_a_state() {
         .observe(&view(SwitchoverState::Stopping).announces(""))
         .unwrap();
     let last = progress.last_step().unwrap();
-    assert_eq!(last, "the last step was: the master stops: keeper k1");
+    assert!(
+        last.starts_with("the last step was: the master stops: keeper k1; "),
+        "{last}"
+    );
     let aborted = view(SwitchoverState::Aborted).because("k2 is gone").announces("");
     assert_eq!(
         progress.observe(&aborted),
@@ -317,6 +320,10 @@ fn what_a_step_waits_for_is_printed_before_clients_wait_and_is_in_the_error() {
         progress.last_step().unwrap(),
         "the last step was: waiting: keeper k2 has not received it"
     );
+    let other = view(SwitchoverState::Checkpoint).because("keeper k2: it is 1500 bytes behind");
+    assert!(lines(&mut progress, &other).contains("1500 bytes"));
+    let further = view(SwitchoverState::Checkpoint).because("keeper k2: it is 29000 bytes behind");
+    assert_eq!(lines(&mut progress, &further), "");
     let closing = view(SwitchoverState::ClosingProxies).because("proxy p1 may still have open connections");
     assert_eq!(
         lines(&mut progress, &closing),
@@ -325,5 +332,10 @@ fn what_a_step_waits_for_is_printed_before_clients_wait_and_is_in_the_error() {
     assert_eq!(
         progress.last_step().unwrap(),
         "the last step was: the proxies close their connections; proxy p1 may still have open connections"
+    );
+    lines(&mut progress, &view(SwitchoverState::Stopping));
+    assert_eq!(
+        progress.last_step().unwrap(),
+        "the last step was: the master stops: keeper k1; its shutdown waits for every receiver of its WAL: see its log"
     );
 }
