@@ -19,7 +19,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::observe::Observer;
 use self::ports::Ports;
-use self::programs::{Playground, SUPERUSER, StepFailure};
+use self::programs::{CLUSTER, Playground, SUPERUSER, StepFailure};
 
 /// Pause between two reads of the status.
 const STATUS_INTERVAL: Duration = Duration::from_millis(500);
@@ -115,6 +115,11 @@ async fn run_until_done(
     playground.screen.print(&format!(
         "  PGPASSWORD={} psql --host 127.0.0.1 --port {} --username {SUPERUSER} postgres",
         playground.password, playground.ports.proxy
+    ));
+    playground.screen.print("Look at the cluster, or change it, with:");
+    playground.screen.print(&format!(
+        "  stolonctl status --cluster-name {CLUSTER} --store-backend etcdv3 --store-endpoints http://127.0.0.1:{}",
+        playground.ports.etcd
     ));
     for line in &observed {
         playground.screen.print(line);

@@ -20,7 +20,7 @@ use super::ports::Ports;
 use super::screen::Screen;
 
 /// Cluster name, as in the README.
-const CLUSTER: &str = "stolon-cluster";
+pub(super) const CLUSTER: &str = "stolon-cluster";
 /// Superuser of its databases.
 pub(super) const SUPERUSER: &str = "postgres";
 /// The keepers, in the order of their ports.
