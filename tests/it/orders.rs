@@ -11,7 +11,7 @@ use stolon_tests::cluster::{Cluster, Profile, check, error_text};
 use stolon_tests::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
 use stolon_tests::pg_programs;
 use stolon_tests::process::Signal;
-use stolon_tests::spec::{store_data, store_spec, wait_query_returns};
+use stolon_tests::spec::{store_data, store_spec};
 use stolon_tests::wait::{eventually, throughout};
 use stolon_tests::wal_receiver::SuspendedReceiver;
 use store::Txn;
@@ -299,12 +299,12 @@ async fn a_keeper_that_is_killed_after_it_accepted_an_order_answers_it_when_the_
     let info = ordered.wait_stopped_for("s1").await;
     assert_eq!(info.postgres_state.unwrap().uid.as_str(), ordered.db);
     let stopped = info.stopped.unwrap();
-    assert!(stopped.clean, "{stopped:?}");
-    let received = format!("select pg_last_wal_receive_lsn() >= '{}'", stopped.lsn.unwrap());
-    wait_query_returns(&ordered.cluster, "keeper1", &received, "t").await;
+    assert!(stopped.clean && stopped.lsn.is_some(), "{stopped:?}");
 
+    // The new process ends the WAL senders a second after its start, so the standby may have missed the rest so far.
     ordered.end_order().await;
     ordered.assert_is_back().await;
+    ordered.cluster.wait_caught_up("keeper1", "keeper0").await;
 }
 
 /// Clients have no master meanwhile.
