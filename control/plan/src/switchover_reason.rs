@@ -195,8 +195,8 @@ impl fmt::Display for SwitchoverReason {
                 )
             }
             Self::NotAnnounced => f.write_str(
-                "no master is announced to the proxies at present: repeat the command in a few seconds; the log of the \
-                 leading sentinel says what it waits for",
+                "no master is announced to the proxies at present: repeat the command in a few seconds; the leading \
+                 sentinel logs what it waits for",
             ),
             Self::AnnouncedAgain => f.write_str("another sentinel announced the master again"),
             Self::FormerMasterKept { keeper } => {

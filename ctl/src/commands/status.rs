@@ -13,6 +13,7 @@ use store::election::elected_sentinel;
 use store::{Entry, KeyRange, Keys, Snapshot, Store};
 
 use super::stored_keepers::StoredKeepers;
+use super::stored_requests::StoredRequests;
 use super::{CommandOutcome, error_line, print, stored_document};
 use view::{KeeperProblem, Status, StoredRequest, build};
 
@@ -68,6 +69,7 @@ impl From<anyhow::Error> for StatusFailure {
 /// Reads everything in one request, so that the parts belong to one moment.
 async fn read_status(store: &Store) -> Result<Status, StatusFailure> {
     let keys = store.keys();
+    let [switchover, failover] = StoredRequests::ranges(keys);
     let targets = [
         KeyRange::Prefix(keys.election()),
         KeyRange::Prefix(keys.sentinel_infos()),
@@ -75,8 +77,8 @@ async fn read_status(store: &Store) -> Result<Status, StatusFailure> {
         KeyRange::Key(keys.cluster_data()),
         KeyRange::Prefix(keys.keeper_infos()),
         KeyRange::Key(keys.created()),
-        KeyRange::Key(keys.switchover()),
-        KeyRange::Key(keys.failover_request()),
+        switchover,
+        failover,
     ];
     let snapshot = store.snapshot(&targets).await.context("cannot read the status")?;
     decode_status(snapshot, keys)

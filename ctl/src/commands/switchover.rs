@@ -225,7 +225,7 @@ fn check_cluster(
         None => {
             return Err(format!(
                 "keeper {keeper}, which has the master, does not report: the leading sentinel elects another master after \
-                 failInterval; if no standby can be elected, its log says why, and `stolonctl failover` elects one that lacks \
+                 failInterval; if no standby can be elected, it logs why, and `stolonctl failover` elects one that lacks \
                  data"
             ));
         }

@@ -14,14 +14,14 @@ const NEVER_REVERTED: [&str; 4] = [
     "unix_socket_directories",
 ];
 
-/// What fatal messages say while an earlier server's processes still run, or another one has the port. No configuration
+/// Texts of fatal messages while an earlier server's processes still run, or another one has the port. No configuration
 /// that users can set is the cause.
 const OCCUPIED: [&str; 3] = [
     "pre-existing shared memory block",
     "lock file",
     "could not create any TCP/IP sockets",
 ];
-/// What they say when a disk is full or broken. A path outside PGDATA may come from a parameter, and shared memory, which
+/// Texts of fatal messages when a disk is full or broken. A path outside PGDATA may come from a parameter, and shared memory, which
 /// parameters size, can be in `/dev/shm`.
 const DISK_FAULTS: [&str; 4] = [
     "No space left on device",

@@ -18,7 +18,7 @@ use super::{assert_nothing_is_lost, info, start, switch_over, wait_no_keys};
 /// convergenceTimeout of clusters that run out of it.
 const CONVERGENCE_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// How long a suspended proxy may still forward, and so holds a switchover up after proxies were told to close.
+/// How long a suspended proxy may still forward, and so holds a switchover up in the step in which proxies close.
 const PROXY_TIMEOUT: &str = "20s";
 /// Rows that keeper1 lacks.
 const LACKED_ROWS: &str = "100";

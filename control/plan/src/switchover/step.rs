@@ -135,12 +135,12 @@ fn after_closing(view: &PlanView<'_>, live: LiveSwitchover<'_>) -> SwitchoverAct
 
 /// Orders the stop, unless a proxy may still forward.
 fn order_stop(view: &PlanView<'_>, waiting: SwitchoverState) -> SwitchoverAction {
-    let proxies = view.proxies.may_still_forward.clone();
+    let proxies = &view.proxies.may_still_forward;
     if proxies.is_empty() {
-        SwitchoverAction::Order(OrderKind::Stop)
-    } else {
-        wait(waiting, Some(SwitchoverReason::ProxiesMayForward { proxies }))
+        return SwitchoverAction::Order(OrderKind::Stop);
     }
+    let proxies = proxies.clone();
+    wait(waiting, Some(SwitchoverReason::ProxiesMayForward { proxies }))
 }
 
 /// Steps 3 and 4: the stop of the master is waited for, and then the standby that has received everything.

@@ -1,6 +1,5 @@
 //! Whether a master may be replaced by a switchover, and by which db, before it is stopped (extensions X-2, steps 0
-//! and 1). What
-//! makes the election safe is looked at once it is stopped (`elect`).
+//! and 1). What makes the election safe is looked at once it is stopped (`elect`).
 
 use std::collections::BTreeMap;
 

@@ -139,6 +139,19 @@ pub(super) struct StoredRequest<T> {
     pub(super) expires: bool,
 }
 
+impl<T> StoredRequest<T> {
+    /// Returns what keeps it from being carried out, otherwise `waits_for`.
+    fn ignored_or(&self, waits_for: String) -> String {
+        match self.expires {
+            true => waits_for,
+            false => format!(
+                "ignored, since it has no lease: delete it with `etcdctl del {}`",
+                self.key
+            ),
+        }
+    }
+}
+
 /// Returns the requests that are in the store, with the step of the switchover as a sentinel has published it.
 pub(super) fn requests(
     switchover: Option<StoredRequest<SwitchoverRequest>>,
@@ -146,40 +159,26 @@ pub(super) fn requests(
     sentinels: &[SentinelInfo],
     leader: Option<&str>,
 ) -> Vec<RequestRow> {
-    let ignored = |key: &str, expires: bool| match expires {
-        true => String::new(),
-        false => format!("ignored, since it has no lease: delete it with `etcdctl del {key}`"),
-    };
     let switchover = switchover.map(|stored| {
-        let request = stored.request;
-        let published = sentinels
-            .iter()
-            .filter(|info| info.switchover.as_ref().is_some_and(|report| report.id == request.id));
-        let info = published.max_by_key(|info| leader == Some(info.uid.as_str()));
-        let report = info.and_then(|info| info.switchover.clone()).unwrap_or_default();
-        let step = if report.id.is_empty() {
-            String::new()
-        } else {
-            report.state.to_string()
-        };
-        let waits_for = match stored.expires {
-            true => report.reason,
-            false => ignored(&stored.key, false),
-        };
+        let reports = sentinels.iter().filter_map(|info| {
+            let report = info.switchover.as_ref()?;
+            (report.id == stored.request.id).then_some((leader == Some(info.uid.as_str()), report))
+        });
+        let report = reports.max_by_key(|(leads, _)| *leads).map(|(_, report)| report);
         RequestRow {
             kind: "switchover",
-            to: request.to,
-            requested_at: request.requested_at,
-            step,
-            waits_for,
+            step: report.map(|report| report.state.to_string()).unwrap_or_default(),
+            waits_for: stored.ignored_or(report.map(|report| report.reason.clone()).unwrap_or_default()),
+            to: stored.request.to,
+            requested_at: stored.request.requested_at,
         }
     });
     let failover = failover.map(|stored| RequestRow {
         kind: "failover",
+        step: String::new(),
+        waits_for: stored.ignored_or(String::new()),
         to: Some(stored.request.to),
         requested_at: stored.request.requested_at,
-        step: String::new(),
-        waits_for: ignored(&stored.key, stored.expires),
     });
     switchover.into_iter().chain(failover).collect()
 }

@@ -111,7 +111,7 @@ fn last_segment(data: &Path, title: &str) -> Option<String> {
     of_timeline.max()
 }
 
-/// Returns what the title of the startup process of this PGDATA says.
+/// Returns the activity in the title of the startup process of this PGDATA.
 fn startup_title_of(data: &Path) -> Option<String> {
     let (_, title) = process::with_title(data, startup_title).next()?;
     Some(title)
@@ -132,7 +132,7 @@ mod tests {
 
     #[test]
     fn the_title_of_the_startup_process_contains_the_segment() {
-        let title = |text: &str| startup_title(text);
+        let title = startup_title;
         let recovering = Some("recovering 000000010000000000000003".to_owned());
         assert_eq!(
             title("postgres: startup recovering 000000010000000000000003"),
