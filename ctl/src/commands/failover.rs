@@ -99,7 +99,7 @@ pub(super) async fn run(
             timeout,
         };
         if let RequestOutcome::Written(written) = request.write(store, clock).await? {
-            print(&format!("requested, for {timeout:?} at most\n"))?;
+            print(&format!("requested, for {} at most\n", GoDuration::from(timeout)))?;
             return Box::pin(watch_progress(&command, &first, written)).await;
         }
     }
@@ -126,7 +126,11 @@ fn check_arguments(args: &Args) -> anyhow::Result<(KeeperUid, Option<Duration>)>
     if let (Some(given), Some(limit)) = (args.timeout, timeout)
         && !(TIMEOUT_MIN..=TIMEOUT_MAX).contains(&limit)
     {
-        bail!("--timeout {given} is out of range: choose one between {TIMEOUT_MIN:?} and {TIMEOUT_MAX:?}");
+        bail!(
+            "--timeout {given} is out of range: choose one between {} and {}",
+            GoDuration::from(TIMEOUT_MIN),
+            GoDuration::from(TIMEOUT_MAX)
+        );
     }
     Ok((KeeperUid::from(to), timeout))
 }

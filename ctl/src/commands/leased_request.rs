@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use base::clock::Boottime;
 use base::{Chain, Clock};
+use model::GoDuration;
 use store::{Revision, Store, StoreError, Txn, TxnOutcome};
 
 /// A request to be written.
@@ -78,7 +79,10 @@ fn failed_write(what: &str, error: &StoreError, is_withdrawn: bool, ttl: Duratio
              status` shows whether it was carried out before that"
         )
     } else {
-        anyhow!("cannot request the {what}: {cause}: if it is requested all the same, it ends after {ttl:?}")
+        anyhow!(
+            "cannot request the {what}: {cause}: if it is requested all the same, it ends after {}",
+            GoDuration::from(ttl)
+        )
     }
 }
 

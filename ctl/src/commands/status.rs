@@ -96,10 +96,8 @@ fn decode_status(mut snapshot: Snapshot, keys: &Keys) -> Result<Status, StatusFa
         error,
         problems: view::problems(&keepers, None),
     })?;
-    let (switchover, failover) = (
-        decode_request(snapshot.take_one(6)),
-        decode_request(snapshot.take_one(7)),
-    );
+    let [switchover, failover] = [6, 7].map(|at| snapshot.take_one(at));
+    let (switchover, failover) = (decode_request(switchover), decode_request(failover));
     let requests = view::requests(switchover, failover, &sentinels, leader.as_deref());
     let mut status = build(leader.as_deref(), sentinels, proxies, &checked.data);
     status.requests = requests;
@@ -109,13 +107,21 @@ fn decode_status(mut snapshot: Snapshot, keys: &Keys) -> Result<Status, StatusFa
 
 fn decode_request<T: DeserializeOwned>(entry: Option<Entry>) -> Option<StoredRequest<T>> {
     let entry = entry?;
-    let request = decode_all(std::slice::from_ref(&entry)).pop()?;
-    let expires = entry.lease.is_some();
-    Some(StoredRequest {
-        request,
-        key: entry.key,
-        expires,
-    })
+    match from_slice(&entry.value) {
+        Ok(request) => Some(StoredRequest {
+            request,
+            expires: entry.lease.is_some(),
+            key: entry.key,
+        }),
+        Err(error) => {
+            let key = entry.key.escape_debug();
+            print_stderr(format_args!(
+                "WARNING: cannot decode {key}, so it is not carried out: {}: delete it with `etcdctl del {key}`",
+                Chain(&error)
+            ));
+            None
+        }
+    }
 }
 
 /// Decodes the entries. One that cannot be decoded is reported on standard error and left out (store S-12).

@@ -1,7 +1,7 @@
 //! Refuses a request to the leading sentinel while another one is stored. Writing requests is left to `leased_request`.
 
 use anyhow::anyhow;
-use model::{FailoverRequest, SwitchoverRequest, from_slice};
+use model::{FailoverRequest, GoDuration, SwitchoverRequest, from_slice};
 use store::keys::Keys;
 use store::{Entry, KeyRange, Snapshot, Store};
 
@@ -61,7 +61,7 @@ async fn refusal(store: &Store, other: &Entry, described: Option<String>) -> any
     };
     let what = described.unwrap_or_else(|| format!("{key} exists and cannot be read"));
     let left = store.remaining(lease).await.ok().flatten();
-    let within = left.map(|left| format!(", in {:?} at the latest", left.remaining));
+    let within = left.map(|left| format!(", in {} at the latest", GoDuration::from(left.remaining)));
     anyhow!(
         "{what}: wait until it has ended{}, or withdraw it with `etcdctl del {key}`",
         within.unwrap_or_default()

@@ -9,9 +9,10 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow, bail, ensure};
 use base::{Clock, RandomBytes};
 use daemon::signals::{ProcessSignal, SignalHandlers};
+use daemon::telemetry::print_stderr;
 use model::{
-    CheckedClusterData, GoDuration, KeeperInfo, KeeperUid, Phase, SentinelInfo, SwitchoverRequest, Timestamp,
-    from_slice, short_uid, to_compact,
+    CheckedClusterData, ClusterData, GoDuration, KeeperInfo, KeeperUid, Phase, SentinelInfo, SwitchoverRequest,
+    Timestamp, from_slice, short_uid, to_compact,
 };
 use store::election::elected_sentinel;
 use store::{Entry, KeyRange, Snapshot, Store, Txn};
@@ -71,7 +72,7 @@ pub(super) async fn run(
         id: short_uid(random.bytes()),
     };
     for _ in 0..ATTEMPTS {
-        let progress = command.read(to.as_ref()).await?;
+        let (progress, incomplete) = command.read(to.as_ref()).await?;
         let value = SwitchoverRequest {
             id: command.id.clone(),
             to: to.clone(),
@@ -88,9 +89,15 @@ pub(super) async fn run(
         // From here on a signal withdraws the request.
         let signals = SignalHandlers::install(&SIGNALS).context("install signal handlers")?;
         if let RequestOutcome::Written(written) = request.write(store, clock).await? {
-            if let Err(error) = print(&format!("{}, within {timeout:?}\n", progress.requested(to.as_ref()))) {
+            let limit = GoDuration::from(timeout);
+            if let Err(error) = print(&format!("{}, within {limit}\n", progress.requested(to.as_ref()))) {
                 let _ = withdraw(store, &keys.switchover(), written).await; // otherwise it expires
                 return Err(error);
+            }
+            for keeper in incomplete {
+                print_stderr(format_args!(
+                    "WARNING: keeper {keeper} has no complete data yet: a copy that it makes begins again from the new master"
+                ));
             }
             return Box::pin(follow(&command, progress, written, signals)).await;
         }
@@ -112,16 +119,18 @@ fn check_arguments(args: &Args) -> anyhow::Result<(Option<KeeperUid>, Duration)>
     let timeout = args.timeout.map_or(TIMEOUT_DEFAULT, GoDuration::to_std);
     ensure!(
         (TIMEOUT_MIN..=TIMEOUT_MAX).contains(&timeout),
-        "--timeout {} is out of range: choose one between {TIMEOUT_MIN:?} and {TIMEOUT_MAX:?}",
-        args.timeout.map(|given| given.to_string()).unwrap_or_default()
+        "--timeout {} is out of range: choose one between {} and {}",
+        args.timeout.map(|given| given.to_string()).unwrap_or_default(),
+        GoDuration::from(TIMEOUT_MIN),
+        GoDuration::from(TIMEOUT_MAX)
     );
     Ok((to, timeout))
 }
 
 impl SwitchoverCommand<'_> {
     /// Reads the cluster, and checks that a switchover can be requested. Whether it can be carried out is decided by the
-    /// leading sentinel.
-    async fn read(&self, to: Option<&KeeperUid>) -> anyhow::Result<SwitchoverTracker> {
+    /// leading sentinel. Also returns the keepers whose data are not complete yet.
+    async fn read(&self, to: Option<&KeeperUid>) -> anyhow::Result<(SwitchoverTracker, Vec<KeeperUid>)> {
         let keys = self.store.keys();
         let [switchover, failover] = StoredRequests::ranges(keys);
         let targets = [
@@ -141,7 +150,8 @@ impl SwitchoverCommand<'_> {
         StoredRequests::take(&mut snapshot, 3).ensure_none(self.store).await?;
         stored_document::ensure_supported(&checked.spec)?;
         let leader = Leader::of(&mut snapshot);
-        check_cluster(&checked, &decode_all(&infos), leader, to).map_err(|why| anyhow!(why))
+        let tracker = check_cluster(&checked, &decode_all(&infos), leader, to).map_err(|why| anyhow!(why))?;
+        Ok((tracker, incomplete_keepers(&checked.data)))
     }
 }
 
@@ -238,6 +248,12 @@ fn check_cluster(
         Some(_) => {}
     }
     Ok(SwitchoverTracker::new(master_uid.clone(), keeper.clone(), to.cloned()))
+}
+
+/// Returns the keepers that have not reported their db since it was assigned to them.
+fn incomplete_keepers(data: &ClusterData) -> Vec<KeeperUid> {
+    let incomplete = data.dbs().values().filter(|db| db.status.current_generation == 0);
+    incomplete.map(|db| db.spec.keeper_uid.clone()).collect()
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! How long a stop on the order of a switchover waits for standbys (extensions ). Whether to stop is decided by
 //! `reconcile`.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::future::pending;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use base::Chain;
 use model::{KeeperUid, SwitchoverRequest, from_slice};
 use store::{KeyRange, Store};
 use tokio::time::sleep;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use crate::context::KeeperContext;
 use crate::postgres::data::walker::Walker;
@@ -20,6 +21,8 @@ use crate::reconcile::{AcceptedOrder, Goal, StopReason};
 
 /// Interval of looking whether the switchover is over.
 const POLL: Duration = Duration::from_secs(1);
+/// After this number of times, what the shutdown waits for is logged.
+const USUAL_POLLS: u32 = 2;
 
 /// Looks whether a switchover is over while its order to stop is carried out.
 #[derive(Debug)]
@@ -48,14 +51,20 @@ impl OrderedStop {
         let Goal::Stop(StopReason::Ordered(order)) = goal else {
             return pending().await;
         };
-        loop {
+        let config = self.instance.config();
+        let mut waits_for = BTreeSet::new();
+        for polls in 1_u32.. {
             sleep(POLL).await;
             if self.is_over(order).await {
                 break;
             }
+            if polls > USUAL_POLLS {
+                let found = wal_senders::described(&config.data, &self.walker).await;
+                log_waiting(&found, &waits_for);
+                waits_for = found;
+            }
         }
         info!(db = %order.db, switchover = order.switchover, "the switchover is over, not waiting for standbys");
-        let config = self.instance.config();
         wal_senders::end_repeatedly(&config.data, &self.walker).await
     }
 
@@ -76,5 +85,20 @@ impl OrderedStop {
                 false
             }
         }
+    }
+}
+
+/// Logs the WAL senders for which the shutdown waits, unless it has before. Their positions change.
+fn log_waiting(found: &BTreeSet<String>, before: &BTreeSet<String>) {
+    let clients = |senders: &BTreeSet<String>| -> BTreeSet<String> {
+        let client = |sender: &String| sender.split(' ').take(2).collect::<Vec<_>>().join(" ");
+        senders.iter().map(client).collect()
+    };
+    if !found.is_empty() && clients(found) != clients(before) {
+        let senders = found.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+        warn!(
+            walSenders = senders,
+            "the shutdown waits until these WAL senders have sent everything"
+        );
     }
 }

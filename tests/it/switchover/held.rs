@@ -246,6 +246,8 @@ async fn a_switchover_that_takes_too_long_leaves_the_old_master() {
 #[tokio::test]
 async fn an_interrupted_command_leaves_the_old_master() {
     let mut held = HeldSwitchover::start(1, &[]).await;
+    let waits = "the shutdown waits until these WAL senders have sent everything";
+    held.cluster.process("keeper0").wait_for_log(waits, LONG_TIMEOUT).await;
     held.command.signal(Signal::INT);
     let output = held.wait_status(1).await;
     assert!(output.contains("interrupted, the switchover is given up"), "{output}");

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{anyhow, bail};
 use base::Chain;
-use model::{ClusterData, DbUid, KeeperUid, Stored};
+use model::{ClusterData, DbUid, GoDuration, KeeperUid, Stored};
 use store::{KeyRange, Snapshot, StoreError};
 use tokio::time::sleep;
 
@@ -265,21 +265,21 @@ async fn give_up(
     written: WrittenRequest,
     unread: Option<StoreError>,
 ) -> GiveUpOutcome {
-    let limit = written.timeout;
+    let limit = GoDuration::from(written.timeout);
     let cause = unread.map(|error| format!(" ({})", Chain(&error))).unwrap_or_default();
     if progress.is_elected {
-        let error = anyhow!("not announced within {limit:?}{cause}: {}", progress.state());
+        let error = anyhow!("not announced within {limit}{cause}: {}", progress.state());
         return GiveUpOutcome::Failed(error);
     }
     match withdraw_request(command, written).await {
         Ok(true) => GiveUpOutcome::Failed(anyhow!(
-            "not elected within {limit:?}{cause}, the request is withdrawn: {}; the log of the leading sentinel has \
+            "not elected within {limit}{cause}, the request is withdrawn: {}; the log of the leading sentinel has \
              the reason (`ignoring an operator's request for a failover`, or what it waits for)",
             progress.state()
         )),
         Ok(false) => GiveUpOutcome::RequestGone,
         Err(error) => GiveUpOutcome::Failed(anyhow!(
-            "not elected within {limit:?}, and the request cannot be withdrawn: {}: it expires by itself; {}",
+            "not elected within {limit}, and the request cannot be withdrawn: {}: it expires by itself; {}",
             Chain(&error),
             progress.state()
         )),

@@ -7,7 +7,7 @@ use anyhow::{anyhow, bail};
 use base::Chain;
 use base::clock::Boottime;
 use daemon::signals::SignalHandlers;
-use model::{SentinelInfo, Stored, SwitchoverReport, from_slice};
+use model::{GoDuration, SentinelInfo, Stored, SwitchoverReport, from_slice};
 use store::election::elected_sentinel;
 use store::{Entry, KeyRange, Snapshot, StoreError, Watch};
 use tokio::time::sleep;
@@ -151,11 +151,11 @@ impl Following<'_> {
 
     /// Ends a switchover that took too long, unless it turns out to be carried out.
     async fn give_up(&mut self) -> anyhow::Result<()> {
-        let limit = self.written.timeout;
+        let limit = GoDuration::from(self.written.timeout);
         let unread = self.unread.take();
         let cause = unread.map(|error| format!(" ({})", Chain(&error))).unwrap_or_default();
         if self.progress.is_elected() {
-            bail!("not complete within {limit:?}{cause}: {}", self.progress.state());
+            bail!("not complete within {limit}{cause}: {}", self.progress.state());
         }
         match self.withdraw().await {
             Ok(false) if self.gone_since.is_none() => {
@@ -168,7 +168,7 @@ impl Following<'_> {
                 self.fail(&why, NOT_BEGUN).await.map(drop)
             }
             Err(error) => bail!(
-                "no new master within {limit:?}, and the request cannot be withdrawn: {}: it expires by itself; {}",
+                "no new master within {limit}, and the request cannot be withdrawn: {}: it expires by itself; {}",
                 Chain(&error),
                 self.progress.state()
             ),
@@ -177,8 +177,8 @@ impl Following<'_> {
 
     fn too_late(&self) -> String {
         format!(
-            "no new master within {:?}, the switchover is given up",
-            self.written.timeout
+            "no new master within {}, the switchover is given up",
+            GoDuration::from(self.written.timeout)
         )
     }
 

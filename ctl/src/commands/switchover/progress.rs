@@ -200,7 +200,7 @@ impl SwitchoverTracker {
         let last = self.last.as_ref()?;
         let mut text = self.text(last);
         if *last == SwitchoverStep::Stopping {
-            text.push_str("; its shutdown waits for every receiver of its WAL: see its log");
+            text.push_str("; its shutdown waits for every receiver of its WAL: its keeper logs for which");
         }
         let is_in_text = self.waits_for.is_empty() || text.contains(&self.waits_for);
         let waits_for = if is_in_text { "" } else { &self.waits_for };
@@ -214,7 +214,10 @@ impl SwitchoverTracker {
         if self.is_announced {
             format!("keeper {keeper} has the master, and the proxies are sent to it")
         } else if *keeper == self.old_keeper {
-            format!("keeper {keeper} stays the master; the proxies are closed until it runs again and a sentinel leads")
+            format!(
+                "keeper {keeper} stays the master; the proxies are closed until it runs again, or the leading sentinel \
+                 elects another one"
+            )
         } else {
             format!("keeper {keeper} is elected and may still be announced: see `stolonctl status`")
         }

@@ -1,7 +1,8 @@
-//! Ends the WAL senders of a server that shuts down. Before its shutdown checkpoint it waits until they have sent what
+//! Finds and ends the WAL senders of a server that shuts down. Before its shutdown checkpoint it waits until they have sent what
 //! there is, and after that until their standbys have received it: up to `wal_sender_timeout`, when a standby is suspended.
 //! Ending them ends that wait, and the shutdown stays clean.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::path::Path;
 use std::time::Duration;
@@ -29,9 +30,20 @@ pub async fn end_repeatedly(data: &Path, walker: &Walker) -> Infallible {
     }
 }
 
+/// Returns the WAL senders of the server on a PGDATA: role, client and what they do, as their titles have it. A server that
+/// shuts down takes no queries, so only the titles show whom it waits for.
+pub async fn described(data: &Path, walker: &Walker) -> BTreeSet<String> {
+    let data = data.to_owned();
+    let find = move || {
+        let senders = process::with_title(&data, |title| wal_sender(title).map(ToOwned::to_owned));
+        senders.map(|(_, activity)| activity).collect()
+    };
+    walker.run(find).await.unwrap_or_default()
+}
+
 /// Sends SIGTERM to them, and returns how many there were.
 fn end_all(data: &Path) -> usize {
-    let senders = process::with_title(data, wal_sender).filter_map(|(pid, ())| {
+    let senders = process::with_title(data, |title| wal_sender(title).map(drop)).filter_map(|(pid, ())| {
         // Looked at again once it is held, so that its id cannot be that of another process.
         let process = Process::open(pid).ok()??;
         wal_sender(&process::title_of(pid)?)?;
@@ -40,11 +52,16 @@ fn end_all(data: &Path) -> usize {
     senders.filter(|sender| sender.signal(Signal::TERM).is_ok()).count()
 }
 
-/// Picks the title of a WAL sender: `postgres: walsender …`.
-fn wal_sender(title: &str) -> Option<()> {
+/// Returns what follows in the title of a WAL sender: `postgres: walsender …`.
+fn wal_sender(title: &str) -> Option<&str> {
+    const NAME: &str = "walsender ";
     let activity = title.strip_prefix("postgres: ")?;
-    let is_sender = activity.starts_with("walsender ") || activity.contains(": walsender ");
-    is_sender.then_some(())
+    let named = || {
+        activity
+            .split_once(": ")
+            .and_then(|(_, activity)| activity.strip_prefix(NAME))
+    };
+    activity.strip_prefix(NAME).or_else(named)
 }
 
 #[cfg(test)]
@@ -55,9 +72,12 @@ mod tests {
 
     #[test]
     fn the_title_names_a_wal_sender() {
-        let is = |title: &str| wal_sender(title).is_some();
-        assert!(is("postgres: walsender repl 127.0.0.1(40112) streaming 0/5000060"));
-        assert!(is("postgres: main: walsender repl [local] streaming 0/5000060"));
+        let activity = "repl 127.0.0.1(40112) streaming 0/5000060";
+        assert_eq!(wal_sender(&format!("postgres: walsender {activity}")), Some(activity));
+        assert_eq!(
+            wal_sender(&format!("postgres: main: walsender {activity}")),
+            Some(activity)
+        );
         for other in [
             "postgres: checkpointer ",
             "postgres: walreceiver streaming 0/5000060",
@@ -65,7 +85,7 @@ mod tests {
             "vi postgres: walsender notes",
             "",
         ] {
-            assert!(!is(other), "{other}");
+            assert_eq!(wal_sender(other), None, "{other}");
         }
     }
 
@@ -84,6 +104,10 @@ mod tests {
             start(1, "postgres: walsender repl 127.0.0.1(2) streaming 0/1"),
         ];
         let walker = Walker::default();
+        assert_eq!(
+            described(data[0].path(), &walker).await,
+            ["repl 127.0.0.1(1) streaming 0/1".to_owned()].into()
+        );
         let ended = async {
             while sender.try_wait().unwrap().is_none() {
                 sleep(Duration::from_millis(10)).await;
