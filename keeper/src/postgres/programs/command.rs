@@ -13,7 +13,7 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReade
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use tokio::time::timeout;
 
-use crate::postgres::programs::parent_death;
+use crate::postgres::programs::{oom_score, parent_death};
 use crate::postgres::transfer::TransferProgress;
 
 /// Number of output lines kept to explain a failure.
@@ -148,6 +148,9 @@ impl RunningCommand {
             program: program.to_path_buf(),
             source,
         })?;
+        if let Some(pid) = child.id() {
+            oom_score::adjust(pid);
+        }
         let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         let stdout = child.stdout.take().expect("standard output is piped, see above");
         let stderr = child.stderr.take().expect("standard error is piped, see above");

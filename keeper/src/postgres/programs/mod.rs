@@ -3,6 +3,7 @@
 pub mod command;
 pub mod environment;
 pub mod installation;
+mod oom_score;
 pub mod parameter_check;
 mod parent_death;
 pub mod pg_control;
