@@ -1,9 +1,19 @@
-//! The WAL receiver of a standby, which a test suspends so that the standby lags.
+//! The WAL receiver of a standby, which a test waits for, or suspends so that the standby lags.
 
-use crate::cluster::Cluster;
-use crate::deadlines::SHORT_TIMEOUT;
+use crate::cluster::{Cluster, check};
+use crate::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
 use crate::process::{self, Signal};
 use crate::wait::eventually;
+
+/// Waits until this master's only standby streams. After a restart of either that takes a moment.
+pub async fn wait_streaming(cluster: &Cluster, master: &str) {
+    let count = "select count(*) from pg_stat_replication where state = 'streaming'";
+    eventually(format!("a standby to stream from {master}"), LONG_TIMEOUT, async || {
+        let streaming = cluster.query(master, count).await?;
+        check(streaming == "1", || streaming)
+    })
+    .await;
+}
 
 /// A suspended WAL receiver.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use stolon_tests::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
 use stolon_tests::process::{self, Process, Signal};
 use stolon_tests::spec::update;
 use stolon_tests::wait::{eventually, throughout};
-use stolon_tests::wal_receiver::SuspendedReceiver;
+use stolon_tests::wal_receiver::{SuspendedReceiver, wait_streaming};
 use stolon_tests::writers::Writers;
 use store::Entry;
 
@@ -232,12 +232,7 @@ async fn a_switchover_that_takes_too_long_leaves_the_old_master() {
     held.receiver.resume();
     // and another one succeeds, once keeper1 streams again
     held.cluster.wait_caught_up("keeper1", "keeper0").await;
-    eventually("keeper1 to stream", LONG_TIMEOUT, async || {
-        let count = "select count(*) from pg_stat_replication where state = 'streaming'";
-        let streaming = held.cluster.query("keeper0", count).await?;
-        check(streaming == "1", || streaming)
-    })
-    .await;
+    wait_streaming(&held.cluster, "keeper0").await;
     switch_over(&held.cluster, &["--to", "keeper1"]).await;
     held.assert_clients_go_on().await;
 }
