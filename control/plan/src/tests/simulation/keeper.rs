@@ -35,8 +35,10 @@ pub(super) struct SimKeeper {
     /// The ids of the switchovers whose orders it has carried out.
     stopping: String,
     checkpointed: String,
-    /// The followers at that checkpoint; all have received it.
-    checkpoint_received: BTreeMap<DbUid, bool>,
+    /// Where that checkpoint ended.
+    pub(super) checkpoint_at: u64,
+    /// The standbys that are connected, and whether they have received it.
+    pub(super) checkpoint_received: BTreeMap<DbUid, bool>,
     primary: bool,
     /// Whether its instance runs.
     pub(super) running: bool,
@@ -90,6 +92,7 @@ impl SimKeeper {
             leaving: false,
             stopping: String::new(),
             checkpointed: String::new(),
+            checkpoint_at: 0,
             checkpoint_received: BTreeMap::new(),
             primary: false,
             running: false,
@@ -137,11 +140,11 @@ impl SimKeeper {
     }
 
     /// Carries out an order about its master (extensions ). `is_closed`: no master is announced.
-    fn carry_out(&mut self, order: &KeeperOrder, is_closed: bool, followers: &[DbUid]) {
+    fn carry_out(&mut self, order: &KeeperOrder, is_closed: bool) {
         match order.order {
-            OrderKind::Checkpoint if self.is_running_master() => {
+            OrderKind::Checkpoint if self.is_running_master() && self.checkpointed != order.switchover => {
                 self.checkpointed.clone_from(&order.switchover);
-                self.checkpoint_received = followers.iter().map(|uid| (uid.clone(), true)).collect();
+                self.checkpoint_at = self.at;
             }
             OrderKind::Stop if is_closed => {
                 self.is_clean |= self.running;
@@ -181,7 +184,7 @@ impl SimKeeper {
         }
         if let Some(SimOrder { order, is_closed }) = order.filter(|_| self.own && is_master) {
             if order.db == db.uid {
-                self.carry_out(order, *is_closed, db.spec.followers.as_deref().unwrap_or_default());
+                self.carry_out(order, *is_closed);
             }
             // no permit to start or to promote (extensions)
             if !self.is_running_master() {
