@@ -250,9 +250,12 @@ fn check_cluster(
     Ok(SwitchoverTracker::new(master_uid.clone(), keeper.clone(), to.cloned()))
 }
 
-/// Returns the keepers that have not reported their db since it was assigned to them.
+/// Returns the keepers of standbys that have not reported their db since it was assigned to them.
 fn incomplete_keepers(data: &ClusterData) -> Vec<KeeperUid> {
-    let incomplete = data.dbs().values().filter(|db| db.status.current_generation == 0);
+    let incomplete = data
+        .dbs()
+        .values()
+        .filter(|db| db.is_standby_type() && db.status.current_generation == 0);
     incomplete.map(|db| db.spec.keeper_uid.clone()).collect()
 }
 

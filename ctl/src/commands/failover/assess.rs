@@ -101,7 +101,14 @@ pub(super) fn assess(
     if of_master.state == DbHealth::Healthy {
         of_master.state = DbHealth::NotConverged;
     }
-    check_target(checked, infos, uid, db, master_uid)?;
+    check_target(checked, infos, uid, db, master_uid).map_err(|why| match of_master.state {
+        // Soon after an election that is the usual case.
+        DbHealth::NotConverged => format!(
+            "{why}; the master, of keeper {}, is healthy and has not applied its spec yet: wait a few seconds",
+            of_master.keeper
+        ),
+        _ => why,
+    })?;
     let target = recorded(checked, uid, db);
     let others = data
         .dbs()

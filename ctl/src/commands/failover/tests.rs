@@ -160,6 +160,17 @@ fn what_cannot_become_the_master_is_refused() {
         text.starts_with("the master is healthy: keeper k1 has it; to hand it over, "),
         "{text}"
     );
+    let soon_after_an_election = |checked: &mut CheckedClusterData| {
+        master_is_healthy(checked);
+        let dbs = checked.data.dbs_mut();
+        dbs.get_mut("d1").unwrap().generation = 3;
+        dbs.get_mut("d3").unwrap().status.current_generation = 0;
+    };
+    let text = refused("k3", &soon_after_an_election);
+    assert!(
+        text.contains("its data are not complete") && text.ends_with("wait a few seconds"),
+        "{text}"
+    );
     let target = |change: &'static dyn Fn(&mut model::Db)| {
         refused("k3", &|checked| change(checked.data.dbs_mut().get_mut("d3").unwrap()))
     };
