@@ -45,7 +45,7 @@ pub fn raise_limits() -> MachineLimits {
 /// # Errors
 /// It cannot start, or the listener ended by itself.
 pub fn run(config: Config, clock: &Clock, random: RandomBytes) -> anyhow::Result<()> {
-    let control = runtime::current_thread().context("start the control loop")?;
+    let control = runtime::local().context("start the control loop")?;
     // Before the program is announced as running: a signal then stops it in order.
     let signals = {
         let _context = control.enter();
@@ -62,7 +62,8 @@ pub fn run(config: Config, clock: &Clock, random: RandomBytes) -> anyhow::Result
     info!(id = %me, "proxy id");
     let (listening, listener) = start_listener(&config, &metrics, clock)?;
     let heartbeat = report_health(server.as_ref(), &status, &listener, clock)?;
-    program::run_main_task(control, async {
+    let clock = clock.clone();
+    program::run_main_task(control, async move {
         log_summaries(
             Arc::clone(&metrics),
             Arc::clone(&status),
@@ -76,7 +77,7 @@ pub fn run(config: Config, clock: &Clock, random: RandomBytes) -> anyhow::Result
             listener,
             metrics,
             status,
-            clock: clock.clone(),
+            clock,
             random,
         });
         check_in_until_stopped(checkin, listening, signals, config.drain, heartbeat).await

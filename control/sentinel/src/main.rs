@@ -19,7 +19,7 @@ use tracing::info;
 fn main() -> ExitCode {
     let args: Args = args::parse(SENTINEL);
     let config = program::start_logging(args.check()).unwrap_or_else(|faults| fatal(faults));
-    let main_runtime = runtime::current_thread().unwrap_or_else(|error| fatal_error("cannot start", &error));
+    let main_runtime = runtime::local().unwrap_or_else(|error| fatal_error("cannot start", &error));
     program::run_main_task(main_runtime, run(config));
     ExitCode::SUCCESS
 }
