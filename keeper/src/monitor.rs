@@ -5,31 +5,31 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use base::Chain;
 use base::clock::Boottime;
 use model::{DbUid, Lsn, PostgresBinaryVersion};
 use tokio::sync::Notify;
-use tracing::{info, warn};
 
 use crate::connections::{self, ConnectionAttempts};
 use crate::health::LoginRecoveryReporter;
 use crate::local::state::LocalState;
-use crate::monitor::details::Details;
+use crate::monitor::fast_poll::{FastPoll, SeenReceiver};
+use crate::monitor::monitor_state::{MonitorState, next_unhealthy_delay};
 use crate::monitor::published_state::{is_urgent_change, state};
 use crate::monitor::ticks::Ticks;
 use crate::postgres::config::conninfo::Address;
 use crate::postgres::instance::Instance;
 use crate::postgres::observe::{Observation, ObserveError, ObserveScope, observe, observe_data};
 use crate::postgres::server::postmaster::ChildStatus;
-use crate::postgres::server::process::Process;
 use crate::problems::{KeeperProblemKind, Problems};
 use crate::publish::{Due, Publisher};
 use crate::reconcile::RESTART_AFTER_CRASH;
-use crate::streaming::{FollowedDb, StreamingCheck};
+use crate::streaming::FollowedDb;
 use crate::synchronous::{InSync, Mark, SyncReplication};
 
 mod details;
+mod fast_poll;
 mod instance_report;
+mod monitor_state;
 mod published_state;
 mod ticks;
 
@@ -39,10 +39,6 @@ pub use self::instance_report::InstanceReporter;
 const FAST_POLL_DELAY: Duration = Duration::from_millis(25);
 /// Time limit of fast polling.
 const FAST_POLL_LIMIT: Duration = Duration::from_secs(10);
-/// Fast polling ends after this number of observations with the same position and without a WAL receiver.
-const UNCHANGED_POLLS_MAX: u32 = 4;
-/// Initial interval of observing a server that runs and is not healthy yet; it grows up to the usual one.
-const UNHEALTHY_DELAY: Duration = Duration::from_millis(50);
 /// Interval of looking whether the WAL receiver of a healthy standby still runs, where the kernel does not report its end.
 const RECEIVER_POLL: Duration = Duration::from_millis(500);
 /// Interval of observations while client logins are blocked until standbys are in sync.
@@ -257,11 +253,11 @@ impl Monitor {
         loop {
             let delay = self.observe_once(&mut memory).await;
             tokio::select! {
-                () = self.wake.notified() => {}
+                () = self.wake.notified() => memory.details.query_parameters_again(),
                 // The senders belong to the instance and to its synchronous replication, and exist as long as they.
-                _ = child_status.changed() => {}
+                _ = child_status.changed() => memory.details.query_parameters_again(),
                 _ = mark.changed() => {}
-                () = self.wait_next(delay, &memory) => {}
+                () = self.wait_next(delay, &mut memory) => {}
             }
         }
     }
@@ -277,19 +273,16 @@ impl Monitor {
         let mut scope = memory.scope(&db.uid, now);
         // Each attempt would take the request timeout and delay the observation.
         scope.logins &= !self.connections().is_failing();
-        let status = match runs {
-            true => Some(self.instance.file_status().await),
-            false => None,
-        };
-        let is_starting = matches!(&status, Some(Ok(status)) if !status.reports_ready);
         let mark = self.synchronous.mark();
-        let mut observation = match status {
-            Some(Ok(_)) if is_starting => Observation::default(),
-            Some(Ok(status)) => observe_data(&self.instance, status.is_initialised, scope).await,
-            Some(Err(failed)) if failed.unanswered().is_some() => Observation::failed(ObserveError::Data(failed)),
-            Some(Err(_)) | None => observe(&self.instance, scope).await,
+        let child = *self.instance.child_status().borrow();
+        let (mut observation, is_starting) = match (runs, memory.healthy_child == Some(child)) {
+            // What the files show is needed only once it does not answer any more.
+            (true, true) => (observe_data(&self.instance, true, scope).await, false),
+            (true, false) => self.observe_unsettled(scope).await,
+            (false, _) => (observe(&self.instance, scope).await, false),
         };
         let runs = runs && self.runs();
+        memory.healthy_child = Some(child).filter(|_| runs && observation.is_healthy);
         memory.log_failure(&observation, runs);
         self.report_unanswered_data(&observation);
         let is_recovering = runs && (is_starting || observation.is_not_accepting());
@@ -308,7 +301,10 @@ impl Monitor {
             .standby
             .as_ref()
             .and_then(|standby| standby.receiver.as_ref());
-        memory.receiver = receiver.map(|receiver| receiver.pid);
+        memory.receiver = receiver.map(|receiver| SeenReceiver {
+            pid: receiver.pid,
+            is_streaming: receiver.is_streaming,
+        });
         let position = observation.position;
         // An open session may still work while the postmaster hangs: clients could not connect, so it is not healthy.
         let healthy = observation.is_healthy && runs && !is_silent;
@@ -338,6 +334,16 @@ impl Monitor {
         }
     }
 
+    /// Observes a server that may be starting, as its files show; returns also whether it is.
+    async fn observe_unsettled(&self, scope: ObserveScope) -> (Observation, bool) {
+        match self.instance.file_status().await {
+            Ok(status) if !status.reports_ready => (Observation::default(), true),
+            Ok(status) => (observe_data(&self.instance, status.is_initialised, scope).await, false),
+            Err(failed) if failed.unanswered().is_some() => (Observation::failed(ObserveError::Data(failed)), false),
+            Err(_) => (observe(&self.instance, scope).await, false),
+        }
+    }
+
     /// Returns the published version of the programs.
     async fn version(&self) -> PostgresBinaryVersion {
         let version = self.instance.programs().version().await;
@@ -351,8 +357,8 @@ impl Monitor {
     }
 
     /// Waits; starts fast polling when the WAL receiver of a standby ends meanwhile.
-    async fn wait_next(&self, delay: Duration, memory: &MonitorState) {
-        let receiver = memory.receiver.map(Process::open);
+    async fn wait_next(&self, delay: Duration, memory: &mut MonitorState) {
+        let receiver = memory.open_receiver();
         let receiver_ended = async {
             match receiver {
                 Some(Ok(Some(process))) => process.ended_or_polled_every(RECEIVER_POLL).await,
@@ -362,22 +368,22 @@ impl Monitor {
         };
         tokio::select! {
             () = tokio::time::sleep(delay) => {}
-            () = receiver_ended => self.fast_poll(),
+            () = receiver_ended => {
+                memory.forget_receiver_process();
+                self.fast_poll();
+            }
         }
     }
 
     fn continue_fast_poll(&self, memory: &mut MonitorState, position: Option<Lsn>) -> bool {
         let mut settings = self.settings();
         let Some(end) = settings.fast_poll_until else {
-            memory.unchanged_polls = 0;
             return false;
         };
-        let is_unchanged = position == memory.position && memory.receiver.is_none();
-        memory.unchanged_polls = if is_unchanged { memory.unchanged_polls + 1 } else { 0 };
-        memory.position = position;
-        if position.is_none() || memory.unchanged_polls >= UNCHANGED_POLLS_MAX || self.now() >= end {
+        let goes_on = memory.fast_poll.record(position, memory.receiver);
+        if position.is_none() || !goes_on || self.now() >= end {
             settings.fast_poll_until = None;
-            memory.unchanged_polls = 0;
+            memory.fast_poll = FastPoll::default();
             return position.is_some();
         }
         true
@@ -391,107 +397,5 @@ impl Monitor {
         self.settings
             .lock()
             .expect("no thread panics while holding the settings")
-    }
-}
-
-/// Returns the delay after observing an unhealthy server: 1.5 times the previous one, up to the usual one. It is
-/// bounded before it is kept, because a recovery may last for days.
-fn next_unhealthy_delay(before: Option<Duration>, usual: Duration) -> Duration {
-    let next = before.map_or(UNHEALTHY_DELAY, |before| before.saturating_add(before / 2));
-    next.min(usual)
-}
-
-/// State kept between observations.
-#[derive(Debug)]
-struct MonitorState {
-    health: LoginRecoveryReporter,
-    /// The failure that was last logged, until an observation succeeds.
-    failing: Option<String>,
-    /// The last delay, while the server runs and is not healthy.
-    unhealthy_delay: Option<Duration>,
-    /// The position at the last observation of fast polling.
-    position: Option<Lsn>,
-    /// Consecutive observations of fast polling with that position and without a WAL receiver.
-    unchanged_polls: u32,
-    /// The process id of the standby's WAL receiver at the last observation.
-    receiver: Option<i32>,
-    streaming: StreamingCheck,
-    /// The db that the following fields belong to.
-    db: DbUid,
-    details: Details,
-}
-
-impl MonitorState {
-    fn new(health: LoginRecoveryReporter) -> Self {
-        Self {
-            health,
-            failing: None,
-            unhealthy_delay: None,
-            position: None,
-            unchanged_polls: 0,
-            receiver: None,
-            streaming: StreamingCheck::default(),
-            db: DbUid::default(),
-            details: Details::default(),
-        }
-    }
-
-    /// Returns what the next observation queries.
-    fn scope(&mut self, db: &DbUid, now: Boottime) -> ObserveScope {
-        if self.db != *db {
-            self.db = db.clone();
-            self.details = Details::default();
-        }
-        ObserveScope {
-            details: self.details.are_due(now),
-            logins: self.health.is_login_due(now),
-            replication: !self.health.is_replication_refused() || self.health.is_login_due(now),
-        }
-    }
-
-    /// Logs the begin and the end of a failure. A server that is not running is not expected to answer.
-    fn log_failure(&mut self, observation: &Observation, runs: bool) {
-        let Some(failed) = observation.failed.as_ref().filter(|_| runs) else {
-            if observation.is_healthy && observation.parameters.is_some() && self.failing.take().is_some() {
-                info!("postgres answers");
-            }
-            return;
-        };
-        let message = failed.to_string();
-        if self.failing.as_ref() == Some(&message) {
-            return;
-        }
-        let cause = std::error::Error::source(failed)
-            .map(|cause| Chain(cause).to_string())
-            .unwrap_or_default();
-        match failed {
-            ObserveError::Parameters(_) => warn!(error = cause, "cannot get configured pg parameters"),
-            ObserveError::Data(_) => warn!(error = cause, "cannot read PGDATA"),
-            ObserveError::Sql(_) | ObserveError::Position(_) => warn!(error = cause, "error getting pg state"),
-        }
-        self.failing = Some(message);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_delay_never_overflows_however_long_a_server_is_unhealthy() {
-        // 292 years is the longest duration of a spec.
-        for usual in [
-            Duration::ZERO,
-            Duration::from_secs(1),
-            Duration::from_nanos(i64::MAX as u64),
-            Duration::MAX,
-        ] {
-            let mut delay = None;
-            for _ in 0..100_000 {
-                delay = Some(next_unhealthy_delay(delay, usual));
-                assert!(delay <= Some(usual));
-            }
-            assert_eq!(delay, Some(usual));
-        }
     }
 }

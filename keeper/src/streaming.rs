@@ -6,7 +6,7 @@ use std::time::Duration;
 use base::clock::Boottime;
 use model::{DbUid, Lsn, Problem};
 
-use crate::postgres::client::sql::StandbyStatus;
+use crate::postgres::client::replication_state::StandbyStatus;
 use crate::problems::KeeperProblemKind;
 
 /// How long a WAL receiver must have been streaming to count. It reports itself as streaming before its WAL sender has
@@ -178,7 +178,7 @@ fn remedy(reason: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::postgres::client::sql::WalReceiver;
+    use crate::postgres::client::replication_state::WalReceiver;
 
     const LIMIT: Duration = Duration::from_secs(10);
 

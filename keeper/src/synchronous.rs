@@ -15,7 +15,8 @@ use model::{DbUid, SYNCHRONOUS_COMMIT};
 use tokio::sync::{Notify, watch};
 
 use crate::metrics::Metrics;
-use crate::postgres::client::sql::{NamesShown, WalSender};
+use crate::postgres::client::replication_state::WalSender;
+use crate::postgres::client::sql::NamesShown;
 use crate::postgres::instance::Instance;
 use crate::problems::Problems;
 use crate::reconcile::TargetDb;

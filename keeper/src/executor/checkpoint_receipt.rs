@@ -9,7 +9,7 @@ use model::{DbUid, Lsn, strip_stolon_name};
 use tokio::time::sleep;
 use tracing::debug;
 
-use crate::postgres::client::sql::WalSender;
+use crate::postgres::client::replication_state::WalSender;
 use crate::postgres::instance::Instance;
 use crate::publish::{Due, Publisher};
 

@@ -11,11 +11,16 @@ use crate::postgres::observe::{Observation, ObserveScope};
 /// Delay after a failed query of details: each attempt may take a request timeout.
 const DETAILS_DELAY: Duration = Duration::from_secs(30);
 
+/// Interval of querying the parameters while nothing happens to the server: it reads its files for that.
+const PARAMETERS_INTERVAL: Duration = Duration::from_secs(60);
+
 /// The details that were last queried.
 #[derive(Debug, Default)]
 pub(super) struct Details {
     /// The parameters. Only the keeper's own reloads change them.
     parameters: Option<Parameters>,
+    /// When they were queried; `None` if they have to be queried again.
+    parameters_at: Option<Boottime>,
     /// When details could not be queried.
     failed_at: Option<Boottime>,
 }
@@ -25,7 +30,16 @@ impl Details {
         self.failed_at.is_none_or(|at| now.since(at) >= DETAILS_DELAY)
     }
 
-    /// Fills in parameters that could not be queried this time.
+    pub(super) fn are_parameters_due(&self, now: Boottime) -> bool {
+        self.parameters_at.is_none_or(|at| now.since(at) >= PARAMETERS_INTERVAL)
+    }
+
+    /// Something happened to the server: its parameters may be others.
+    pub(super) fn query_parameters_again(&mut self) {
+        self.parameters_at = None;
+    }
+
+    /// Fills in parameters that were not queried this time.
     pub(super) fn fill_in(&mut self, observation: &mut Observation, scope: ObserveScope, now: Boottime) {
         if !observation.is_healthy {
             return;
@@ -41,7 +55,10 @@ impl Details {
             self.failed_at = observation.failed.as_ref().map(|_| now);
         }
         match &observation.parameters {
-            Some(parameters) => self.parameters = Some(parameters.clone()),
+            Some(parameters) => {
+                self.parameters = Some(parameters.clone());
+                self.parameters_at = Some(now);
+            }
             None => observation.parameters = self.parameters.clone(),
         }
     }
@@ -87,5 +104,33 @@ mod tests {
         read.fill_in(&mut later, ObserveScope::ALL, now);
         assert!(later.is_healthy && !read.are_due(now));
         assert_eq!(later.parameters, whole.parameters);
+    }
+
+    #[test]
+    fn parameters_are_queried_once_a_minute_and_after_events() {
+        let at = |seconds: u64| Boottime::from_nanos(seconds * 1_000_000_000);
+        let observe = |details: &mut Details, parameters: Option<&str>, now| {
+            let mut observation = Observation {
+                is_healthy: true,
+                parameters: parameters.map(|value| Parameters::from([("a".into(), value.into())])),
+                ..Observation::default()
+            };
+            details.fill_in(&mut observation, ObserveScope::ALL, now);
+            observation
+                .parameters
+                .and_then(|parameters| parameters.get("a").cloned())
+        };
+        let mut details = Details::default();
+        assert!(details.are_parameters_due(at(1)));
+        observe(&mut details, Some("1"), at(1));
+        assert!(!details.are_parameters_due(at(60)) && details.are_parameters_due(at(61)));
+        assert_eq!(observe(&mut details, None, at(60)).as_deref(), Some("1"));
+        assert!(details.are_parameters_due(at(61)));
+
+        observe(&mut details, Some("1"), at(62));
+        details.query_parameters_again();
+        assert!(details.are_parameters_due(at(62)));
+        assert_eq!(observe(&mut details, Some("2"), at(62)).as_deref(), Some("2"));
+        assert!(!details.are_parameters_due(at(63)));
     }
 }

@@ -8,7 +8,7 @@ use base::Clock;
 use model::{DbUid, strip_stolon_name};
 
 use crate::metrics::{InstanceSample, MetricRole, Metrics, StandbyLag, UpstreamLag};
-use crate::postgres::client::sql::{StandbyStatus, WalSender};
+use crate::postgres::client::replication_state::{StandbyStatus, WalSender};
 use crate::postgres::observe::Observation;
 use crate::status::KeeperHealth;
 
@@ -89,7 +89,7 @@ fn upstream_lag(standby: &StandbyStatus) -> UpstreamLag {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::postgres::client::sql::WalReceiver;
+    use crate::postgres::client::replication_state::WalReceiver;
     use model::Lsn;
 
     fn standby(replayed: u64, received: Option<u64>, upstream_end: Option<u64>) -> StandbyStatus {

@@ -3,7 +3,7 @@
 
 use model::{DbUid, Lsn, PostgresState, TimelineHistory, strip_stolon_name};
 
-use crate::postgres::client::sql::WalSender;
+use crate::postgres::client::replication_state::WalSender;
 use crate::postgres::config::conninfo::Address;
 use crate::postgres::data::history::Ancestor;
 use crate::postgres::observe::Observation;

@@ -7,7 +7,7 @@ use model::Lsn;
 use tracing::warn;
 
 use crate::postgres::client::refusal::ServerRefusal;
-use crate::postgres::client::sql::{StandbyStatus, WalSender};
+use crate::postgres::client::replication_state::{StandbyStatus, WalSender};
 use crate::postgres::client::sql_error::SqlError;
 use crate::postgres::config::conf::{self, Parameters};
 use crate::postgres::data::access::DataAccess;
@@ -27,7 +27,7 @@ const HISTORY_ENTRIES: usize = 2;
 pub struct Observation {
     /// The server answered during this observation, even with a refused login (keeper I11).
     pub is_healthy: bool,
-    /// The configured parameters without managed ones; `None` when they could not be queried.
+    /// The configured parameters without managed ones; `None` when they were not or could not be queried.
     pub parameters: Option<Parameters>,
     /// The WAL senders; `None` when they could not be queried.
     pub senders: Option<Vec<WalSender>>,
@@ -65,8 +65,10 @@ pub struct LoginResults {
 /// What an observation queries besides what decides about health.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ObserveScope {
-    /// Parameters and standbys.
+    /// Standbys, and what follows.
     pub details: bool,
+    /// The configured parameters, if `details`.
+    pub parameters: bool,
     /// Try to log in: queries use an open session and do not show it.
     pub logins: bool,
     /// Try the replication user when the superuser is refused, unless it was refused recently.
@@ -77,6 +79,7 @@ impl ObserveScope {
     /// Everything.
     pub const ALL: Self = Self {
         details: true,
+        parameters: true,
         logins: true,
         replication: true,
     };
@@ -153,25 +156,27 @@ async fn probe(instance: &Instance, observation: &mut Observation, scope: Observ
     observation.read_wal(instance.access(), wal).await?;
     observation.position = Some(position);
     if scope.details {
-        probe_details(instance, observation, instance_position.is_in_recovery).await;
+        probe_details(instance, observation, scope).await;
     }
     Ok(())
 }
 
 /// Observes what does not decide about health.
-async fn probe_details(instance: &Instance, observation: &mut Observation, is_standby: bool) {
+async fn probe_details(instance: &Instance, observation: &mut Observation, scope: ObserveScope) {
     let sql = instance.observer();
-    match sql.configured().await {
-        Ok(configured) => observation.parameters = Some(conf::published(&configured)),
-        Err(failed) => observation.failed = Some(ObserveError::Parameters(failed)),
+    if scope.parameters {
+        match sql.configured().await {
+            Ok(configured) => observation.parameters = Some(conf::published(&configured)),
+            Err(failed) => observation.failed = Some(ObserveError::Parameters(failed)),
+        }
     }
-    match sql.wal_senders().await {
-        Ok(senders) => observation.senders = Some(senders),
+    let replication = match observation.is_in_recovery {
+        Some(true) => sql.wal_senders_and_standby().await,
+        _ => sql.wal_senders().await.map(|senders| (senders, None)),
+    };
+    match replication {
+        Ok((senders, standby)) => (observation.senders, observation.standby) = (Some(senders), standby),
         Err(failed) => observation.failed = Some(ObserveError::Sql(failed)),
-    }
-    if is_standby {
-        // For the problem `replication`, metrics, pages and fast polling, which do without it, so a failure is not logged.
-        observation.standby = sql.standby().await.ok().flatten();
     }
     observation.logins.database = Some(sql.database_refusal().map_or(Ok(()), Err));
 }

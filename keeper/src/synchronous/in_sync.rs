@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use model::{DbUid, stolon_name, strip_stolon_name};
 
-use crate::postgres::client::sql::WalSender;
+use crate::postgres::client::replication_state::WalSender;
 use crate::synchronous::mark::Mark;
 
 /// The standbys in sync, as they are reported.

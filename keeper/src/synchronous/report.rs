@@ -7,7 +7,7 @@ use std::time::Duration;
 use model::{DbUid, Problem, waits_for_flush};
 
 use crate::metrics::Metrics;
-use crate::postgres::client::sql::WalSender;
+use crate::postgres::client::replication_state::WalSender;
 use crate::problems::{KeeperProblemKind, Problems};
 use crate::synchronous::in_sync::InSync;
 

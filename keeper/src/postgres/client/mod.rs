@@ -4,6 +4,7 @@ pub mod connect;
 pub mod refusal;
 mod refused_logins;
 pub mod replication;
+pub mod replication_state;
 pub mod roles;
 pub mod round_state;
 pub mod session_settings;

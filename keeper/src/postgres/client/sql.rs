@@ -12,6 +12,7 @@ use tokio_postgres::SimpleQueryRow;
 
 use crate::postgres::client::connect::ConnectTarget;
 use crate::postgres::client::refusal::ServerRefusal;
+use crate::postgres::client::replication_state::{self, StandbyStatus, WalSender};
 use crate::postgres::client::round_state::{self, RoundSqlState};
 use crate::postgres::client::sql_connection::SqlConnection;
 use crate::postgres::client::sql_error::SqlError;
@@ -135,28 +136,26 @@ impl SqlClient {
 
     /// Returns the WAL senders of the server (keeper Q2).
     pub async fn wal_senders(&self) -> Result<Vec<WalSender>, SqlError> {
-        // Without the view pg_stat_replication, whose role names wait for a lock on pg_authid.
-        let statement = "select a.application_name, w.sync_state = 'sync', w.state, \
-                        pg_wal_lsn_diff(p.own, w.flush_lsn), pg_wal_lsn_diff(p.own, w.replay_lsn), \
-                        extract(epoch from w.replay_lag), w.flush_lsn \
-                        from pg_stat_get_wal_senders() w join pg_stat_get_activity(null) a using (pid), \
-                        (select case when pg_is_in_recovery() \
-                        then greatest(pg_last_wal_replay_lsn(), pg_last_wal_receive_lsn()) \
-                        else pg_current_wal_flush_lsn() end as own) p order by 1";
-        let rows = self.query("read the connected standbys", statement).await?;
-        // A sender may be ahead of a position that was read before its own.
-        let bytes = |row: &SimpleQueryRow, index| Some(row.get(index)?.parse::<i64>().ok()?.max(0).unsigned_abs());
-        let sender = |row: &SimpleQueryRow| WalSender {
-            application_name: field(row, 0),
-            is_sync: field(row, 1) == "t",
-            is_streaming: field(row, 2) == "streaming",
-            is_backup: field(row, 2) == "backup",
-            flush_lag: bytes(row, 3),
-            replay_lag: bytes(row, 4),
-            replay_seconds: field(row, 5).parse().unwrap_or_default(),
-            flushed: row.get(6).and_then(Lsn::parse),
-        };
-        Ok(rows.iter().map(sender).collect())
+        let rows = self
+            .query("read the connected standbys", replication_state::SENDERS)
+            .await?;
+        Ok(rows.iter().map(WalSender::of).collect())
+    }
+
+    /// Returns the replication status of a standby; `None` on a master.
+    pub async fn standby(&self) -> Result<Option<StandbyStatus>, SqlError> {
+        let action = "read the state of the standby";
+        let rows = self.query(action, replication_state::STANDBY).await?;
+        first_row(action, &rows).map(StandbyStatus::of)
+    }
+
+    /// Returns both in one query.
+    pub async fn wal_senders_and_standby(&self) -> Result<(Vec<WalSender>, Option<StandbyStatus>), SqlError> {
+        let action = "read the connected standbys and the state of the standby";
+        let statements = [replication_state::STANDBY, replication_state::SENDERS].join("; ");
+        let rows = self.query(action, &statements).await?;
+        let standby = first_row(action, &rows).map(StandbyStatus::of)?;
+        Ok((rows.iter().skip(1).map(WalSender::of).collect(), standby))
     }
 
     /// Returns what a new connection shows of `synchronous_standby_names`, and up to where WAL is flushed then. If it
@@ -369,38 +368,6 @@ impl SqlClient {
         let rows = self.query("read the names of the WAL segments", statement).await?;
         Ok(rows.first().and_then(|row| row.get(0)).map(str::to_owned))
     }
-
-    /// Returns the replication status of a standby; `None` on a master.
-    pub async fn standby(&self) -> Result<Option<StandbyStatus>, SqlError> {
-        let action = "read the state of the standby";
-        // One row: pg_stat_wal_receiver has at most one. From 14 on replay may also be paused by the server.
-        let statement = "select pg_is_in_recovery(), pg_last_wal_replay_lsn(), pg_last_wal_receive_lsn(), \
-                        case when pg_is_in_recovery() then pg_is_wal_replay_paused() end, r.status, r.sender_host, \
-                        r.sender_port, r.received_tli, r.slot_name, r.pid, r.latest_end_lsn, \
-                        extract(epoch from clock_timestamp() - pg_last_xact_replay_timestamp()) \
-                        from (select 1) one left join pg_stat_get_wal_receiver() r on r.pid is not null";
-        let rows = self.query(action, statement).await?;
-        let row = first_row(action, &rows)?;
-        if field(row, 0) != "t" {
-            return Ok(None);
-        }
-        let position = |index| row.get(index).and_then(Lsn::parse);
-        Ok(Some(StandbyStatus {
-            replayed: position(1),
-            received: position(2),
-            is_paused: field(row, 3) == "t",
-            upstream_end: position(10),
-            replayed_age: row.get(11).and_then(|text| text.parse().ok()),
-            receiver: row.get(4).map(|status| WalReceiver {
-                is_streaming: status == "streaming",
-                host: field(row, 5),
-                port: field(row, 6),
-                timeline: row.get(7).and_then(|text| text.parse().ok()),
-                slot: field(row, 8),
-                pid: field(row, 9).parse().unwrap_or_default(),
-            }),
-        }))
-    }
 }
 
 /// What a new connection shows of `synchronous_standby_names`.
@@ -430,57 +397,6 @@ pub struct InstancePosition {
     pub position: Option<Lsn>,
 }
 
-/// A WAL sender, and how far its receiver is behind.
-#[derive(Debug, Clone, PartialEq)]
-pub struct WalSender {
-    pub application_name: String,
-    /// Its sync_state is exactly `sync`.
-    pub is_sync: bool,
-    /// It has caught up and streams.
-    pub is_streaming: bool,
-    /// It sends a base backup.
-    pub is_backup: bool,
-    /// Position up to which the receiver has flushed; `None` if it has reported none.
-    pub flushed: Option<Lsn>,
-    /// Bytes that the receiver has not flushed; `None` if it has reported none.
-    pub flush_lag: Option<u64>,
-    /// Bytes that it has not replayed.
-    pub replay_lag: Option<u64>,
-    /// Time until recent WAL was replayed, in seconds; 0 when idle.
-    pub replay_seconds: f64,
-}
-
-/// Replication status of a standby.
-#[derive(Debug, Clone, PartialEq)]
-pub struct StandbyStatus {
-    /// Replayed position.
-    pub replayed: Option<Lsn>,
-    /// Position received and flushed since its start; `None` if nothing was streamed.
-    pub received: Option<Lsn>,
-    /// Replay is paused or being paused. If not by an operator, its parameters are too low, and it cannot be promoted
-    /// before a restart (keeper 8.7).
-    pub is_paused: bool,
-    /// End of the upstream's WAL as last reported; `None` without a WAL receiver.
-    pub upstream_end: Option<Lsn>,
-    /// Age of the last replayed transaction in seconds; `None` before the first.
-    pub replayed_age: Option<f64>,
-    /// Its WAL receiver; `None` when none is running.
-    pub receiver: Option<WalReceiver>,
-}
-
-/// WAL receiver of a standby.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WalReceiver {
-    pub pid: i32,
-    /// It is streaming.
-    pub is_streaming: bool,
-    pub host: String,
-    pub port: String,
-    pub timeline: Option<u64>,
-    /// Slot that it uses; may be empty.
-    pub slot: String,
-}
-
 fn first_row<'a>(action: &'static str, rows: &'a [SimpleQueryRow]) -> Result<&'a SimpleQueryRow, SqlError> {
     rows.first().ok_or_else(|| SqlError::Answer {
         action,
@@ -489,6 +405,6 @@ fn first_row<'a>(action: &'static str, rows: &'a [SimpleQueryRow]) -> Result<&'a
 }
 
 /// Returns a value as text; empty for null.
-fn field(row: &SimpleQueryRow, index: usize) -> String {
+pub(super) fn field(row: &SimpleQueryRow, index: usize) -> String {
     row.get(index).unwrap_or_default().to_owned()
 }
