@@ -13,7 +13,7 @@ use stolon_tests::pg_programs;
 use stolon_tests::process::Signal;
 use stolon_tests::spec::{store_data, store_spec};
 use stolon_tests::wait::{eventually, throughout};
-use stolon_tests::wal_receiver::{SuspendedReceiver, wait_streaming};
+use stolon_tests::wal_receiver::{SuspendedReceiver, wait_only_standby_streams};
 use store::Txn;
 
 /// How long nothing must happen: several rounds of the keeper.
@@ -47,7 +47,7 @@ impl OrderedCluster {
             check(master == "keeper0", || master)
         })
         .await;
-        wait_streaming(&cluster, "keeper0").await;
+        wait_only_standby_streams(&cluster, "keeper0").await;
         assert_eq!(cluster.stop("sentinel0", Signal::TERM).await, 0);
         Self { cluster, db }
     }

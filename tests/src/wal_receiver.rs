@@ -6,7 +6,7 @@ use crate::process::{self, Signal};
 use crate::wait::eventually;
 
 /// Waits until this master's only standby streams. After a restart of either that takes a moment.
-pub async fn wait_streaming(cluster: &Cluster, master: &str) {
+pub async fn wait_only_standby_streams(cluster: &Cluster, master: &str) {
     let count = "select count(*) from pg_stat_replication where state = 'streaming'";
     eventually(format!("a standby to stream from {master}"), LONG_TIMEOUT, async || {
         let streaming = cluster.query(master, count).await?;

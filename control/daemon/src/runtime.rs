@@ -12,7 +12,7 @@ pub fn current_thread() -> io::Result<Runtime> {
     Builder::new_current_thread().enable_all().build()
 }
 
-/// Builds a runtime like [`current_thread`] that cannot move to another thread, so that its tasks need not either.
+/// Builds a runtime like [`current_thread`] that stays on its thread, so that its tasks need not be [`Send`].
 ///
 /// # Errors
 /// The kernel refuses an event queue (epoll_create(2)).

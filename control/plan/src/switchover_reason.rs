@@ -209,9 +209,9 @@ impl fmt::Display for SwitchoverReason {
                 )
             }
             Self::FailedByHand { keeper } => write!(f, "keeper {keeper} is marked as failed (`stolonctl failkeeper`)"),
-            Self::MasterKeeperGone => f.write_str(
-                "the master's keeper does not run: if it stays so for failInterval, another master is elected",
-            ),
+            Self::MasterKeeperGone => {
+                f.write_str("the master's keeper does not run: after failInterval another master may be elected")
+            }
             Self::MasterLeaving => f.write_str("the master's keeper is stopping"),
             Self::MasterNotHealthy => f.write_str("the master's keeper does not report it healthy"),
             Self::MasterConverging => f.write_str("the master has not applied its spec yet"),
@@ -234,7 +234,9 @@ impl fmt::Display for SwitchoverReason {
                 )
             }
             Self::OrderNotTaken => f.write_str("the master's keeper has not begun to stop it"),
-            Self::StopTooLong => f.write_str("the master takes too long to stop: its keeper logs what it waits for"),
+            Self::StopTooLong => {
+                f.write_str("the master takes too long to stop: see its log, and its keeper's for the receivers of WAL")
+            }
             Self::NotClean => f.write_str("the master was not stopped cleanly"),
             Self::NotReceived => f.write_str("no standby received all that the master wrote before it was stopped"),
             Self::Target { keeper, why } => write!(f, "keeper {keeper}: {why}"),

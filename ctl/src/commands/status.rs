@@ -96,8 +96,8 @@ fn decode_status(mut snapshot: Snapshot, keys: &Keys) -> Result<Status, StatusFa
         error,
         problems: view::problems(&keepers, None),
     })?;
-    let [switchover, failover] = [6, 7].map(|at| snapshot.take_one(at));
-    let (switchover, failover) = (decode_request(switchover), decode_request(failover));
+    let switchover = decode_request(snapshot.take_one(6));
+    let failover = decode_request(snapshot.take_one(7));
     let requests = view::requests(switchover, failover, &sentinels, leader.as_deref());
     let mut status = build(leader.as_deref(), sentinels, proxies, &checked.data);
     status.requests = requests;
@@ -116,7 +116,7 @@ fn decode_request<T: DeserializeOwned>(entry: Option<Entry>) -> Option<StoredReq
         Err(error) => {
             let key = entry.key.escape_debug();
             print_stderr(format_args!(
-                "WARNING: cannot decode {key}, so it is not carried out: {}: delete it with `etcdctl del {key}`",
+                "WARNING: cannot decode the request {key} ({}): it is ignored; delete it with `etcdctl del {key}`",
                 Chain(&error)
             ));
             None

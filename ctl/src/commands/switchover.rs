@@ -96,7 +96,7 @@ pub(super) async fn run(
             }
             for keeper in incomplete {
                 print_stderr(format_args!(
-                    "WARNING: keeper {keeper} has no complete data yet: a copy that it makes begins again from the new master"
+                    "WARNING: keeper {keeper} has not reported its db yet: if it is copying, the copy begins again from the new master"
                 ));
             }
             return Box::pin(follow(&command, progress, written, signals)).await;

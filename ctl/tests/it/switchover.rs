@@ -237,7 +237,7 @@ async fn a_switchover_that_nobody_carries_out_is_withdrawn() {
     let before = harness.get().await;
     let output = harness.run(&["switchover", "--timeout", "1s"]).await;
     assert_eq!(output.status, 1, "{output:?}");
-    let warning = "WARNING: keeper k2 has no complete data yet";
+    let warning = "WARNING: keeper k2 has not reported its db yet";
     assert!(output.stderr.contains(warning), "{output:?}");
     assert!(
         output

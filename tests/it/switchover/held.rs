@@ -9,7 +9,7 @@ use stolon_tests::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
 use stolon_tests::process::{self, Process, Signal};
 use stolon_tests::spec::update;
 use stolon_tests::wait::{eventually, throughout};
-use stolon_tests::wal_receiver::{SuspendedReceiver, wait_streaming};
+use stolon_tests::wal_receiver::{SuspendedReceiver, wait_only_standby_streams};
 use stolon_tests::writers::Writers;
 use store::Entry;
 
@@ -232,7 +232,7 @@ async fn a_switchover_that_takes_too_long_leaves_the_old_master() {
     held.receiver.resume();
     // and another one succeeds, once keeper1 streams again
     held.cluster.wait_caught_up("keeper1", "keeper0").await;
-    wait_streaming(&held.cluster, "keeper0").await;
+    wait_only_standby_streams(&held.cluster, "keeper0").await;
     switch_over(&held.cluster, &["--to", "keeper1"]).await;
     held.assert_clients_go_on().await;
 }
@@ -241,7 +241,7 @@ async fn a_switchover_that_takes_too_long_leaves_the_old_master() {
 #[tokio::test]
 async fn an_interrupted_command_leaves_the_old_master() {
     let mut held = HeldSwitchover::start(1, &[]).await;
-    let waits = "the shutdown waits until these WAL senders have sent everything";
+    let waits = "postgres is still shutting down, and the receivers of these WAL senders";
     held.cluster.process("keeper0").wait_for_log(waits, LONG_TIMEOUT).await;
     held.command.signal(Signal::INT);
     let output = held.wait_status(1).await;

@@ -33,6 +33,25 @@ fn settle(simulation: &mut Simulation) {
     holds(simulation);
 }
 
+/// Returns a switchover whose master has stopped, and the keepers of the old and the new one. The new one has received the
+/// checkpoint, and lacks what was written after it.
+fn switchover_with_lagging_target(is_synchronous: bool) -> (Simulation, usize, usize) {
+    let mut simulation = steady(is_synchronous);
+    let old = simulation.master().unwrap();
+    let target = (old + 1) % 3;
+    // A paused proxy holds it up between the checkpoint and the stop.
+    simulation.apply(&Event::PauseProxy(0));
+    simulation.apply(&Event::Switchover(target));
+    simulation
+        .until(MINUTE, |simulation| !simulation.serves() && simulation.has_switchover())
+        .unwrap();
+    simulation.apply(&Event::Lag(target));
+    simulation.apply(&Event::Write(10_000));
+    simulation.apply(&Event::ResumeProxy(0));
+    simulation.until(MINUTE, Simulation::is_master_stopped).unwrap();
+    (simulation, old, target)
+}
+
 /// Clients do not notice a switchover that waits for a standby.
 #[test]
 fn a_target_that_lacks_the_checkpoint_is_waited_for_while_the_master_serves() {
@@ -76,24 +95,6 @@ fn a_switchover_replaces_the_master_within_a_second_and_loses_nothing() {
     }
 }
 
-/// Returns a switchover whose master has stopped, and the keepers of the old and the new one. The new one has received the
-/// checkpoint, and lacks what was written after it.
-fn stopped_before_the_target_has_everything(is_synchronous: bool) -> (Simulation, usize, usize) {
-    let mut simulation = steady(is_synchronous);
-    let old = simulation.master().unwrap();
-    let target = (old + 1) % 3;
-    simulation.apply(&Event::PauseProxy(0));
-    simulation.apply(&Event::Switchover(target));
-    simulation
-        .until(MINUTE, |simulation| !simulation.serves() && simulation.has_switchover())
-        .unwrap();
-    simulation.apply(&Event::Lag(target));
-    simulation.apply(&Event::Write(10_000));
-    simulation.apply(&Event::ResumeProxy(0));
-    simulation.until(MINUTE, Simulation::is_master_stopped).unwrap();
-    (simulation, old, target)
-}
-
 /// The old master is stopped, and then something fails: it serves again, and nobody else is elected.
 #[test]
 fn a_switchover_that_fails_after_the_stop_leaves_the_old_master() {
@@ -103,7 +104,7 @@ fn a_switchover_that_fails_after_the_stop_leaves_the_old_master() {
         |simulation, target| simulation.apply(&Event::StopKeeper(target)),
     ];
     for (is_synchronous, fault) in [false, true].into_iter().flat_map(|is| faults.map(|fault| (is, fault))) {
-        let (mut simulation, old, target) = stopped_before_the_target_has_everything(is_synchronous);
+        let (mut simulation, old, target) = switchover_with_lagging_target(is_synchronous);
         fault(&mut simulation, target);
         settle(&mut simulation);
         assert_eq!(simulation.master(), Some(old));
@@ -152,7 +153,7 @@ fn another_leader_completes_or_ends_a_switchover_at_any_time() {
 /// No order outlives the request, and no master that is well is kept stopped.
 #[test]
 fn a_switchover_ends_with_its_request() {
-    let (mut simulation, old, _) = stopped_before_the_target_has_everything(false);
+    let (mut simulation, old, _) = switchover_with_lagging_target(false);
     let over = simulation.until(20 * SECOND, |simulation| !simulation.has_switchover());
     assert!(over.is_some_and(|took| took <= 16 * SECOND), "{over:?}");
     settle(&mut simulation);

@@ -101,9 +101,10 @@ pub(super) fn assess(
     if of_master.state == DbHealth::Healthy {
         of_master.state = DbHealth::NotConverged;
     }
+    let is_incomplete = check_requested_data(data, master_uid, uid) == Err(UnfitData::Incomplete);
     check_target(checked, infos, uid, db, master_uid).map_err(|why| match of_master.state {
-        // Soon after an election that is the usual case.
-        DbHealth::NotConverged => format!(
+        // Soon after an election the old master's new data are always incomplete.
+        DbHealth::NotConverged if is_incomplete => format!(
             "{why}; the master, of keeper {}, is healthy and has not applied its spec yet: wait a few seconds",
             of_master.keeper
         ),

@@ -200,7 +200,9 @@ impl SwitchoverTracker {
         let last = self.last.as_ref()?;
         let mut text = self.text(last);
         if *last == SwitchoverStep::Stopping {
-            text.push_str("; its shutdown waits for every receiver of its WAL: its keeper logs for which");
+            text.push_str(
+                "; PostgreSQL waits for all receivers of its WAL, and the keeper's log names them after a few seconds",
+            );
         }
         let is_in_text = self.waits_for.is_empty() || text.contains(&self.waits_for);
         let waits_for = if is_in_text { "" } else { &self.waits_for };

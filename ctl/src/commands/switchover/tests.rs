@@ -88,7 +88,7 @@ fn what_the_leading_sentinel_cannot_begin_is_not_requested() {
 }
 
 #[test]
-fn a_copy_that_is_under_way_is_known_before_it_begins_again() {
+fn standbys_that_have_not_reported_their_db_are_warned_about() {
     let mut data = cluster().data;
     for db in data.dbs_mut().values_mut() {
         db.status.current_generation = 3;
@@ -351,6 +351,7 @@ fn what_a_step_waits_for_is_printed_before_clients_wait_and_is_in_the_error() {
     lines(&mut progress, &view(SwitchoverState::Stopping));
     assert_eq!(
         progress.last_step().unwrap(),
-        "the last step was: the master stops: keeper k1; its shutdown waits for every receiver of its WAL: its keeper logs for which"
+        "the last step was: the master stops: keeper k1; PostgreSQL waits for all receivers of its WAL, and the keeper's \
+         log names them after a few seconds"
     );
 }

@@ -37,7 +37,7 @@ pub(super) struct SimKeeper {
     checkpointed: String,
     /// Where that checkpoint ended.
     pub(super) checkpoint_at: u64,
-    /// The standbys that are connected, and whether they have received it.
+    /// The standbys that are connected, and whether they have received that checkpoint.
     pub(super) checkpoint_received: BTreeMap<DbUid, bool>,
     primary: bool,
     /// Whether its instance runs.

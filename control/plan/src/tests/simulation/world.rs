@@ -98,14 +98,14 @@ impl World {
             None => self.keepers[index].running = false,
         }
         self.keepers[index].in_sync = self.reported_in_sync(index);
-        self.keepers[index].checkpoint_received = self.checkpoint_received(index);
+        self.keepers[index].checkpoint_received = self.received_by_standbys(index);
         if self.keepers[index].check_in(&before, self.now) {
             self.publish_keeper(index);
         }
     }
 
     /// Returns the standbys that are connected to a master, and whether they have received its last ordered checkpoint.
-    fn checkpoint_received(&self, index: usize) -> BTreeMap<DbUid, bool> {
+    fn received_by_standbys(&self, index: usize) -> BTreeMap<DbUid, bool> {
         let master = &self.keepers[index];
         let connected = self.keepers.iter().filter(|keeper| keeper.streams_from(master));
         let received = |keeper: &SimKeeper| Some((keeper.db()?.clone(), keeper.at >= master.checkpoint_at));
