@@ -12,9 +12,10 @@ use tokio::sync::Notify;
 use crate::connections::{self, ConnectionAttempts};
 use crate::health::LoginRecoveryReporter;
 use crate::local::state::LocalState;
-use crate::monitor::fast_poll::{FastPoll, SeenReceiver};
+use crate::monitor::fast_poll::{FastPoll, FastPollRequest};
 use crate::monitor::monitor_state::{MonitorState, next_unhealthy_delay};
 use crate::monitor::published_state::{is_urgent_change, state};
+use crate::monitor::receiver::{ObservedReceiver, ReceiverProcess};
 use crate::monitor::ticks::Ticks;
 use crate::postgres::config::conninfo::Address;
 use crate::postgres::instance::Instance;
@@ -31,14 +32,11 @@ mod fast_poll;
 mod instance_report;
 mod monitor_state;
 mod published_state;
+mod receiver;
 mod ticks;
 
 pub use self::instance_report::InstanceReporter;
 
-/// Interval of observations while a standby's position is expected to come to rest (extensions ).
-const FAST_POLL_DELAY: Duration = Duration::from_millis(25);
-/// Time limit of fast polling.
-const FAST_POLL_LIMIT: Duration = Duration::from_secs(10);
 /// Interval of looking whether the WAL receiver of a healthy standby still runs, where the kernel does not report its end.
 const RECEIVER_POLL: Duration = Duration::from_millis(500);
 /// Interval of observations while client logins are blocked until standbys are in sync.
@@ -74,9 +72,28 @@ pub struct MonitorOptions {
 #[derive(Debug, Clone, Copy)]
 struct MonitorSettings {
     interval: Duration,
-    fast_poll_until: Option<Boottime>,
+    /// The last request for fast polling, until that ends.
+    fast_poll: Option<FastPollRequest>,
     /// A password may have changed: refused logins are tried again.
     try_logins_again: bool,
+    /// Something was done to the server: its parameters may be others.
+    query_parameters: bool,
+}
+
+/// An observation of a server that runs.
+struct RunningObservation {
+    observation: Observation,
+    /// Its lock file reports that it does not accept connections: it starts, or shuts down.
+    is_starting: bool,
+}
+
+impl From<Observation> for RunningObservation {
+    fn from(observation: Observation) -> Self {
+        Self {
+            observation,
+            is_starting: false,
+        }
+    }
 }
 
 impl Monitor {
@@ -92,8 +109,9 @@ impl Monitor {
         let MonitorOptions { advertised, interval } = options;
         let settings = Mutex::new(MonitorSettings {
             interval,
-            fast_poll_until: None,
+            fast_poll: None,
             try_logins_again: false,
+            query_parameters: false,
         });
         Self {
             ticks: Ticks::new(instance.clock().now()),
@@ -127,8 +145,9 @@ impl Monitor {
             .expect("no thread panics while holding the followed db")
     }
 
-    /// Triggers an observation now.
+    /// Triggers an observation now, also of the parameters: something was done to the server.
     pub fn observe_now(&self) {
+        self.settings().query_parameters = true;
         self.wake.notify_one();
     }
 
@@ -139,9 +158,11 @@ impl Monitor {
     }
 
     /// Starts fast polling, because the master is shutting down or the WAL receiver has ended: every observation is
-    /// published until the position comes to rest (extensions ).
+    /// published until the position does not change any more (extensions ).
     pub fn fast_poll(&self) {
-        self.settings().fast_poll_until = Some(self.now() + FAST_POLL_LIMIT);
+        let now = self.now();
+        let mut settings = self.settings();
+        settings.fast_poll = Some(FastPollRequest::after(settings.fast_poll, now));
         self.wake.notify_one();
     }
 
@@ -253,9 +274,9 @@ impl Monitor {
         loop {
             let delay = self.observe_once(&mut memory).await;
             tokio::select! {
-                () = self.wake.notified() => memory.details.query_parameters_again(),
+                () = self.wake.notified() => {}
                 // The senders belong to the instance and to its synchronous replication, and exist as long as they.
-                _ = child_status.changed() => memory.details.query_parameters_again(),
+                _ = child_status.changed() => {}
                 _ = mark.changed() => {}
                 () = self.wait_next(delay, &mut memory) => {}
             }
@@ -269,17 +290,22 @@ impl Monitor {
         if std::mem::take(&mut self.settings().try_logins_again) {
             memory.health.try_logins_again();
         }
-        let runs = self.runs();
+        let child = *self.instance.child_status().borrow();
+        let runs = matches!(child, ChildStatus::Running { .. });
+        let was_healthy = memory.healthy_child == Some(child);
+        if std::mem::take(&mut self.settings().query_parameters) || !was_healthy {
+            memory.details.query_parameters_again();
+        }
         let mut scope = memory.scope(&db.uid, now);
         // Each attempt would take the request timeout and delay the observation.
         scope.logins &= !self.connections().is_failing();
         let mark = self.synchronous.mark();
-        let child = *self.instance.child_status().borrow();
-        let (mut observation, is_starting) = match (runs, memory.healthy_child == Some(child)) {
-            // What the files show is needed only once it does not answer any more.
-            (true, true) => (observe_data(&self.instance, true, scope).await, false),
-            (true, false) => self.observe_unsettled(scope).await,
-            (false, _) => (observe(&self.instance, scope).await, false),
+        let RunningObservation {
+            mut observation,
+            is_starting,
+        } = match runs {
+            true => self.observe_running(was_healthy, scope).await,
+            false => observe(&self.instance, scope).await.into(),
         };
         let runs = runs && self.runs();
         memory.healthy_child = Some(child).filter(|_| runs && observation.is_healthy);
@@ -301,7 +327,7 @@ impl Monitor {
             .standby
             .as_ref()
             .and_then(|standby| standby.receiver.as_ref());
-        memory.receiver = receiver.map(|receiver| SeenReceiver {
+        memory.receiver = receiver.map(|receiver| ObservedReceiver {
             pid: receiver.pid,
             is_streaming: receiver.is_streaming,
         });
@@ -328,19 +354,32 @@ impl Monitor {
         }
         memory.unhealthy_delay = (runs && !healthy).then(|| next_unhealthy_delay(memory.unhealthy_delay, usual));
         match memory.unhealthy_delay {
-            _ if is_fast_poll => FAST_POLL_DELAY,
+            _ if is_fast_poll => fast_poll::DELAY,
             Some(delay) => delay,
             None => usual.min(self.until_tick()),
         }
     }
 
-    /// Observes a server that may be starting, as its files show; returns also whether it is.
-    async fn observe_unsettled(&self, scope: ObserveScope) -> (Observation, bool) {
-        match self.instance.file_status().await {
-            Ok(status) if !status.reports_ready => (Observation::default(), true),
-            Ok(status) => (observe_data(&self.instance, status.is_initialised, scope).await, false),
-            Err(failed) if failed.unanswered().is_some() => (Observation::failed(ObserveError::Data(failed)), false),
-            Err(_) => (observe(&self.instance, scope).await, false),
+    /// Observes a server that runs. One that was healthy is queried at once, and its files are read only if it does not
+    /// answer: they show that it shuts down or starts, or that its file system hangs.
+    async fn observe_running(&self, was_healthy: bool, scope: ObserveScope) -> RunningObservation {
+        let unhealthy = match was_healthy {
+            false => None,
+            true => match observe_data(&self.instance, true, scope).await {
+                healthy if healthy.is_healthy || !self.runs() => return healthy.into(),
+                unhealthy => Some(unhealthy),
+            },
+        };
+        match (self.instance.file_status().await, unhealthy) {
+            (Ok(status), _) if !status.reports_ready => RunningObservation {
+                observation: Observation::default(),
+                is_starting: true,
+            },
+            (Err(failed), _) if failed.unanswered().is_some() => Observation::failed(ObserveError::Data(failed)).into(),
+            (Ok(status), Some(unhealthy)) if status.is_initialised => unhealthy.into(),
+            (Ok(status), _) => observe_data(&self.instance, status.is_initialised, scope).await.into(),
+            (Err(_), Some(unhealthy)) => unhealthy.into(),
+            (Err(_), None) => observe(&self.instance, scope).await.into(),
         }
     }
 
@@ -358,35 +397,34 @@ impl Monitor {
 
     /// Waits; starts fast polling when the WAL receiver of a standby ends meanwhile.
     async fn wait_next(&self, delay: Duration, memory: &mut MonitorState) {
-        let receiver = memory.open_receiver();
+        let receiver = memory.open_receiver.process(memory.receiver);
         let receiver_ended = async {
             match receiver {
-                Some(Ok(Some(process))) => process.ended_or_polled_every(RECEIVER_POLL).await,
-                Some(Ok(None)) => tokio::time::sleep(FAST_POLL_DELAY).await,
-                Some(Err(_)) | None => std::future::pending().await,
+                ReceiverProcess::Runs(process) => process.ended_or_polled_every(RECEIVER_POLL).await,
+                ReceiverProcess::HasEnded => tokio::time::sleep(fast_poll::DELAY).await,
+                ReceiverProcess::NoneOrUnknown => std::future::pending().await,
             }
         };
         tokio::select! {
             () = tokio::time::sleep(delay) => {}
             () = receiver_ended => {
-                memory.forget_receiver_process();
+                memory.open_receiver.close();
                 self.fast_poll();
             }
         }
     }
 
     fn continue_fast_poll(&self, memory: &mut MonitorState, position: Option<Lsn>) -> bool {
+        let now = self.now();
         let mut settings = self.settings();
-        let Some(end) = settings.fast_poll_until else {
+        let Some(request) = settings.fast_poll else {
             return false;
         };
-        let goes_on = memory.fast_poll.record(position, memory.receiver);
-        if position.is_none() || !goes_on || self.now() >= end {
-            settings.fast_poll_until = None;
-            memory.fast_poll = FastPoll::default();
-            return position.is_some();
+        if !FastPoll::record(&mut memory.fast_poll, request, position, memory.receiver, now) {
+            settings.fast_poll = None;
         }
-        true
+        // The last one is published, too.
+        position.is_some()
     }
 
     fn now(&self) -> Boottime {

@@ -87,7 +87,7 @@ struct DataDir {
     predecessors: Vec<BootUuid>,
 }
 
-/// Runs a keeper until a signal ends it, and stops its instance. Must run in a [`tokio::runtime::LocalRuntime`].
+/// Runs a keeper until a signal ends it, and stops its instance. Must run where [`spawn_local`] works.
 ///
 /// # Errors
 ///

@@ -1,5 +1,5 @@
-//! How long a stop on the order of a switchover waits for standbys (extensions X-2.4). Whether to stop is decided by
-//! `reconcile`.
+//! How long a stop on the order of a switchover waits for standbys (extensions X-2.4), and for whom it may wait. Whether to
+//! stop is decided by `reconcile`.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use base::Chain;
 use model::{KeeperUid, SwitchoverRequest, from_slice};
 use store::{KeyRange, Store};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use crate::context::KeeperContext;
@@ -21,7 +21,7 @@ use crate::reconcile::{AcceptedOrder, Goal, StopReason};
 
 /// Interval of looking whether the switchover is over.
 const POLL: Duration = Duration::from_secs(1);
-/// After this number of times, what the shutdown waits for is logged.
+/// A shutdown that takes no longer than this number of intervals is usual.
 const USUAL_POLLS: u32 = 2;
 
 /// Looks whether a switchover is over while its order to stop is carried out.
@@ -52,16 +52,23 @@ impl OrderedStop {
             return pending().await;
         };
         let config = self.instance.config();
-        let mut waits_for = BTreeSet::new();
+        let mut logged = BTreeSet::new();
         for polls in 1_u32.. {
             sleep(POLL).await;
             if self.is_over(order).await {
                 break;
             }
-            if polls > USUAL_POLLS {
-                let found = wal_senders::described(&config.data, &self.walker).await;
-                log_waiting(&found, &waits_for);
-                waits_for = found;
+            if polls > USUAL_POLLS
+                && let Ok(Ok(found)) = timeout(POLL, wal_senders::connected(&config.data, &self.walker)).await
+                && found != logged
+            {
+                let senders = found.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+                warn!(
+                    senders,
+                    "postgres is still shutting down, and the receivers of these WAL senders must confirm everything \
+                     before it ends"
+                );
+                logged = found;
             }
         }
         info!(db = %order.db, switchover = order.switchover, "the switchover is over, not waiting for standbys");
@@ -85,20 +92,5 @@ impl OrderedStop {
                 false
             }
         }
-    }
-}
-
-/// Logs the WAL senders for which the shutdown waits, unless it has before. Their positions change.
-fn log_waiting(found: &BTreeSet<String>, before: &BTreeSet<String>) {
-    let clients = |senders: &BTreeSet<String>| -> BTreeSet<String> {
-        let client = |sender: &String| sender.split(' ').take(2).collect::<Vec<_>>().join(" ");
-        senders.iter().map(client).collect()
-    };
-    if !found.is_empty() && clients(found) != clients(before) {
-        let senders = found.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
-        warn!(
-            walSenders = senders,
-            "the shutdown waits until these WAL senders have sent everything"
-        );
     }
 }

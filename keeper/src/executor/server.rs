@@ -193,6 +193,7 @@ impl ServerSteps {
         self.instance
             .reload(&self.configuration.files(&target.db, config))
             .await?;
+        self.monitor.observe_now();
         self.set_logins_blocked(process, config);
         process.current = Some(config.clone());
         self.metrics.set_needs_reload(false);

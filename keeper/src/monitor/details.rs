@@ -1,5 +1,5 @@
-//! Details of observations that do not decide about health, kept while they cannot be queried. Querying them is left to
-//! `postgres::observe`.
+//! Details of observations that do not decide about health: when they are queried, and the last ones, kept meanwhile. Querying
+//! them is left to `postgres::observe`.
 
 use std::time::Duration;
 
@@ -11,13 +11,13 @@ use crate::postgres::observe::{Observation, ObserveScope};
 /// Delay after a failed query of details: each attempt may take a request timeout.
 const DETAILS_DELAY: Duration = Duration::from_secs(30);
 
-/// Interval of querying the parameters while nothing happens to the server: it reads its files for that.
+/// Interval of querying the parameters without an event: the server reads its configuration files each time.
 const PARAMETERS_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The details that were last queried.
 #[derive(Debug, Default)]
 pub(super) struct Details {
-    /// The parameters. Only the keeper's own reloads change them.
+    /// The parameters. Only the keeper changes their files.
     parameters: Option<Parameters>,
     /// When they were queried; `None` if they have to be queried again.
     parameters_at: Option<Boottime>,
@@ -34,7 +34,7 @@ impl Details {
         self.parameters_at.is_none_or(|at| now.since(at) >= PARAMETERS_INTERVAL)
     }
 
-    /// Something happened to the server: its parameters may be others.
+    /// Makes the next observation query the parameters.
     pub(super) fn query_parameters_again(&mut self) {
         self.parameters_at = None;
     }

@@ -1,38 +1,80 @@
-//! When a standby's position has come to rest (extensions ). Observing it is left to `monitor`.
+//! Fast polling of a standby's position until it does not change any more (extensions ). Observing is left to `monitor`.
 
+use std::time::Duration;
+
+use base::clock::Boottime;
 use model::Lsn;
 
-/// Fast polling ends after this number of observations with the same position and without a WAL receiver.
-const UNCHANGED_POLLS_MAX: u32 = 4;
+use crate::monitor::receiver::ObservedReceiver;
 
-/// What the observations of one fast polling have shown.
-#[derive(Debug, Default)]
+/// Interval of observations meanwhile.
+pub(super) const DELAY: Duration = Duration::from_millis(25);
+/// Time limit.
+const LIMIT: Duration = Duration::from_secs(10);
+/// It ends after this number of observations with the same position and without a WAL receiver.
+const UNCHANGED_MAX: u32 = 4;
+
+/// A request for fast polling.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FastPollRequest {
+    /// Increases with each request.
+    number: u64,
+    until: Boottime,
+}
+
+impl FastPollRequest {
+    /// Returns a request that follows `before`.
+    pub(super) fn after(before: Option<Self>, now: Boottime) -> Self {
+        Self {
+            number: before.map_or(0, |before| before.number + 1),
+            until: now + LIMIT,
+        }
+    }
+}
+
+/// What the observations since a request have shown.
+#[derive(Debug)]
 pub(super) struct FastPoll {
-    /// The process id of the WAL receiver at the first one.
-    first_receiver: Option<Option<i32>>,
+    request: FastPollRequest,
+    /// The process id of the WAL receiver at the first observation; `None` without one.
+    first_receiver: Option<i32>,
     position: Option<Lsn>,
     /// Consecutive observations with that position and without a WAL receiver.
     unchanged: u32,
 }
 
-/// The WAL receiver of an observation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct SeenReceiver {
-    pub(super) pid: i32,
-    pub(super) is_streaming: bool,
-}
-
 impl FastPoll {
-    /// Records an observation. Returns whether the position may still change: not if nothing receives WAL any more, and
-    /// not if a receiver that was started meanwhile streams, from a server that goes on.
-    pub(super) fn record(&mut self, position: Option<Lsn>, receiver: Option<SeenReceiver>) -> bool {
-        let pid = receiver.map(|receiver| receiver.pid);
-        let first = *self.first_receiver.get_or_insert(pid);
-        let is_unchanged = position == self.position && receiver.is_none();
-        self.unchanged = if is_unchanged { self.unchanged + 1 } else { 0 };
-        self.position = position;
-        let streams_anew = receiver.is_some_and(|receiver| receiver.is_streaming) && pid != first;
-        self.unchanged < UNCHANGED_POLLS_MAX && !streams_anew
+    /// Returns what is known at the first observation of a request.
+    fn begin(request: FastPollRequest, receiver: Option<ObservedReceiver>) -> Self {
+        Self {
+            request,
+            first_receiver: receiver.map(|receiver| receiver.pid),
+            position: None,
+            unchanged: 0,
+        }
+    }
+
+    /// Records an observation into `poll`. Returns whether fast polling continues: not without a position, not if nothing
+    /// receives WAL any more, and not if a receiver that was started since then streams: the server that sends to it does
+    /// not shut down.
+    pub(super) fn record(
+        poll: &mut Option<Self>,
+        request: FastPollRequest,
+        position: Option<Lsn>,
+        receiver: Option<ObservedReceiver>,
+        now: Boottime,
+    ) -> bool {
+        let same = poll.take().filter(|poll| poll.request == request);
+        let mut this = same.unwrap_or_else(|| Self::begin(request, receiver));
+        let is_unchanged = position == this.position && receiver.is_none();
+        this.unchanged = if is_unchanged { this.unchanged + 1 } else { 0 };
+        this.position = position;
+        let is_new_and_streaming =
+            receiver.is_some_and(|receiver| receiver.is_streaming && Some(receiver.pid) != this.first_receiver);
+        let continues =
+            position.is_some() && this.unchanged < UNCHANGED_MAX && !is_new_and_streaming && now < request.until;
+        *poll = continues.then_some(this);
+        continues
     }
 }
 
@@ -40,29 +82,69 @@ impl FastPoll {
 mod tests {
     use super::*;
 
-    fn receiver(pid: i32, is_streaming: bool) -> Option<SeenReceiver> {
-        Some(SeenReceiver { pid, is_streaming })
+    const START: Boottime = Boottime::from_nanos(0);
+
+    /// Observations of the last request.
+    struct Observed {
+        poll: Option<FastPoll>,
+        request: FastPollRequest,
+    }
+
+    impl Observed {
+        fn new() -> Self {
+            Self {
+                poll: None,
+                request: FastPollRequest::after(None, START),
+            }
+        }
+
+        fn record(&mut self, position: u64, receiver: Option<(i32, bool)>) -> bool {
+            let receiver = receiver.map(|(pid, is_streaming)| ObservedReceiver { pid, is_streaming });
+            FastPoll::record(&mut self.poll, self.request, Some(Lsn(position)), receiver, START)
+        }
     }
 
     #[test]
-    fn it_ends_when_the_position_rests_without_a_receiver() {
-        let at = |lsn: u64| Some(Lsn(lsn));
-        let mut poll = FastPoll::default();
-        assert!(poll.record(at(1), receiver(7, true)) && poll.record(at(1), receiver(7, true)));
-        let unchanged = UNCHANGED_POLLS_MAX - 1;
-        assert!((0..unchanged).all(|_| poll.record(at(1), None)));
-        assert!((0..=unchanged).all(|_| poll.record(at(2), None)), "replay goes on");
-        assert!(!poll.record(at(2), None));
+    fn it_ends_when_the_position_stays_the_same_without_a_receiver() {
+        let mut poll = Observed::new();
+        assert!((0..100).all(|_| poll.record(1, Some((7, true)))));
+        assert!((1..UNCHANGED_MAX).all(|_| poll.record(1, None)));
+        assert!(poll.record(2, None), "replay goes on");
+        assert!((1..UNCHANGED_MAX).all(|_| poll.record(2, None)));
+        assert!(!poll.record(2, None));
+        assert!(poll.record(2, None), "a poll begins anew");
     }
 
     #[test]
     fn it_ends_when_a_new_receiver_streams() {
-        let mut poll = FastPoll::default();
-        assert!(poll.record(None, receiver(7, true)), "the rest of a master that stops");
-        assert!(poll.record(None, None));
-        assert!(poll.record(None, receiver(8, false)), "it connects");
-        assert!(!poll.record(None, receiver(8, true)));
-        let mut ended = FastPoll::default();
-        assert!(ended.record(None, None) && !ended.record(None, receiver(8, true)));
+        let mut poll = Observed::new();
+        assert!(poll.record(1, Some((7, true))), "the rest of a master that stops");
+        assert!(poll.record(1, None));
+        assert!(poll.record(1, Some((8, false))), "it connects");
+        assert!(!poll.record(1, Some((8, true))));
+        let mut without = Observed::new();
+        assert!(without.record(1, None) && !without.record(1, Some((8, true))));
+    }
+
+    #[test]
+    fn another_request_begins_anew() {
+        let mut poll = Observed::new();
+        assert!(poll.record(1, None));
+        poll.request = FastPollRequest::after(Some(poll.request), START);
+        assert!(poll.record(1, Some((8, true))), "its sender may shut down, too");
+        assert!(!poll.record(1, Some((9, true))));
+    }
+
+    #[test]
+    fn it_ends_at_the_limit_and_without_a_position() {
+        let request = FastPollRequest::after(None, START);
+        let ends = |position, now| {
+            let receiver = Some(ObservedReceiver {
+                pid: 7,
+                is_streaming: true,
+            });
+            !FastPoll::record(&mut None, request, position, receiver, now)
+        };
+        assert!(!ends(Some(Lsn(1)), START) && ends(Some(Lsn(1)), START + LIMIT) && ends(None, START));
     }
 }

@@ -1,6 +1,5 @@
 //! What the monitor keeps between observations. Observing is left to `monitor`.
 
-use std::io;
 use std::time::Duration;
 
 use base::Chain;
@@ -10,10 +9,10 @@ use tracing::{info, warn};
 
 use crate::health::LoginRecoveryReporter;
 use crate::monitor::details::Details;
-use crate::monitor::fast_poll::{FastPoll, SeenReceiver};
+use crate::monitor::fast_poll::FastPoll;
+use crate::monitor::receiver::{ObservedReceiver, OpenReceiver};
 use crate::postgres::observe::{Observation, ObserveError, ObserveScope};
 use crate::postgres::server::postmaster::ChildStatus;
-use crate::postgres::server::process::Process;
 use crate::streaming::StreamingCheck;
 
 /// Initial interval of observing a server that runs and is not healthy yet; it grows up to the usual one.
@@ -32,15 +31,14 @@ pub(super) struct MonitorState {
     pub(super) health: LoginRecoveryReporter,
     /// The failure that was last logged, until an observation succeeds.
     failing: Option<String>,
-    /// The server that was healthy at the last observation.
+    /// The child's status at the last observation, if that was healthy.
     pub(super) healthy_child: Option<ChildStatus>,
     /// The last delay, while the server runs and is not healthy.
     pub(super) unhealthy_delay: Option<Duration>,
-    pub(super) fast_poll: FastPoll,
+    pub(super) fast_poll: Option<FastPoll>,
     /// The standby's WAL receiver at the last observation.
-    pub(super) receiver: Option<SeenReceiver>,
-    /// Its process. It stays open, because opening it again for each observation costs more than the rest of the wait.
-    receiver_process: Option<(i32, Process)>,
+    pub(super) receiver: Option<ObservedReceiver>,
+    pub(super) open_receiver: OpenReceiver,
     pub(super) streaming: StreamingCheck,
     /// The db that the following fields belong to.
     db: DbUid,
@@ -54,9 +52,9 @@ impl MonitorState {
             failing: None,
             healthy_child: None,
             unhealthy_delay: None,
-            fast_poll: FastPoll::default(),
+            fast_poll: None,
             receiver: None,
-            receiver_process: None,
+            open_receiver: OpenReceiver::default(),
             streaming: StreamingCheck::default(),
             db: DbUid::default(),
             details: Details::default(),
@@ -75,23 +73,6 @@ impl MonitorState {
             logins: self.health.is_login_due(now),
             replication: !self.health.is_replication_refused() || self.health.is_login_due(now),
         }
-    }
-
-    /// Returns the process of the WAL receiver, if there is one; that is `None` if it has ended.
-    pub(super) fn open_receiver(&mut self) -> Option<io::Result<Option<&Process>>> {
-        let pid = self.receiver?.pid;
-        if self.receiver_process.as_ref().is_none_or(|(opened, _)| *opened != pid) {
-            match Process::open(pid) {
-                Ok(process) => self.receiver_process = process.map(|process| (pid, process)),
-                Err(error) => return Some(Err(error)),
-            }
-        }
-        Some(Ok(self.receiver_process.as_ref().map(|(_, process)| process)))
-    }
-
-    /// The process has ended: it is looked for again.
-    pub(super) fn forget_receiver_process(&mut self) {
-        self.receiver_process = None;
     }
 
     /// Logs the begin and the end of a failure. A server that is not running is not expected to answer.

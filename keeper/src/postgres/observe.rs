@@ -65,9 +65,9 @@ pub struct LoginResults {
 /// What an observation queries besides what decides about health.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ObserveScope {
-    /// Standbys, and what follows.
+    /// WAL senders, and the replication status of a standby.
     pub details: bool,
-    /// The configured parameters, if `details`.
+    /// The configured parameters; not without `details`.
     pub parameters: bool,
     /// Try to log in: queries use an open session and do not show it.
     pub logins: bool,
@@ -97,7 +97,7 @@ pub enum ObserveError {
     /// The configured parameters.
     #[error("cannot get configured pg parameters")]
     Parameters(#[source] SqlError),
-    /// Identity and position, or the synchronous standbys.
+    /// Identity and position, or replication.
     #[error("error getting pg state")]
     Sql(#[source] SqlError),
     /// Timeline and position from its files.
@@ -170,9 +170,10 @@ async fn probe_details(instance: &Instance, observation: &mut Observation, scope
             Err(failed) => observation.failed = Some(ObserveError::Parameters(failed)),
         }
     }
-    let replication = match observation.is_in_recovery {
-        Some(true) => sql.wal_senders_and_standby().await,
-        _ => sql.wal_senders().await.map(|senders| (senders, None)),
+    let replication = if observation.is_in_recovery == Some(true) {
+        sql.wal_senders_and_standby().await
+    } else {
+        sql.wal_senders().await.map(|senders| (senders, None))
     };
     match replication {
         Ok((senders, standby)) => (observation.senders, observation.standby) = (Some(senders), standby),

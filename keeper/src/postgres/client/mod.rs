@@ -7,6 +7,7 @@ pub mod replication;
 pub mod replication_state;
 pub mod roles;
 pub mod round_state;
+mod rows;
 pub mod session_settings;
 pub mod sql;
 mod sql_connection;

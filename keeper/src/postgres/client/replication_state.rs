@@ -4,7 +4,7 @@
 use model::Lsn;
 use tokio_postgres::SimpleQueryRow;
 
-use crate::postgres::client::sql::field;
+use crate::postgres::client::rows::field;
 
 /// The query for [`WalSender`], a row for each; without the view pg_stat_replication, whose role names wait for a lock
 /// on pg_authid.

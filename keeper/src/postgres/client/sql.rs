@@ -14,6 +14,7 @@ use crate::postgres::client::connect::ConnectTarget;
 use crate::postgres::client::refusal::ServerRefusal;
 use crate::postgres::client::replication_state::{self, StandbyStatus, WalSender};
 use crate::postgres::client::round_state::{self, RoundSqlState};
+use crate::postgres::client::rows::{field, first_row};
 use crate::postgres::client::sql_connection::SqlConnection;
 use crate::postgres::client::sql_error::SqlError;
 use crate::postgres::config::conf::Parameters;
@@ -149,12 +150,13 @@ impl SqlClient {
         first_row(action, &rows).map(StandbyStatus::of)
     }
 
-    /// Returns both in one query.
+    /// Returns what [`Self::wal_senders`] and [`Self::standby`] do, with one request.
     pub async fn wal_senders_and_standby(&self) -> Result<(Vec<WalSender>, Option<StandbyStatus>), SqlError> {
         let action = "read the connected standbys and the state of the standby";
         let statements = [replication_state::STANDBY, replication_state::SENDERS].join("; ");
         let rows = self.query(action, &statements).await?;
         let standby = first_row(action, &rows).map(StandbyStatus::of)?;
+        // The first statement has exactly one row.
         Ok((rows.iter().skip(1).map(WalSender::of).collect(), standby))
     }
 
@@ -395,16 +397,4 @@ pub struct InstancePosition {
     /// Flushed position on a master, replayed or received one on a standby; `None` on a standby that has not replayed
     /// anything yet.
     pub position: Option<Lsn>,
-}
-
-fn first_row<'a>(action: &'static str, rows: &'a [SimpleQueryRow]) -> Result<&'a SimpleQueryRow, SqlError> {
-    rows.first().ok_or_else(|| SqlError::Answer {
-        action,
-        answer: "no row".to_owned(),
-    })
-}
-
-/// Returns a value as text; empty for null.
-pub(super) fn field(row: &SimpleQueryRow, index: usize) -> String {
-    row.get(index).unwrap_or_default().to_owned()
 }

@@ -8,9 +8,10 @@ use std::process::Stdio;
 use daemon::systemd;
 use tokio::process::Command;
 
-/// Variables by which the postmaster gives its children another OOM score than its own (PostgreSQL manual 19.4.4). The
-/// keeper's unit sets them; libpq does not read them.
-const OOM_ADJUST: [&[u8]; 2] = [b"PG_OOM_ADJUST_FILE", b"PG_OOM_ADJUST_VALUE"];
+/// Variables with which PostgreSQL's backends set another OOM score than the postmaster's: the file, and the score
+/// (PostgreSQL manual 19.4.4). The keeper's unit sets them; libpq does not read them.
+pub(super) const OOM_ADJUST_FILE: &str = "PG_OOM_ADJUST_FILE";
+pub(super) const OOM_ADJUST_VALUE: &str = "PG_OOM_ADJUST_VALUE";
 
 /// Returns the variables for child processes: all but `PG*` (except `PG_OOM_ADJUST_*`), `STKEEPER_*` and those of systemd.
 ///
@@ -24,7 +25,8 @@ pub fn for_children(own: impl IntoIterator<Item = (OsString, OsString)>) -> impl
 fn is_excluded(name: &OsStr) -> bool {
     let name = name.as_encoded_bytes();
     let is_of_systemd = systemd::VARIABLES.iter().any(|variable| variable.as_bytes() == name);
-    let is_of_libpq = name.starts_with(b"PG") && !OOM_ADJUST.contains(&name);
+    let is_oom_score = [OOM_ADJUST_FILE, OOM_ADJUST_VALUE].map(str::as_bytes).contains(&name);
+    let is_of_libpq = name.starts_with(b"PG") && !is_oom_score;
     is_of_libpq || name.starts_with(b"STKEEPER_") || is_of_systemd
 }
 

@@ -1,5 +1,5 @@
-//! The OOM score of the keeper's programs: that of PostgreSQL's backends, so that the kernel ends one of them before the
-//! postmaster, whose score they would inherit. The postmaster's own children get theirs from the postmaster.
+//! The OOM score of the keeper's programs: that of PostgreSQL's backends, so that the kernel ends one of them before the keeper
+//! and the postmaster. They would inherit the keeper's score.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -7,28 +7,27 @@ use std::path::{Path, PathBuf};
 
 use tracing::debug;
 
-/// The variables that the postmaster reads (PostgreSQL manual 19.4.4): the file below `/proc/self`, and the score.
-const FILE: &str = "PG_OOM_ADJUST_FILE";
-const SCORE: &str = "PG_OOM_ADJUST_VALUE";
-/// The score without the second one.
+use crate::postgres::programs::environment::{OOM_ADJUST_FILE, OOM_ADJUST_VALUE};
+
+/// The score without `PG_OOM_ADJUST_VALUE`.
 const SCORE_DEFAULT: &str = "0";
 
-/// Gives a program that was just started the score that backends have, if the unit sets one.
+/// Sets the OOM score of backends on a program that was just started, if `PG_OOM_ADJUST_FILE` is set.
 pub(crate) fn adjust(pid: u32) {
-    if let Some(file) = file_of(std::env::var_os(FILE).as_deref(), pid) {
-        write(&file, std::env::var_os(SCORE));
+    if let Some(file) = file_of(std::env::var_os(OOM_ADJUST_FILE).as_deref(), pid) {
+        write(&file, std::env::var_os(OOM_ADJUST_VALUE));
     }
 }
 
 fn write(file: &Path, score: Option<OsString>) {
     let score = score.unwrap_or_else(|| SCORE_DEFAULT.into());
-    // It may have ended already, and only root may lower a score.
+    // It may have ended already, and lowering a score needs CAP_SYS_RESOURCE.
     if let Err(error) = fs::write(file, score.as_encoded_bytes()) {
         debug!(%error, file = %file.display(), "could not set the OOM score of a program");
     }
 }
 
-/// Returns the program's file for what the variable names as a process's own; `None` for any other file.
+/// Returns `/proc/<pid>/x` for `/proc/self/x`; `None` for any other path.
 fn file_of(variable: Option<&OsStr>, pid: u32) -> Option<PathBuf> {
     let name = Path::new(variable?).strip_prefix("/proc/self").ok()?;
     Some(Path::new("/proc").join(pid.to_string()).join(name))

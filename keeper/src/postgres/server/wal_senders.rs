@@ -1,17 +1,18 @@
-//! Finds and ends the WAL senders of a server that shuts down. Before its shutdown checkpoint it waits until they have sent what
-//! there is, and after that until their standbys have received it: up to `wal_sender_timeout`, when a standby is suspended.
-//! Ending them ends that wait, and the shutdown stays clean.
+//! Finds and ends the WAL senders of a server that shuts down. Before its shutdown checkpoint the server waits until they
+//! have sent what there is, and after that until their receivers have confirmed it: up to `wal_sender_timeout`, when a standby
+//! is suspended. Ending them ends that wait, and the shutdown stays clean.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::path::Path;
 use std::time::Duration;
 
+use model::Lsn;
 use rustix::process::Signal;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use crate::postgres::data::walker::Walker;
+use crate::postgres::data::walker::{FileSystemHung, Walker};
 use crate::postgres::server::process::{self, Process};
 
 /// Interval of looking for them.
@@ -24,21 +25,30 @@ pub async fn end_repeatedly(data: &Path, walker: &Walker) -> Infallible {
         let data = data.to_owned();
         match walker.run(move || end_all(&data)).await {
             Ok(0) => {}
-            Ok(ended) => info!(walSenders = ended, "ending WAL senders, for which the shutdown waits"),
+            Ok(ended) => info!(number = ended, "ending WAL senders, for which the shutdown waits"),
             Err(error) => warn!(%error, "cannot look for WAL senders"),
         }
     }
 }
 
-/// Returns the WAL senders of the server on a PGDATA: role, client and what they do, as their titles have it. A server that
-/// shuts down takes no queries, so only the titles show whom it waits for.
-pub async fn described(data: &Path, walker: &Walker) -> BTreeSet<String> {
+/// Returns the WAL senders of the server on a PGDATA as their titles show them: user, client and state, without the
+/// position. A server that shuts down answers no query.
+///
+/// # Errors
+/// A file system does not answer.
+pub async fn connected(data: &Path, walker: &Walker) -> Result<BTreeSet<String>, FileSystemHung> {
     let data = data.to_owned();
     let find = move || {
-        let senders = process::with_title(&data, |title| wal_sender(title).map(ToOwned::to_owned));
-        senders.map(|(_, activity)| activity).collect()
+        let senders = process::with_title(&data, |title| wal_sender(title).map(without_position));
+        senders.map(|(_, sender)| sender).collect()
     };
-    walker.run(find).await.unwrap_or_default()
+    walker.run(find).await
+}
+
+fn without_position(sender: &str) -> String {
+    let position = |word: &str| Lsn::parse(word).is_some();
+    let cut = sender.rsplit_once(' ').filter(|(_, last)| position(last));
+    cut.map_or(sender, |(sender, _)| sender).to_owned()
 }
 
 /// Sends SIGTERM to them, and returns how many there were.
@@ -54,14 +64,9 @@ fn end_all(data: &Path) -> usize {
 
 /// Returns what follows in the title of a WAL sender: `postgres: walsender …`.
 fn wal_sender(title: &str) -> Option<&str> {
-    const NAME: &str = "walsender ";
     let activity = title.strip_prefix("postgres: ")?;
-    let named = || {
-        activity
-            .split_once(": ")
-            .and_then(|(_, activity)| activity.strip_prefix(NAME))
-    };
-    activity.strip_prefix(NAME).or_else(named)
+    let after_cluster_name = || activity.split_once(": walsender ").map(|(_, rest)| rest);
+    activity.strip_prefix("walsender ").or_else(after_cluster_name)
 }
 
 #[cfg(test)]
@@ -74,10 +79,12 @@ mod tests {
     fn the_title_names_a_wal_sender() {
         let activity = "repl 127.0.0.1(40112) streaming 0/5000060";
         assert_eq!(wal_sender(&format!("postgres: walsender {activity}")), Some(activity));
-        assert_eq!(
-            wal_sender(&format!("postgres: main: walsender {activity}")),
-            Some(activity)
-        );
+        for cluster_name in ["main", "prod: eu"] {
+            let title = format!("postgres: {cluster_name}: walsender {activity}");
+            assert_eq!(wal_sender(&title), Some(activity));
+        }
+        assert_eq!(without_position(activity), "repl 127.0.0.1(40112) streaming");
+        assert_eq!(without_position("repl [local] idle"), "repl [local] idle");
         for other in [
             "postgres: checkpointer ",
             "postgres: walreceiver streaming 0/5000060",
@@ -104,10 +111,8 @@ mod tests {
             start(1, "postgres: walsender repl 127.0.0.1(2) streaming 0/1"),
         ];
         let walker = Walker::default();
-        assert_eq!(
-            described(data[0].path(), &walker).await,
-            ["repl 127.0.0.1(1) streaming 0/1".to_owned()].into()
-        );
+        let found = connected(data[0].path(), &walker).await.unwrap();
+        assert_eq!(found, ["repl 127.0.0.1(1) streaming".to_owned()].into());
         let ended = async {
             while sender.try_wait().unwrap().is_none() {
                 sleep(Duration::from_millis(10)).await;
