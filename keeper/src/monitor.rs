@@ -323,14 +323,7 @@ impl Monitor {
         let is_silent = self.report_connections(runs, now);
         self.report_streaming(memory, &observation, runs, now);
         let version = self.version().await;
-        let receiver = observation
-            .standby
-            .as_ref()
-            .and_then(|standby| standby.receiver.as_ref());
-        memory.receiver = receiver.map(|receiver| ObservedReceiver {
-            pid: receiver.pid,
-            is_streaming: receiver.is_streaming,
-        });
+        memory.receiver = observation.standby.as_ref().and_then(ObservedReceiver::of);
         let position = observation.position;
         // An open session may still work while the postmaster hangs: clients could not connect, so it is not healthy.
         let healthy = observation.is_healthy && runs && !is_silent;
@@ -348,15 +341,21 @@ impl Monitor {
             report.state = Some(state);
             report.version = version;
         });
-        let mut usual = self.settings().interval / 2;
-        if self.synchronous.are_logins_blocked() {
-            usual = usual.min(BLOCKED_LOGINS_DELAY);
-        }
-        memory.unhealthy_delay = (runs && !healthy).then(|| next_unhealthy_delay(memory.unhealthy_delay, usual));
+        memory.unhealthy_delay =
+            (runs && !healthy).then(|| next_unhealthy_delay(memory.unhealthy_delay, self.usual_delay()));
         match memory.unhealthy_delay {
             _ if is_fast_poll => fast_poll::DELAY,
             Some(delay) => delay,
-            None => usual.min(self.until_tick()),
+            None => self.usual_delay().min(self.until_tick()),
+        }
+    }
+
+    /// Returns the longest delay until the next observation.
+    fn usual_delay(&self) -> Duration {
+        let usual = self.settings().interval / 2;
+        match self.synchronous.are_logins_blocked() {
+            true => usual.min(BLOCKED_LOGINS_DELAY),
+            false => usual,
         }
     }
 

@@ -1,6 +1,7 @@
 //! The WAL receiver of a standby as an observation showed it, and its process, whose end is waited for. Observing is left
 //! to `monitor`.
 
+use crate::postgres::client::replication_state::StandbyStatus;
 use crate::postgres::server::process::Process;
 
 /// The WAL receiver at an observation.
@@ -8,6 +9,16 @@ use crate::postgres::server::process::Process;
 pub(super) struct ObservedReceiver {
     pub(super) pid: i32,
     pub(super) is_streaming: bool,
+}
+
+impl ObservedReceiver {
+    pub(super) fn of(standby: &StandbyStatus) -> Option<Self> {
+        let receiver = standby.receiver.as_ref()?;
+        Some(Self {
+            pid: receiver.pid,
+            is_streaming: receiver.is_streaming,
+        })
+    }
 }
 
 /// The process of an observed WAL receiver.
