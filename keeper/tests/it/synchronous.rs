@@ -14,6 +14,7 @@ use model::Lsn;
 use stolon_tests::deadlines::{INSTANCE_TEST_TIMEOUT, SHORT_TIMEOUT};
 use stolon_tests::process::{Signal, send_signal};
 use tokio::task::JoinHandle;
+use tokio_postgres::SimpleQueryMessage;
 
 use crate::harness::{self, Node, eventually, execute, files, query};
 use crate::replication::{copied, follow, wait_streaming};
@@ -364,9 +365,17 @@ fn a_server_that_restarts_by_itself_shows_what_waited() {
                 .confirm_standby_names(names, true, SHORT_TIMEOUT)
                 .await
                 .unwrap();
+            // A connection may still be accepted before the postmaster notices the crash.
+            let checkpointer = "select pid from pg_stat_activity where backend_type = 'checkpointer'";
+            let before = execute(&master.instance, checkpointer).await;
             crash(1).await;
             eventually("the server to have restarted", async || {
-                query(&master.instance, "select 1").await.is_ok()
+                let now = query(&master.instance, checkpointer).await;
+                let pids = now.iter().flatten().filter_map(|message| match message {
+                    SimpleQueryMessage::Row(row) => row.get(0),
+                    _ => None,
+                });
+                pids.into_iter().any(|pid| !before.iter().any(|before| before == pid))
             })
             .await;
             assert_eq!(rows(&master).await, ["1"]);
