@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use crate::connections::{self, ConnectionAttempts};
 use crate::health::LoginRecoveryReporter;
 use crate::local::state::LocalState;
-use crate::monitor::fast_poll::{FastPoll, FastPollRequest};
+use crate::monitor::fast_poll::FastPoll;
 use crate::monitor::monitor_state::{MonitorState, next_unhealthy_delay};
 use crate::monitor::published_state::{is_urgent_change, state};
 use crate::monitor::receiver::{ObservedReceiver, ReceiverProcess};
@@ -20,7 +20,6 @@ use crate::monitor::ticks::Ticks;
 use crate::postgres::config::conninfo::Address;
 use crate::postgres::instance::Instance;
 use crate::postgres::observe::{Observation, ObserveError, ObserveScope, observe, observe_data};
-use crate::postgres::server::postmaster::ChildStatus;
 use crate::problems::{KeeperProblemKind, Problems};
 use crate::publish::{Due, Publisher};
 use crate::reconcile::RESTART_AFTER_CRASH;
@@ -72,8 +71,7 @@ pub struct MonitorOptions {
 #[derive(Debug, Clone, Copy)]
 struct MonitorSettings {
     interval: Duration,
-    /// The last request for fast polling, until that ends.
-    fast_poll: Option<FastPollRequest>,
+    fast_poll_until: Option<Boottime>,
     /// A password may have changed: refused logins are tried again.
     try_logins_again: bool,
     /// Something was done to the server: its parameters may be others.
@@ -109,7 +107,7 @@ impl Monitor {
         let MonitorOptions { advertised, interval } = options;
         let settings = Mutex::new(MonitorSettings {
             interval,
-            fast_poll: None,
+            fast_poll_until: None,
             try_logins_again: false,
             query_parameters: false,
         });
@@ -160,9 +158,7 @@ impl Monitor {
     /// Starts fast polling, because the master is shutting down or the WAL receiver has ended: every observation is
     /// published until the position does not change any more (extensions ).
     pub fn fast_poll(&self) {
-        let now = self.now();
-        let mut settings = self.settings();
-        settings.fast_poll = Some(FastPollRequest::after(settings.fast_poll, now));
+        self.settings().fast_poll_until = Some(self.now() + fast_poll::LIMIT);
         self.wake.notify_one();
     }
 
@@ -200,7 +196,7 @@ impl Monitor {
     }
 
     fn runs(&self) -> bool {
-        matches!(*self.instance.child_status().borrow(), ChildStatus::Running { .. })
+        self.instance.child_status().borrow().is_running()
     }
 
     fn connections(&self) -> std::sync::MutexGuard<'_, ConnectionAttempts> {
@@ -291,7 +287,7 @@ impl Monitor {
             memory.health.try_logins_again();
         }
         let child = *self.instance.child_status().borrow();
-        let runs = matches!(child, ChildStatus::Running { .. });
+        let runs = child.is_running();
         let was_healthy = memory.healthy_child == Some(child);
         if std::mem::take(&mut self.settings().query_parameters) || !was_healthy {
             memory.details.query_parameters_again();
@@ -341,12 +337,12 @@ impl Monitor {
             report.state = Some(state);
             report.version = version;
         });
-        memory.unhealthy_delay =
-            (runs && !healthy).then(|| next_unhealthy_delay(memory.unhealthy_delay, self.usual_delay()));
+        let usual = self.usual_delay();
+        memory.unhealthy_delay = (runs && !healthy).then(|| next_unhealthy_delay(memory.unhealthy_delay, usual));
         match memory.unhealthy_delay {
             _ if is_fast_poll => fast_poll::DELAY,
             Some(delay) => delay,
-            None => self.usual_delay().min(self.until_tick()),
+            None => usual.min(self.until_tick()),
         }
     }
 
@@ -416,11 +412,11 @@ impl Monitor {
     fn continue_fast_poll(&self, memory: &mut MonitorState, position: Option<Lsn>) -> bool {
         let now = self.now();
         let mut settings = self.settings();
-        let Some(request) = settings.fast_poll else {
+        let Some(until) = settings.fast_poll_until else {
             return false;
         };
-        if !FastPoll::record(&mut memory.fast_poll, request, position, memory.receiver, now) {
-            settings.fast_poll = None;
+        if !FastPoll::record(&mut memory.fast_poll, until, position, memory.receiver, now) {
+            settings.fast_poll_until = None;
         }
         // The last one is published, too.
         position.is_some()

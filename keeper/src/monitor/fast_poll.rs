@@ -10,32 +10,15 @@ use crate::monitor::receiver::ObservedReceiver;
 /// Interval of observations meanwhile.
 pub(super) const DELAY: Duration = Duration::from_millis(25);
 /// Time limit.
-const LIMIT: Duration = Duration::from_secs(10);
+pub(super) const LIMIT: Duration = Duration::from_secs(10);
 /// It ends after this number of observations with the same position and without a WAL receiver.
 const UNCHANGED_MAX: u32 = 4;
-
-/// A request for fast polling.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct FastPollRequest {
-    /// Increases with each request.
-    number: u64,
-    until: Boottime,
-}
-
-impl FastPollRequest {
-    /// Returns a request that follows `before`.
-    pub(super) fn after(before: Option<Self>, now: Boottime) -> Self {
-        Self {
-            number: before.map_or(0, |before| before.number + 1),
-            until: now + LIMIT,
-        }
-    }
-}
 
 /// What the observations since a request have shown.
 #[derive(Debug)]
 pub(super) struct FastPoll {
-    request: FastPollRequest,
+    /// The end of its time limit, by which a later request differs.
+    until: Boottime,
     /// The process id of the WAL receiver at the first observation; `None` without one.
     first_receiver: Option<i32>,
     position: Option<Lsn>,
@@ -45,9 +28,9 @@ pub(super) struct FastPoll {
 
 impl FastPoll {
     /// Returns what is known at the first observation of a request.
-    fn begin(request: FastPollRequest, receiver: Option<ObservedReceiver>) -> Self {
+    fn begin(until: Boottime, receiver: Option<ObservedReceiver>) -> Self {
         Self {
-            request,
+            until,
             first_receiver: receiver.map(|receiver| receiver.pid),
             position: None,
             unchanged: 0,
@@ -59,20 +42,19 @@ impl FastPoll {
     /// not shut down.
     pub(super) fn record(
         poll: &mut Option<Self>,
-        request: FastPollRequest,
+        until: Boottime,
         position: Option<Lsn>,
         receiver: Option<ObservedReceiver>,
         now: Boottime,
     ) -> bool {
-        let same = poll.take().filter(|poll| poll.request == request);
-        let mut this = same.unwrap_or_else(|| Self::begin(request, receiver));
+        let same = poll.take().filter(|poll| poll.until == until);
+        let mut this = same.unwrap_or_else(|| Self::begin(until, receiver));
         let is_unchanged = position == this.position && receiver.is_none();
         this.unchanged = if is_unchanged { this.unchanged + 1 } else { 0 };
         this.position = position;
         let is_new_and_streaming =
             receiver.is_some_and(|receiver| receiver.is_streaming && Some(receiver.pid) != this.first_receiver);
-        let continues =
-            position.is_some() && this.unchanged < UNCHANGED_MAX && !is_new_and_streaming && now < request.until;
+        let continues = position.is_some() && this.unchanged < UNCHANGED_MAX && !is_new_and_streaming && now < until;
         *poll = continues.then_some(this);
         continues
     }
@@ -87,20 +69,20 @@ mod tests {
     /// Observations of the last request.
     struct Observed {
         poll: Option<FastPoll>,
-        request: FastPollRequest,
+        until: Boottime,
     }
 
     impl Observed {
         fn new() -> Self {
             Self {
                 poll: None,
-                request: FastPollRequest::after(None, START),
+                until: START + LIMIT,
             }
         }
 
         fn record(&mut self, position: u64, receiver: Option<(i32, bool)>) -> bool {
             let receiver = receiver.map(|(pid, is_streaming)| ObservedReceiver { pid, is_streaming });
-            FastPoll::record(&mut self.poll, self.request, Some(Lsn(position)), receiver, START)
+            FastPoll::record(&mut self.poll, self.until, Some(Lsn(position)), receiver, START)
         }
     }
 
@@ -130,20 +112,19 @@ mod tests {
     fn another_request_begins_anew() {
         let mut poll = Observed::new();
         assert!(poll.record(1, None));
-        poll.request = FastPollRequest::after(Some(poll.request), START);
+        poll.until = poll.until + Duration::from_millis(1);
         assert!(poll.record(1, Some((8, true))), "its sender may shut down, too");
         assert!(!poll.record(1, Some((9, true))));
     }
 
     #[test]
     fn it_ends_at_the_limit_and_without_a_position() {
-        let request = FastPollRequest::after(None, START);
         let ends = |position, now| {
             let receiver = Some(ObservedReceiver {
                 pid: 7,
                 is_streaming: true,
             });
-            !FastPoll::record(&mut None, request, position, receiver, now)
+            !FastPoll::record(&mut None, START + LIMIT, position, receiver, now)
         };
         assert!(!ends(Some(Lsn(1)), START) && ends(Some(Lsn(1)), START + LIMIT) && ends(None, START));
     }

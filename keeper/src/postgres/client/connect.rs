@@ -58,7 +58,7 @@ impl OwnServer {
     /// Returns the status of the child, or of a server left by an earlier keeper. Also looks for its `socket`: connect(2)
     /// resolves the path on this thread, which a hanging file system must not block (keeper 12.13).
     async fn status(&self, socket: PathBuf) -> Result<OwnServerStatus, FileError> {
-        let is_child = matches!(*self.child_status.borrow(), ChildStatus::Running { .. });
+        let is_child = self.child_status.borrow().is_running();
         let look = move |data: &Path| {
             let is_running = is_child || process::postmaster(data)?.is_some();
             let is_ready = file_status::reports_ready(data).unwrap_or(true);

@@ -43,6 +43,13 @@ pub enum ChildStatus {
     },
 }
 
+impl ChildStatus {
+    /// Whether it is running.
+    pub fn is_running(&self) -> bool {
+        matches!(self, Self::Running { .. })
+    }
+}
+
 /// A launched server.
 #[derive(Debug)]
 pub(crate) struct PostmasterChild {
