@@ -232,16 +232,16 @@ pub(crate) fn files(instance: &Instance, user: &[(&str, &str)]) -> ConfigFiles {
 
 /// Runs a statement as the superuser in a connection of its own; the first column of its rows.
 pub(crate) async fn execute(instance: &Instance, statement: &str) -> Vec<String> {
+    first_column(query(instance, statement).await.unwrap())
+}
+
+/// Returns the first column of the rows.
+pub(crate) fn first_column(messages: Vec<SimpleQueryMessage>) -> Vec<String> {
     let first = |message| match message {
         SimpleQueryMessage::Row(row) => Some(row.get(0).unwrap_or_default().to_owned()),
         _ => None,
     };
-    query(instance, statement)
-        .await
-        .unwrap()
-        .into_iter()
-        .filter_map(first)
-        .collect()
+    messages.into_iter().filter_map(first).collect()
 }
 
 /// Runs a statement as the superuser in a connection of its own.

@@ -14,9 +14,8 @@ use model::Lsn;
 use stolon_tests::deadlines::{INSTANCE_TEST_TIMEOUT, SHORT_TIMEOUT};
 use stolon_tests::process::{Signal, send_signal};
 use tokio::task::JoinHandle;
-use tokio_postgres::SimpleQueryMessage;
 
-use crate::harness::{self, Node, eventually, execute, files, query};
+use crate::harness::{self, Node, eventually, execute, files, first_column, query};
 use crate::replication::{copied, follow, wait_streaming};
 
 const NAMES: &str = "synchronous_standby_names";
@@ -371,11 +370,8 @@ fn a_server_that_restarts_by_itself_shows_what_waited() {
             crash(1).await;
             eventually("the server to have restarted", async || {
                 let now = query(&master.instance, checkpointer).await;
-                let pids = now.iter().flatten().filter_map(|message| match message {
-                    SimpleQueryMessage::Row(row) => row.get(0),
-                    _ => None,
-                });
-                pids.into_iter().any(|pid| !before.iter().any(|before| before == pid))
+                let pids = now.map(first_column).unwrap_or_default();
+                pids.iter().any(|pid| !before.contains(pid))
             })
             .await;
             assert_eq!(rows(&master).await, ["1"]);
