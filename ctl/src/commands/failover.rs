@@ -15,7 +15,7 @@ use model::{FailoverRequest, GoDuration, KeeperUid, Timestamp, from_slice, short
 use store::{KeyRange, Revision, Store, Txn};
 
 use super::confirm::{Confirmation, ask_to_confirm};
-use super::leased_request::{LeasedRequest, RequestOutcome};
+use super::leased_request::{LeasedRequest, RequestOutcome, check_timeout};
 use super::stored_keepers::StoredKeepers;
 use super::stored_requests::StoredRequests;
 use super::{CommandOutcome, print, stored_document};
@@ -122,16 +122,7 @@ fn check_arguments(args: &Args) -> anyhow::Result<(KeeperUid, Option<Duration>)>
         args.accept_data_loss == Some(Switch(true)),
         "--accept-data-loss required: what keeper {to} lacks would be lost for good: {PURPOSE}"
     );
-    let timeout = args.timeout.map(GoDuration::to_std);
-    if let (Some(given), Some(limit)) = (args.timeout, timeout)
-        && !(TIMEOUT_MIN..=TIMEOUT_MAX).contains(&limit)
-    {
-        bail!(
-            "--timeout {given} is out of range: choose one between {} and {}",
-            GoDuration::from(TIMEOUT_MIN),
-            GoDuration::from(TIMEOUT_MAX)
-        );
-    }
+    let timeout = check_timeout(args.timeout, TIMEOUT_MIN..=TIMEOUT_MAX)?;
     Ok((KeeperUid::from(to), timeout))
 }
 

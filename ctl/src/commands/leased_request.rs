@@ -1,9 +1,10 @@
 //! Writes and withdraws a request to the leading sentinel: a key of its own under a lease, so that it never outlives the
 //! command by long. What is requested is left to the commands.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, ensure};
 use base::clock::Boottime;
 use base::{Chain, Clock};
 use model::GoDuration;
@@ -19,6 +20,21 @@ pub(super) struct LeasedRequest<'a> {
     pub(super) conditions: Txn,
     /// How long it may stay.
     pub(super) timeout: Duration,
+}
+
+/// Returns the timeout that was typed, if it is one of the accepted ones.
+pub(super) fn check_timeout(
+    given: Option<GoDuration>,
+    accepted: RangeInclusive<Duration>,
+) -> anyhow::Result<Option<Duration>> {
+    let Some(given) = given else { return Ok(None) };
+    let timeout = given.to_std();
+    let (min, max) = (GoDuration::from(*accepted.start()), GoDuration::from(*accepted.end()));
+    ensure!(
+        accepted.contains(&timeout),
+        "--timeout {given} is out of range: choose one between {min} and {max}"
+    );
+    Ok(Some(timeout))
 }
 
 /// A request that is in the store.

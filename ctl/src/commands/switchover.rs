@@ -17,7 +17,7 @@ use model::{
 use store::election::elected_sentinel;
 use store::{Entry, KeyRange, Snapshot, Store, Txn};
 
-use super::leased_request::{LeasedRequest, RequestOutcome, withdraw};
+use super::leased_request::{LeasedRequest, RequestOutcome, check_timeout, withdraw};
 use super::stored_keepers::StoredKeepers;
 use super::stored_requests::StoredRequests;
 use super::{CommandOutcome, print, stored_document};
@@ -72,7 +72,7 @@ pub(super) async fn run(
         id: short_uid(random.bytes()),
     };
     for _ in 0..ATTEMPTS {
-        let (progress, incomplete) = command.read(to.as_ref()).await?;
+        let (progress, unreported) = command.read(to.as_ref()).await?;
         let value = SwitchoverRequest {
             id: command.id.clone(),
             to: to.clone(),
@@ -94,7 +94,7 @@ pub(super) async fn run(
                 let _ = withdraw(store, &keys.switchover(), written).await; // otherwise it expires
                 return Err(error);
             }
-            for keeper in incomplete {
+            for keeper in unreported {
                 print_stderr(format_args!(
                     "WARNING: keeper {keeper} has not reported its db yet: if it is copying, the copy begins again from the new master"
                 ));
@@ -116,20 +116,13 @@ fn check_arguments(args: &Args) -> anyhow::Result<(Option<KeeperUid>, Duration)>
         to.as_ref().is_none_or(|to| !to.is_empty()),
         "--to is empty: name a keeper, or leave it out for the best standby"
     );
-    let timeout = args.timeout.map_or(TIMEOUT_DEFAULT, GoDuration::to_std);
-    ensure!(
-        (TIMEOUT_MIN..=TIMEOUT_MAX).contains(&timeout),
-        "--timeout {} is out of range: choose one between {} and {}",
-        args.timeout.map(|given| given.to_string()).unwrap_or_default(),
-        GoDuration::from(TIMEOUT_MIN),
-        GoDuration::from(TIMEOUT_MAX)
-    );
-    Ok((to, timeout))
+    let timeout = check_timeout(args.timeout, TIMEOUT_MIN..=TIMEOUT_MAX)?;
+    Ok((to, timeout.unwrap_or(TIMEOUT_DEFAULT)))
 }
 
 impl SwitchoverCommand<'_> {
     /// Reads the cluster, and checks that a switchover can be requested. Whether it can be carried out is decided by the
-    /// leading sentinel. Also returns the keepers whose data are not complete yet.
+    /// leading sentinel. Also returns the keepers of standbys that have not reported their db yet.
     async fn read(&self, to: Option<&KeeperUid>) -> anyhow::Result<(SwitchoverTracker, Vec<KeeperUid>)> {
         let keys = self.store.keys();
         let [switchover, failover] = StoredRequests::ranges(keys);
@@ -151,7 +144,7 @@ impl SwitchoverCommand<'_> {
         stored_document::ensure_supported(&checked.spec)?;
         let leader = Leader::of(&mut snapshot);
         let tracker = check_cluster(&checked, &decode_all(&infos), leader, to).map_err(|why| anyhow!(why))?;
-        Ok((tracker, incomplete_keepers(&checked.data)))
+        Ok((tracker, unreported_keepers(&checked.data)))
     }
 }
 
@@ -251,12 +244,12 @@ fn check_cluster(
 }
 
 /// Returns the keepers of standbys that have not reported their db since it was assigned to them.
-fn incomplete_keepers(data: &ClusterData) -> Vec<KeeperUid> {
-    let incomplete = data
+fn unreported_keepers(data: &ClusterData) -> Vec<KeeperUid> {
+    let unreported = data
         .dbs()
         .values()
         .filter(|db| db.is_standby_type() && db.status.current_generation == 0);
-    incomplete.map(|db| db.spec.keeper_uid.clone()).collect()
+    unreported.map(|db| db.spec.keeper_uid.clone()).collect()
 }
 
 #[cfg(test)]

@@ -101,8 +101,9 @@ pub(super) fn assess(
     if of_master.state == DbHealth::Healthy {
         of_master.state = DbHealth::NotConverged;
     }
-    let is_incomplete = check_requested_data(data, master_uid, uid) == Err(UnfitData::Incomplete);
-    check_target(checked, infos, uid, db, master_uid).map_err(|why| match of_master.state {
+    let fitness = check_requested_data(data, master_uid, uid);
+    let is_incomplete = fitness == Err(UnfitData::Incomplete);
+    check_target(data, infos, db, fitness).map_err(|why| match of_master.state {
         // Soon after an election the old master's new data are always incomplete.
         DbHealth::NotConverged if is_incomplete => format!(
             "{why}; the master, of keeper {}, is healthy and has not applied its spec yet: wait a few seconds",
@@ -151,24 +152,22 @@ fn find_target<'d>(
     Ok((uid, db))
 }
 
-/// Checks that the keeper of a db is there, and that its data can become the master's.
+/// Checks that the keeper of a db is there, and that its data can become the master's; `fitness` is whether they can.
 fn check_target(
-    checked: &CheckedClusterData,
+    data: &ClusterData,
     infos: &[KeeperInfo],
-    uid: &DbUid,
     db: &Db,
-    master: &DbUid,
+    fitness: Result<(), UnfitData>,
 ) -> Result<(), String> {
     let keeper = &db.spec.keeper_uid;
     let cannot = |why: UnfitData| format!("keeper {keeper} cannot become the master: {why}");
-    let fitness = check_requested_data(&checked.data, master, uid);
     // A keeper that is copying is not healthy either: the copy is the reason.
     if fitness == Err(UnfitData::Incomplete) {
         return Err(cannot(UnfitData::Incomplete));
     }
     let info = infos.iter().find(|info| info.uid == *keeper);
     let is_kept_stopped = db.is_master_type() && info.is_some_and(|info| info.stopped.is_some() && !info.leaving);
-    match db_health(&checked.data, db) {
+    match db_health(data, db) {
         DbHealth::Healthy | DbHealth::NotConverged => {}
         DbHealth::PostgresFailed if is_kept_stopped => {}
         DbHealth::PostgresFailed => {

@@ -93,13 +93,13 @@ fn standbys_that_have_not_reported_their_db_are_warned_about() {
     for db in data.dbs_mut().values_mut() {
         db.status.current_generation = 3;
     }
-    assert_eq!(incomplete_keepers(&data), []);
+    assert_eq!(unreported_keepers(&data), []);
     data.dbs_mut()
         .get_mut(&DbUid::from("d2"))
         .unwrap()
         .status
         .current_generation = 0;
-    assert_eq!(incomplete_keepers(&data), ["k2".into()]);
+    assert_eq!(unreported_keepers(&data), ["k2".into()]);
 }
 
 fn tracker() -> SwitchoverTracker {
