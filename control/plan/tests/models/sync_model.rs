@@ -104,6 +104,24 @@ fn with_all_rules_two_keepers_lose_nothing_and_settle() {
 }
 
 #[test]
+fn elected_standbys_that_take_wal_from_others_lose_nothing_and_settle() {
+    // SY-21
+    let count = |config| match explore(config, MOST) {
+        Outcome::Holds(reached) => reached.count(),
+        Outcome::Violated(trace, _) => panic!("{}", trace.text()),
+        Outcome::Unfinished(count) => panic!("more than {count} states"),
+    };
+    let catching_up = |config| Config {
+        catches_up: true,
+        ..config
+    };
+    assert!(count(catching_up(with_faults("cr"))) > count(with_faults("cr")));
+    for text in ["cr", "kill", "term"] {
+        holds_and_settles(catching_up(with_faults(text)));
+    }
+}
+
+#[test]
 fn with_all_rules_sets_of_other_sizes_lose_nothing_and_settle() {
     for (min, max) in [(0, 1), (1, 2), (2, 2)] {
         holds_and_settles(with_faults("cr").size(min, max));

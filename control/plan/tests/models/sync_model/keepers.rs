@@ -167,8 +167,14 @@ impl World {
                 next.add("writes the names of a standby and reloads", index, world);
             }
             Progress::Read => self.permit(index, config, next),
-            Progress::Named if keeper.asked == keeper.in_force => self.permit(index, config, next),
-            Progress::Named => {}
+            Progress::Named => {
+                if keeper.asked == keeper.in_force {
+                    self.permit(index, config, next);
+                }
+                if config.catches_up {
+                    self.catch_up(index, next);
+                }
+            }
             Progress::Permitted if keeper.is_standby() => {
                 if self.promotions < Log::PROMOTIONS && keeper.log.end() < Log::LONGEST {
                     next.add("promotes its standby", index, self.after_promotion(index, late_names));
@@ -214,6 +220,20 @@ impl World {
             keeper.recorded = keeper.read_is_current;
             keeper.progress = Progress::Idle;
             keeper.forget_read();
+        }
+    }
+
+    /// A standby that is to be promoted takes WAL from another standby that has more of it (SY-21). How much it takes
+    /// before the promotion is left open: the wait is limited.
+    fn catch_up(&self, index: usize, next: &mut Next) {
+        let log = self.keepers[index].log;
+        for (other, from) in self.keepers.iter().enumerate() {
+            if from.is_standby() && !from.is_stale && log != from.log && log.is_prefix_of(from.log) {
+                let mut world = *self;
+                let to = &mut world.keepers[index];
+                (to.follows, to.log) = (other as u8, from.log.first(log.end() + 1));
+                next.add("takes an entry from another standby", index, world);
+            }
         }
     }
 

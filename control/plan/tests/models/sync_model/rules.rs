@@ -161,6 +161,8 @@ pub(super) struct Config {
     pub(super) with_s0: bool,
     /// Whether E must always be a part of what the running master waits for.
     pub(super) check_names: bool,
+    /// Whether elected standbys take WAL from other standbys (SY-21).
+    pub(super) catches_up: bool,
 }
 
 impl Config {
@@ -189,6 +191,7 @@ impl Config {
         with_reads: true,
         with_s0: true,
         check_names: false,
+        catches_up: false,
     };
 
     pub(super) const fn faults(faults: Faults) -> Self {

@@ -155,6 +155,26 @@ fn more_combinations() -> Vec<Row> {
     ]
 }
 
+/// Elected standbys take WAL from other standbys (synchronous SY-21).
+fn catching_up() -> Vec<Row> {
+    let row = |id, faults| row(id, faults).change("elected standbys catch up", |config| config.catches_up = true);
+    vec![
+        row("66a", "cr + pause").settles(),
+        row("66b", "cr + kill").settles(),
+        row("66c", "2 cr"),
+        row("66d", "kill + pause"),
+        row("66e", "pause + term"),
+        row("66f", "sw + cr"),
+        row("66g", "host + cr").settles(),
+        row("66h", "cr + pause").size(0, 1),
+        row("66i", "cr + pause").size(1, 2),
+        row("66j", "cr + pause + override"),
+        row("66k", "cr + slow"),
+        row("66l", "cr + pause").change("both sentinels", |config| config.reference_sentinel = true),
+        row("66m", "cr + pause").writes(2),
+    ]
+}
+
 /// Mixed clusters (synchronous SY-16).
 fn mixed() -> Vec<Row> {
     let sentinels = |config: &mut Config| config.reference_sentinel = true;
@@ -281,6 +301,6 @@ fn replaced() -> Vec<Row> {
 
 /// All rows.
 pub(super) fn rows() -> Vec<Row> {
-    let parts = [all_rules(), more_combinations(), mixed(), replaced()];
+    let parts = [all_rules(), more_combinations(), catching_up(), mixed(), replaced()];
     parts.into_iter().flatten().collect()
 }
