@@ -166,16 +166,7 @@ fn is_repeated(why: &HoldReason) -> bool {
 fn write(message: &LogMessage) {
     match message {
         LogMessage::OnHold(why) => write_hold(why),
-        LogMessage::KeptStopped(why) => match why {
-            StopReason::NoDb => info!("no db assigned"),
-            StopReason::BootNotAcknowledged => info!("our boot uuid is not acknowledged yet, waiting for the sentinel"),
-            StopReason::FormerMaster { db, master } => {
-                info!(%db, %master, "our db is a former master, keeping it down");
-            }
-            StopReason::Ordered(order) => {
-                info!(db = %order.db, switchover = order.switchover, "our db is stopped for a switchover, keeping it down");
-            }
-        },
+        LogMessage::KeptStopped(why) => write_stopped(why),
         LogMessage::Incomplete { db } => {
             error!(%db, "an earlier initialisation was not completed, its data are not used")
         }
@@ -230,7 +221,26 @@ fn write(message: &LogMessage) {
         LogMessage::RestartAfter { keeper } => {
             info!(%keeper, "parameters wait for a restart, another instance restarts first")
         }
+        LogMessage::CatchingUp(ahead) => {
+            info!(
+                keeper = %ahead.standby.keeper, db = %ahead.standby.db, lsn = %ahead.lsn,
+                "another standby has received more WAL, receiving it before the promotion"
+            );
+        }
         LogMessage::RestartDue => info!("parameters wait for a restart, restarting postgres instance"),
+    }
+}
+
+fn write_stopped(why: &StopReason) {
+    match why {
+        StopReason::NoDb => info!("no db assigned"),
+        StopReason::BootNotAcknowledged => info!("our boot uuid is not acknowledged yet, waiting for the sentinel"),
+        StopReason::FormerMaster { db, master } => {
+            info!(%db, %master, "our db is a former master, keeping it down");
+        }
+        StopReason::Ordered(order) => {
+            info!(db = %order.db, switchover = order.switchover, "our db is stopped for a switchover, keeping it down");
+        }
     }
 }
 

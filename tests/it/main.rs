@@ -4,6 +4,7 @@
 
 mod alarms;
 mod bad_input;
+mod catching_up;
 mod configuration;
 mod dashboards;
 mod data_directory;

@@ -24,6 +24,7 @@ pub mod sql;
 pub mod standalone;
 pub mod status;
 pub mod store_client;
+pub mod synchronous;
 pub mod tcp_relay;
 pub mod test_dir;
 pub mod wait;

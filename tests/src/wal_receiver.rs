@@ -41,4 +41,10 @@ impl SuspendedReceiver {
     pub fn resume(&self) {
         process::send_signal(self.0, Signal::CONT);
     }
+
+    /// Ends it before it reads anything more.
+    pub fn end(&self) {
+        process::send_signal(self.0, Signal::TERM);
+        process::send_signal(self.0, Signal::CONT);
+    }
 }

@@ -99,7 +99,8 @@ impl ConfigGenerator {
             Upstream::Member(from) => {
                 let name = stolon_name(db.as_str());
                 let (login, passfile) = (&self.config.replication, self.instance.config().passfile());
-                Recovery::follow(primary_conninfo(&name, &address(from), login, None, &passfile), &name)
+                let slot = if from.has_slot { name.as_str() } else { "" };
+                Recovery::follow(primary_conninfo(&name, &address(from), login, None, &passfile), slot)
             }
             Upstream::External(from) => Recovery::external(&from.standby, from.archive.as_ref()),
         });

@@ -112,9 +112,12 @@ pub fn failure_message(step: &Step, failed: &StepError) -> &'static str {
     match step {
         // The port is checked before data are created, too.
         _ if matches!(failed, StepError::Instance(InstanceError::Port(_))) => "failed to start postgres",
-        Step::Log(_) | Step::ReportRestart(_) | Step::MarkComplete(_) | Step::Checkpoint(_) | Step::WithdrawStopped => {
-            "could not continue"
-        }
+        Step::Log(_)
+        | Step::ReportRestart(_)
+        | Step::MarkComplete(_)
+        | Step::Checkpoint(_)
+        | Step::CatchUp(_)
+        | Step::WithdrawStopped => "could not continue",
         Step::SaveCluster(_) => "could not save the cluster uid",
         Step::SaveDb(_) | Step::SaveAdopted(_) | Step::SaveApplied(_) => "could not save the state of the local db",
         Step::Stop => "failed to stop postgres",

@@ -170,6 +170,10 @@ impl Executor {
             Step::Start(role, config) => self.start(*role, config, context).await?,
             Step::WaitStreaming(db) => self.sql.wait_streaming(db, process).await?,
             Step::ConfirmStandbyNames(names) => self.server.confirm_names(names).await?,
+            Step::CatchUp(ahead) => {
+                self.sql.catch_up(ahead).await;
+                process.caught_up = Some(target_of(desired).db.clone());
+            }
             Step::Promote(config) => {
                 let deadline = context.permit.consume(StartAs::Master, target_of(desired))?;
                 self.server.promote(deadline, config, target_of(desired)).await?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use base::Chain;
 use model::DbUid;
 use tokio::time::{sleep, timeout};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::args::Config;
 use crate::context::KeeperContext;
@@ -18,14 +18,16 @@ use crate::monitor::Monitor;
 use crate::postgres::client::roles;
 use crate::postgres::instance::Instance;
 use crate::problems::{KeeperProblemKind, Problems};
-use crate::reconcile::{ProcessState, ReconcilePlan, SlotChange, Step};
+use crate::reconcile::{AheadStandby, ProcessState, ReconcilePlan, SlotChange, Step};
 
 /// Time limit until an instance with its old data streams (keeper 6.7).
 const STREAM_LIMIT: Duration = Duration::from_secs(10);
-/// Interval of checking the WAL receiver.
+/// Interval of checking the WAL receiver, and what it has received.
 const STREAM_POLL: Duration = Duration::from_millis(20);
 /// The same while the login is refused.
 const STREAM_POLL_REFUSED: Duration = Duration::from_secs(1);
+/// Time limit of a wait for another standby's WAL: an elected standby lacks little, and clients wait.
+const CATCH_UP_LIMIT: Duration = Duration::from_secs(1);
 
 /// Queries the server of one instance.
 #[derive(Debug)]
@@ -132,6 +134,30 @@ impl SqlSteps {
             process.rejoin_failed = Some(db.clone());
         }
         streams
+    }
+
+    /// Waits until the standby has received what another one has more; without that it is promoted all the same
+    /// (synchronous SY-21).
+    pub(super) async fn catch_up(&self, ahead: &AheadStandby) {
+        let mut received = None;
+        let has_all = async {
+            loop {
+                if let Ok(Some(standby)) = self.instance.sql().standby().await {
+                    received = standby.received.max(standby.replayed);
+                    if received >= Some(ahead.lsn) {
+                        return;
+                    }
+                }
+                sleep(STREAM_POLL).await;
+            }
+        };
+        let (has_all, lsn) = (timeout(CATCH_UP_LIMIT, has_all).await.is_ok(), ahead.lsn);
+        if has_all {
+            info!(%lsn, "received what the other standby had");
+        } else {
+            let received = received.unwrap_or_default();
+            warn!(%lsn, %received, "did not receive in time what the other standby has, being promoted without it");
+        }
     }
 
     /// Waits until the WAL receiver streams (keeper 6.7).

@@ -6,7 +6,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::external_dirs::Obstacle;
-use crate::reconcile::{AcceptedOrder, AdoptionRefusal, CopyDelay, InvalidDbSpec, RecordedIdentity, WrongSource};
+use crate::reconcile::catch_up::ahead_standby;
+use crate::reconcile::{
+    AcceptedOrder, AdoptionRefusal, AheadStandby, CopyDelay, InvalidDbSpec, RecordedIdentity, WrongSource,
+};
 use model::{
     AccessMode, ArchiveRecoverySettings, BootUuid, CheckedClusterData, ClusterData, ClusterUid, Db, DbSpec, DbUid,
     FollowType, KeeperUid, NotSupported, Role, Spec, StandbySettings, UNUSABLE_DATA_REMEDY, support,
@@ -195,6 +198,8 @@ pub struct TargetDb {
     pub fail_interval: Duration,
     /// Commits on the cluster's master wait for standbys, or are to.
     pub synchronous_cluster: bool,
+    /// A standby that has received more than this db, if it is to be promoted (synchronous SY-21).
+    pub ahead: Option<AheadStandby>,
 }
 
 /// Role of the db to run.
@@ -245,6 +250,8 @@ pub struct MemberUpstream {
     pub host: String,
     /// Advertised port.
     pub port: String,
+    /// It has a replication slot for this db: it does if this db is to follow it.
+    pub has_slot: bool,
 }
 
 /// Returns the desired state of the instance of keeper `me` in its process `boot`.
@@ -307,6 +314,7 @@ fn goal(checked: &CheckedClusterData, me: &KeeperUid, boot: &BootUuid) -> Goal {
         sync_timeout: spec.sync_timeout,
         fail_interval: spec.fail_interval,
         synchronous_cluster: spec.synchronous_replication || is_synchronous(data, master),
+        ahead: ahead_standby(data, (uid, db), &spec.default_su_repl_access_mode),
     }))
 }
 
@@ -338,6 +346,7 @@ fn standby(data: &ClusterData, db: &Db) -> TargetRole {
                 keeper: followed.spec.keeper_uid.clone(),
                 host: followed.status.listen_address.clone(),
                 port: followed.status.port.clone(),
+                has_slot: true,
             }),
             None => return TargetRole::NoUpstream,
         },

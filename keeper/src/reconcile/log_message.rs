@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use model::{DbUid, KeeperUid, Lsn};
 
-use crate::reconcile::{CopyReason, HoldReason, MemberUpstream, NoRewind, StopReason, Upstream};
+use crate::reconcile::{AheadStandby, CopyReason, HoldReason, MemberUpstream, NoRewind, StopReason, Upstream};
 
 /// A log message of a round.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +57,8 @@ pub enum LogMessage {
         /// Its source.
         to: MemberUpstream,
     },
+    /// A standby that is to be promoted receives from another one what that has more.
+    CatchingUp(AheadStandby),
     /// The data are rewound.
     Rewound,
     /// The copy is complete.

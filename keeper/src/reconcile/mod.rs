@@ -2,6 +2,7 @@
 //! the server are left to the reconciler, which executes the steps in order.
 
 mod adoption;
+mod catch_up;
 mod configure;
 mod db_spec;
 mod desired;
@@ -21,6 +22,7 @@ mod step;
 mod synchronous;
 
 pub use adoption::{AdoptionRefusal, ExistingControl, ExistingData, check_adoption};
+pub use catch_up::AheadStandby;
 pub use db_spec::InvalidDbSpec;
 pub use desired::{
     ClusterDataState, Desired, ExternalUpstream, Goal, HoldReason, MemberUpstream, OtherKeeper, StopReason, TargetDb,

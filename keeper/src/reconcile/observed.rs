@@ -147,6 +147,9 @@ pub struct ProcessState {
     pub unexamined: Option<DbUid>,
     /// The db whose old data were tried without a copy and did not stream (keeper 6.7).
     pub rejoin_failed: Option<DbUid>,
+    /// The db that has waited for the WAL that another standby had more (synchronous SY-21): it is promoted without
+    /// another wait.
+    pub caught_up: Option<DbUid>,
     /// The db that the published info reports as stopped.
     pub published_stopped: Option<DbUid>,
     /// The order on which the published info reports our db as stopping.

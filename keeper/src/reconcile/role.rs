@@ -2,12 +2,13 @@
 
 use model::DbUid;
 
+use crate::reconcile::catch_up::prepare_promotion;
 use crate::reconcile::configure::{configure, master_config, master_start_config, refresh_slots};
 use crate::reconcile::initialise::{first_start_config, standby_config};
 use crate::reconcile::order::withdraw_acceptance;
 use crate::reconcile::{
-    DataRole, DataState, HoldReason, LogMessage, NextAction, ObservedState, ReconcilePlan, SYNCHRONOUS_STANDBY_NAMES,
-    ServerConfig, ServerFacts, ServerProbe, ServerState, StartAs, Step, TargetDb, TargetRole, Upstream,
+    DataRole, DataState, HoldReason, LogMessage, NextAction, ObservedState, ReconcilePlan, ServerConfig, ServerFacts,
+    ServerProbe, ServerState, StartAs, Step, TargetDb, TargetRole, Upstream,
 };
 
 /// Returns the steps that make the instance run in the role of its db.
@@ -44,9 +45,7 @@ fn reconcile_master(observed: &ObservedState<'_>, target: &TargetDb) -> Reconcil
         }
         ServerState::Up(ServerProbe::Answered(_) | ServerProbe::Refused) if local == DataRole::Standby => {
             let config = master_config(observed, target);
-            if target.is_synchronous_master() {
-                confirm_names(observed, &config, &mut steps);
-            }
+            prepare_promotion(observed, target, &config, &mut steps);
             steps.extend([Step::Permit, Step::Promote(config)]);
             NextAction::PlanAgain
         }
@@ -66,25 +65,6 @@ fn reconcile_master(observed: &ObservedState<'_>, target: &TargetDb) -> Reconcil
         }
     };
     ReconcilePlan { steps, next }
-}
-
-/// Makes a standby wait for the names of its new db before it is promoted: then its first commit waits (synchronous
-/// SY-7). It goes on following until the promotion.
-fn confirm_names(observed: &ObservedState<'_>, config: &ServerConfig, steps: &mut Vec<Step>) {
-    let current = observed.process.current.as_ref();
-    let config = ServerConfig {
-        upstream: current.and_then(|current| current.upstream.clone()),
-        ..config.clone()
-    };
-    let names = config
-        .parameters
-        .get(SYNCHRONOUS_STANDBY_NAMES)
-        .cloned()
-        .unwrap_or_default();
-    if current != Some(&config) || observed.process.reload_unconfirmed {
-        steps.push(Step::Reload(config));
-    }
-    steps.push(Step::ConfirmStandbyNames(names));
 }
 
 /// Returns the steps of a standby (keeper S1 to S5).

@@ -4,7 +4,7 @@ use model::{ClusterUid, DbUid, NewConfig};
 
 use crate::external_dirs::{ClearRequest, ExternalDir};
 use crate::reconcile::{
-    AcceptedOrder, HoldReason, LocalDb, LogMessage, MemberUpstream, ServerConfig, SlotChange, SourceFacts,
+    AcceptedOrder, AheadStandby, HoldReason, LocalDb, LogMessage, MemberUpstream, ServerConfig, SlotChange, SourceFacts,
 };
 
 /// Steps to execute, and what follows them.
@@ -97,6 +97,8 @@ pub enum Step {
     WaitStreaming(DbUid),
     /// Wait until every process of the server makes commits wait for these names.
     ConfirmStandbyNames(String),
+    /// Wait a moment for the WAL that another standby has more.
+    CatchUp(AheadStandby),
     /// Promote the running standby, and write this configuration.
     Promote(ServerConfig),
     /// Create or drop a replication slot.
@@ -165,6 +167,7 @@ impl Step {
                 | Self::WaitRewound(_)
                 | Self::WaitStreaming(_)
                 | Self::ConfirmStandbyNames(_)
+                | Self::CatchUp(_)
         )
     }
 
@@ -203,6 +206,7 @@ impl Step {
             | Self::MarkComplete(_)
             | Self::ReportRestart(_)
             | Self::Checkpoint(_)
+            | Self::CatchUp(_)
             | Self::WithdrawStopped => "other",
         }
     }

@@ -11,6 +11,7 @@ use model::{
 use super::*;
 use crate::external_dirs::{ExternalDir, ExternalDirFacts, ExternalDirKind, Obstacle};
 
+mod catch_up;
 mod initialise;
 mod orders;
 
@@ -570,6 +571,10 @@ impl FakeKeeper {
                 "streams".into()
             }
             Step::ConfirmStandbyNames(names) => format!("confirm '{names}'"),
+            Step::CatchUp(ahead) => {
+                self.known.caught_up = Some(self.assigned());
+                format!("catch up to {}", ahead.lsn)
+            }
             Step::Promote(_) => {
                 if !failing_steps("promote") {
                     self.local.data = DataState::Present(DataRole::Master);
@@ -618,7 +623,10 @@ fn following(config: &ServerConfig) -> String {
         .upstream
         .as_ref()
         .map(|from| match from {
-            Upstream::Member(from) => format!(" following {}:{}", from.host, from.port),
+            Upstream::Member(from) => {
+                let slot = if from.has_slot { "" } else { " without a slot" };
+                format!(" following {}:{}{slot}", from.host, from.port)
+            }
             Upstream::External(from) => format!(" following {:?} outside", from.standby.primary_conninfo),
         })
         .unwrap_or_default()
@@ -630,6 +638,7 @@ fn upstream(port: &str) -> MemberUpstream {
         keeper: "k2".into(),
         host: "host-k2".into(),
         port: port.into(),
+        has_slot: true,
     }
 }
 
