@@ -11,6 +11,7 @@ mod golden;
 mod health;
 mod initialisation;
 mod invariants;
+mod mixed;
 mod properties;
 mod proxies;
 mod random_clusters;

@@ -14,6 +14,8 @@ const ASYNC: &str = include_str!("../../../../tests/golden/async-failover.store.
 const SYNC: &str = include_str!("../../../../tests/golden/sync.store.jsonl");
 const STANDBY: &str = include_str!("../../../../tests/golden/standby-cluster.store.jsonl");
 
+pub(super) const RECORDINGS: [&str; 3] = [ASYNC, SYNC, STANDBY];
+
 #[derive(serde::Deserialize)]
 struct Recorded {
     revision: i64,

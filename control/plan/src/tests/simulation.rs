@@ -221,6 +221,11 @@ impl Simulation {
         self.world.now
     }
 
+    /// Returns the stored cluster data.
+    pub(super) fn data(&self) -> &ClusterData {
+        &self.world.data
+    }
+
     /// Returns the stored spec.
     pub(super) fn spec_mut(&mut self) -> &mut ClusterSpec {
         let cluster = self.world.data.cluster.as_mut().unwrap();
