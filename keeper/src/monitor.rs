@@ -320,14 +320,15 @@ impl Monitor {
         self.report_streaming(memory, &observation, runs, now);
         let version = self.version().await;
         memory.receiver = observation.standby.as_ref().and_then(ObservedReceiver::of);
-        let position = observation.position;
+        let (position, is_standby) = (observation.position, observation.standby.is_some());
         // An open session may still work while the postmaster hangs: clients could not connect, so it is not healthy.
         let healthy = observation.is_healthy && runs && !is_silent;
         self.reporter.report(&observation, healthy);
         self.remove_own_parameters(&mut observation);
         let in_sync = self.report_in_sync(mark, &observation);
         let state = state(&db, &self.advertised, observation, healthy, &in_sync);
-        let is_fast_poll = self.continue_fast_poll(memory, position);
+        // A master's position changes all the time.
+        let is_fast_poll = self.continue_fast_poll(memory, position.filter(|_| is_standby));
         let before = self.publisher.report();
         let due = match &before.state {
             Some(before) if !is_urgent_change(before, &state, is_fast_poll) => Due::Later,

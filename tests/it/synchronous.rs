@@ -298,6 +298,37 @@ async fn synchronous_standby_is_promoted_with_names_for_which_its_first_commit_w
     assert!(commit.await.unwrap().is_ok());
 }
 
+/// Rule: synchronous SY-21.
+#[tokio::test]
+async fn synchronous_standby_is_promoted_without_what_another_one_does_not_send() {
+    let mut scripted = ScriptedCluster::start(3).await;
+    scripted.wait_for_standbys(&[1]).await;
+    scripted.wait_marked("keeper0", &[1]).await;
+    let (old, new, other) = (&scripted.dbs[0], &scripted.dbs[1], &scripted.dbs[2]);
+    store_data(&scripted.cluster, |data| {
+        data["cluster"]["status"]["master"] = json!(new);
+        data["proxy"]["spec"] = json!({});
+        let position = &mut data["dbs"][other]["status"]["xLogPos"];
+        *position = json!(position.as_u64().unwrap() + (1 << 30));
+        let db = &mut data["dbs"][new];
+        set_standbys(db, std::slice::from_ref(old), &[]);
+        db["spec"]["role"] = json!("master");
+        db["spec"].as_object_mut().unwrap().remove("followConfig");
+        db["spec"]["followers"] = json!([]);
+    })
+    .await;
+    wait_query_returns(&scripted.cluster, "keeper1", "select pg_is_in_recovery()", "f").await;
+    let log = scripted.cluster.process("keeper1").log();
+    let found = [
+        "another standby has received more WAL",
+        "did not receive in time",
+        "promoting database",
+    ];
+    let at: Vec<Option<usize>> = found.iter().map(|words| log.find(words)).collect();
+    assert!(at[0].is_some() && at.is_sorted(), "{at:?} in {log}");
+    wait_parameter_is(&scripted.cluster, "keeper1", NAMES, &format!("stolon_{old}")).await;
+}
+
 /// PostgreSQL releases a commit when a standby reports its position, which one that has everything does only from time to
 /// time: here never.
 #[tokio::test]

@@ -171,8 +171,8 @@ impl Executor {
             Step::WaitStreaming(db) => self.sql.wait_streaming(db, process).await?,
             Step::ConfirmStandbyNames(names) => self.server.confirm_names(names).await?,
             Step::CatchUp(ahead) => {
-                self.sql.catch_up(ahead).await;
                 process.caught_up = Some(target_of(desired).db.clone());
+                self.sql.catch_up(ahead).await;
             }
             Step::Promote(config) => {
                 let deadline = context.permit.consume(StartAs::Master, target_of(desired))?;

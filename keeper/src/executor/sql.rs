@@ -26,8 +26,11 @@ const STREAM_LIMIT: Duration = Duration::from_secs(10);
 const STREAM_POLL: Duration = Duration::from_millis(20);
 /// The same while the login is refused.
 const STREAM_POLL_REFUSED: Duration = Duration::from_secs(1);
-/// Time limit of a wait for another standby's WAL: an elected standby lacks little, and clients wait.
-const CATCH_UP_LIMIT: Duration = Duration::from_secs(1);
+/// Time limit of a wait for another standby's WAL: an elected standby lacks little, and clients wait. PostgreSQL receives
+/// it from the begin of its segment (16 MiB) on.
+const CATCH_UP_LIMIT: Duration = Duration::from_secs(2);
+/// The same without a WAL receiver: after a failed connect PostgreSQL waits for `wal_retrieve_retry_interval`.
+const NO_RECEIVER_LIMIT: Duration = Duration::from_millis(500);
 
 /// Queries the server of one instance.
 #[derive(Debug)]
@@ -137,27 +140,32 @@ impl SqlSteps {
     }
 
     /// Waits until the standby has received what another one has more; without that it is promoted all the same
-    /// (synchronous SY-21).
+    /// (synchronous SY-21). If its WAL receiver does not run, it is not started again soon.
     pub(super) async fn catch_up(&self, ahead: &AheadStandby) {
+        let began = self.instance.clock().now();
+        let mut last_receiver = began;
         let mut received = None;
-        let has_all = async {
-            loop {
-                if let Ok(Some(standby)) = self.instance.sql().standby().await {
-                    received = standby.received.max(standby.replayed);
-                    if received >= Some(ahead.lsn) {
-                        return;
-                    }
+        loop {
+            let now = self.instance.clock().now();
+            if let Ok(Some(standby)) = self.instance.sql().standby().await {
+                received = standby.flushed();
+                if standby.receiver.is_some() {
+                    last_receiver = now;
                 }
-                sleep(STREAM_POLL).await;
             }
-        };
-        let (has_all, lsn) = (timeout(CATCH_UP_LIMIT, has_all).await.is_ok(), ahead.lsn);
-        if has_all {
-            info!(%lsn, "received what the other standby had");
-        } else {
-            let received = received.unwrap_or_default();
-            warn!(%lsn, %received, "did not receive in time what the other standby has, being promoted without it");
+            if received >= Some(ahead.lsn) {
+                info!(lsn = %ahead.lsn, "received what the other standby had");
+                return;
+            }
+            if now.since(began) >= CATCH_UP_LIMIT || now.since(last_receiver) >= NO_RECEIVER_LIMIT {
+                break;
+            }
+            sleep(STREAM_POLL).await;
         }
+        warn!(
+            lsn = %ahead.lsn, received = %received.unwrap_or_default(),
+            "did not receive in time what the other standby has, being promoted without it"
+        );
     }
 
     /// Waits until the WAL receiver streams (keeper 6.7).

@@ -1,10 +1,10 @@
 //! What precedes a promotion: the names of the new db are in force (synchronous SY-7), and the standby has what another
 //! standby has received more (synchronous SY-21). Waiting for both is left to the executor.
 
-use model::{AccessMode, ClusterData, Db, DbStatus, DbUid, Lsn, Role};
+use model::{AccessMode, Db, DbStatus, DbUid, KeeperUid, Lsn, Role, TimelineHistory};
 
 use crate::reconcile::{
-    LogMessage, MemberUpstream, ObservedState, SYNCHRONOUS_STANDBY_NAMES, ServerConfig, ServerProbe, ServerState, Step,
+    ClusterDataState, LogMessage, MemberUpstream, ObservedState, SYNCHRONOUS_STANDBY_NAMES, ServerConfig, Step,
     TargetDb, Upstream,
 };
 
@@ -17,12 +17,17 @@ pub struct AheadStandby {
     pub lsn: Lsn,
 }
 
-/// Returns the standby that has received most, if that is more than `own` has, by the positions in the cluster data.
-/// They count only while nobody is announced: those of a running cluster are not read at the same time. With strict
-/// access standbys let no other keeper in (keeper 9.2).
-pub(crate) fn ahead_standby(data: &ClusterData, own: (&DbUid, &Db), access: &AccessMode) -> Option<AheadStandby> {
-    let (uid, own) = own;
-    if own.spec.role != Role::Master || data.proxied_master().is_some() || *access == AccessMode::Strict {
+/// Returns the standby that has received most, if that is more than the db of keeper `me` has, which is to be promoted, by
+/// the positions in the cluster data. They count only while nobody is announced: those of a running cluster are not read at
+/// the same time. With strict access standbys let no other keeper in (keeper 9.2).
+pub fn ahead_standby(state: &ClusterDataState, me: &KeeperUid) -> Option<AheadStandby> {
+    let ClusterDataState::Valid(checked) = state else {
+        return None;
+    };
+    let data = &checked.data;
+    let (uid, own) = data.db_of_keeper(me)?;
+    let is_strict = checked.spec.default_su_repl_access_mode == AccessMode::Strict;
+    if own.spec.role != Role::Master || data.proxied_master().is_some() || is_strict {
         return None;
     }
     let has_more = |(other, db): &(&DbUid, &Db)| {
@@ -56,7 +61,15 @@ fn is_same_branch(own: &DbStatus, other: &DbStatus) -> bool {
     let timeline = own.timeline_id;
     let began = |status: &DbStatus| Some(status.history_entry(timeline.checked_sub(1)?)?.switch_point);
     let began_alike = timeline <= 1 || began(own).is_some_and(|at| began(other) == Some(at));
-    !own.system_id.is_empty() && own.system_id == other.system_id && timeline == other.timeline_id && began_alike
+    let is_alike = |entry: &TimelineHistory| {
+        let same = other.history_entry(entry.timeline_id);
+        same.is_none_or(|same| same.switch_point == entry.switch_point)
+    };
+    !own.system_id.is_empty()
+        && own.system_id == other.system_id
+        && timeline == other.timeline_id
+        && began_alike
+        && own.timelines_history.iter().all(is_alike)
 }
 
 /// Adds the steps after which a running standby can be promoted with this configuration. It goes on following until
@@ -67,10 +80,8 @@ pub(crate) fn prepare_promotion(
     config: &ServerConfig,
     steps: &mut Vec<Step>,
 ) {
-    // A server that refuses the keeper's login does not tell what it has received.
-    let tells = matches!(observed.server, ServerState::Up(ServerProbe::Answered(_)));
     let is_tried = observed.process.caught_up.as_ref() == Some(&target.db);
-    let ahead = target.ahead.as_ref().filter(|_| tells && !is_tried);
+    let ahead = observed.ahead.filter(|_| !is_tried);
     if ahead.is_none() && !target.is_synchronous_master() {
         return;
     }

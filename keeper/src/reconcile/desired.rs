@@ -6,10 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::external_dirs::Obstacle;
-use crate::reconcile::catch_up::ahead_standby;
-use crate::reconcile::{
-    AcceptedOrder, AdoptionRefusal, AheadStandby, CopyDelay, InvalidDbSpec, RecordedIdentity, WrongSource,
-};
+use crate::reconcile::{AcceptedOrder, AdoptionRefusal, CopyDelay, InvalidDbSpec, RecordedIdentity, WrongSource};
 use model::{
     AccessMode, ArchiveRecoverySettings, BootUuid, CheckedClusterData, ClusterData, ClusterUid, Db, DbSpec, DbUid,
     FollowType, KeeperUid, NotSupported, Role, Spec, StandbySettings, UNUSABLE_DATA_REMEDY, support,
@@ -198,8 +195,6 @@ pub struct TargetDb {
     pub fail_interval: Duration,
     /// Commits on the cluster's master wait for standbys, or are to.
     pub synchronous_cluster: bool,
-    /// A standby that has received more than this db, if it is to be promoted (synchronous SY-21).
-    pub ahead: Option<AheadStandby>,
 }
 
 /// Role of the db to run.
@@ -314,7 +309,6 @@ fn goal(checked: &CheckedClusterData, me: &KeeperUid, boot: &BootUuid) -> Goal {
         sync_timeout: spec.sync_timeout,
         fail_interval: spec.fail_interval,
         synchronous_cluster: spec.synchronous_replication || is_synchronous(data, master),
-        ahead: ahead_standby(data, (uid, db), &spec.default_su_repl_access_mode),
     }))
 }
 

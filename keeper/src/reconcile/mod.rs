@@ -22,7 +22,7 @@ mod step;
 mod synchronous;
 
 pub use adoption::{AdoptionRefusal, ExistingControl, ExistingData, check_adoption};
-pub use catch_up::AheadStandby;
+pub use catch_up::{AheadStandby, ahead_standby};
 pub use db_spec::InvalidDbSpec;
 pub use desired::{
     ClusterDataState, Desired, ExternalUpstream, Goal, HoldReason, MemberUpstream, OtherKeeper, StopReason, TargetDb,

@@ -8,7 +8,8 @@ use model::{ClusterUid, DbUid};
 
 use crate::external_dirs::{ExternalDir, Obstacle};
 use crate::reconcile::{
-    AcceptedOrder, DataEnd, Desired, ExistingData, RestartTurn, RewindFacts, SourceFacts, StoredOrder, Upstream,
+    AcceptedOrder, AheadStandby, DataEnd, Desired, ExistingData, RestartTurn, RewindFacts, SourceFacts, StoredOrder,
+    Upstream,
 };
 
 /// Snapshot of everything that a plan depends on.
@@ -31,6 +32,9 @@ pub struct ObservedState<'a> {
     pub existing: Option<&'a ExistingData>,
     /// What a base backup would start from; `None` until the source was probed.
     pub copy: Option<&'a CopyFacts>,
+    /// A standby that has received more than ours, which is to be promoted (synchronous SY-21). Not a part of the desired
+    /// state: positions decide nothing else.
+    pub ahead: Option<&'a AheadStandby>,
 }
 
 /// State files of the keeper's data directory, and the state of PGDATA.

@@ -300,12 +300,16 @@ impl FakeKeeper {
         self
     }
 
-    fn desired(&self) -> Desired {
-        let reading = match (&self.reading, &self.data) {
+    fn reading(&self) -> ClusterDataState {
+        match (&self.reading, &self.data) {
             (Some(reading), _) => reading.clone(),
             (None, Some(data)) => ClusterDataState::Valid(Box::new(data.clone().check().expect("the case is valid"))),
             (None, None) => ClusterDataState::Absent,
-        };
+        }
+    }
+
+    fn desired(&self) -> Desired {
+        let reading = self.reading();
         let desired = desired_state(&reading, &ME.into(), &BOOT.into());
         desired_under_order(desired, &reading, &self.order)
     }
@@ -349,6 +353,8 @@ impl FakeKeeper {
                 (true, true) if !self.answers => ServerState::Up(ServerProbe::NoAnswer),
                 (true, true) => ServerState::Up(ServerProbe::Answered(self.facts.clone())),
             };
+            let is_answered = matches!(server, ServerState::Up(ServerProbe::Answered(_)));
+            let ahead = ahead_standby(&self.reading(), &ME.into()).filter(|_| is_answered);
             let observed = ObservedState {
                 desired: &desired,
                 order: &self.order,
@@ -359,6 +365,7 @@ impl FakeKeeper {
                 process: &self.known,
                 existing: self.existing.as_ref(),
                 copy: copy.as_ref(),
+                ahead: ahead.as_ref(),
             };
             let plan = plan(&observed);
             if let Err(step) = self.execute(&plan.steps) {
@@ -1007,6 +1014,7 @@ fn nothing_is_destroyed_before_the_source_answers() {
             process: &fake.known,
             existing: None,
             copy: None,
+            ahead: None,
         };
         let first = plan(&observed);
         assert_eq!(first.next, NextAction::ProbeSource(upstream("5432")));

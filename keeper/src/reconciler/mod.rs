@@ -378,6 +378,10 @@ impl Reconciler {
             Goal::Run(target) => self.executor.own_hba(target),
             _ => Vec::new(),
         };
+        let ahead = self
+            .probe
+            .ahead_standby(&round.read.state, &self.context.me, &server)
+            .await;
         let observed = ObservedState {
             desired,
             order: &round.read.order,
@@ -388,6 +392,7 @@ impl Reconciler {
             process: self.executor.process_state(desired, &round.read.order),
             existing: existing.as_ref(),
             copy: round.copy.as_ref(),
+            ahead: ahead.as_ref(),
         };
         let plan = plan(&observed);
         round.files = Some(files);

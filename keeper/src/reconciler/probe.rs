@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::Chain;
-use model::DbUid;
+use model::{DbUid, KeeperUid};
 use tokio::time::sleep;
 use tracing::{debug, info};
 
@@ -17,8 +17,8 @@ use crate::postgres::client::sql_error::SqlError;
 use crate::postgres::client::upstream::{self, UpstreamError};
 use crate::postgres::instance::Instance;
 use crate::reconcile::{
-    CopyFacts, Desired, Goal, MemberUpstream, RecordedIdentity, RestartTurn, ServerFacts, ServerProbe, SourceFacts,
-    TargetDb, check_source, is_short_of_slots,
+    AheadStandby, ClusterDataState, CopyFacts, Desired, Goal, MemberUpstream, RecordedIdentity, RestartTurn,
+    ServerFacts, ServerProbe, ServerState, SourceFacts, TargetDb, ahead_standby, check_source, is_short_of_slots,
 };
 use crate::reconciler::copy_needs::{CopyNeeds, CopySurvey};
 use crate::reconciler::own_data::{fork, own_end};
@@ -161,6 +161,21 @@ impl Probe {
             });
         }
         Ok((source, self.copy_survey.needs(&client).await?))
+    }
+
+    /// Returns a standby that has received more than our server, which is to be promoted, has by now.
+    pub(super) async fn ahead_standby(
+        &self,
+        state: &ClusterDataState,
+        me: &KeeperUid,
+        server: &ServerState,
+    ) -> Option<AheadStandby> {
+        let ServerState::Up(ServerProbe::Answered(_)) = server else {
+            return None;
+        };
+        let ahead = ahead_standby(state, me)?;
+        let standby = self.instance.sql().standby().await.ok()??;
+        (standby.flushed() < Some(ahead.lsn)).then_some(ahead)
     }
 
     async fn server_facts(&mut self, desired: &Desired, logins_blocked: bool) -> Result<ServerFacts, SqlError> {

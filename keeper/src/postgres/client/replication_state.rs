@@ -94,6 +94,11 @@ impl WalSender {
 }
 
 impl StandbyStatus {
+    /// Returns the position up to which it has the WAL: what was received, or was there at its start.
+    pub fn flushed(&self) -> Option<Lsn> {
+        self.received.max(self.replayed)
+    }
+
     /// Returns the status from the row of [`STANDBY`]; `None` for a master's.
     pub(super) fn of(row: &SimpleQueryRow) -> Option<Self> {
         if field(row, 0) != "t" {

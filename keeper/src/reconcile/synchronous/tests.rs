@@ -26,7 +26,6 @@ fn master(standbys: &[&str], external: &[&str]) -> TargetDb {
         sync_timeout: std::time::Duration::ZERO,
         fail_interval: std::time::Duration::ZERO,
         synchronous_cluster: true,
-        ahead: None,
     }
 }
 

@@ -48,6 +48,27 @@ fn an_elected_standby_receives_what_another_one_has_more_before_its_promotion() 
     refused.refuses = true;
     assert_eq!(refused.round(), "permit; promote; done");
 
+    // it goes on following the other one until it is promoted
+    let mut named = ahead([0x10, 0x20]).synchronous(&["B"]).failing("promote");
+    assert!(named.round().contains("catch up"));
+    named.failing_steps.clear();
+    assert_eq!(named.round(), "confirm 'stolon_B'; permit; promote; done");
+    let mut first = ahead([0x10, 0x20]);
+    for uid in ["A", "B"] {
+        let status = &mut db_of(&mut first, uid).status;
+        (status.timeline_id, status.timelines_history) = (1, Vec::new());
+    }
+    assert_eq!(first.round(), taken);
+    let mut two = ahead([0x10, 0x20]);
+    let mut most = db_of(&mut two, "B").clone();
+    (most.uid, most.spec.keeper_uid, most.status.xlog_pos) = ("C".into(), "k3".into(), Lsn(0x30));
+    most.status.listen_address = "host-k3".to_owned();
+    two.data.as_mut().expect("there").dbs_mut().insert("C".into(), most);
+    assert!(
+        two.round()
+            .contains("following host-k3:5432 without a slot; catch up to 0/30; permit")
+    );
+
     for positions in [[0x20, 0x20], [0x20, 0x10]] {
         assert_eq!(ahead(positions).round(), "permit; promote; done");
     }

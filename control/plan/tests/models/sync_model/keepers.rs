@@ -176,6 +176,9 @@ impl World {
                 }
             }
             Progress::Permitted if keeper.is_standby() => {
+                if config.catches_up {
+                    self.catch_up(index, next);
+                }
                 if self.promotions < Log::PROMOTIONS && keeper.log.end() < Log::LONGEST {
                     next.add("promotes its standby", index, self.after_promotion(index, late_names));
                 }
