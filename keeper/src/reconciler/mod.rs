@@ -362,7 +362,7 @@ impl Reconciler {
             None => ServerState::Down,
             Some(_) => ServerState::Up(round.probe.clone().unwrap_or(ServerProbe::NotProbed)),
         };
-        let config = match &desired.goal {
+        let (config, own_hba) = match &desired.goal {
             Goal::Run(target) => {
                 if server == ServerState::Down {
                     self.executor.read_requirements(target, data).await;
@@ -370,18 +370,13 @@ impl Reconciler {
                 if !files.is_passfile_current {
                     instance.refresh_passfile().await?;
                 }
-                Some(self.executor.check_config(target, &server).await)
+                let config = self.executor.check_config(target, &server).await;
+                (Some(config), self.executor.own_hba(target))
             }
-            _ => None,
+            _ => (None, Vec::new()),
         };
-        let own_hba = match &desired.goal {
-            Goal::Run(target) => self.executor.own_hba(target),
-            _ => Vec::new(),
-        };
-        let ahead = self
-            .probe
-            .ahead_standby(&round.read.state, &self.context.me, &server)
-            .await;
+        let (data, me) = (&round.read.state, &self.context.me);
+        let ahead = self.probe.ahead_standby(data, me, &server).await;
         let observed = ObservedState {
             desired,
             order: &round.read.order,
