@@ -327,7 +327,7 @@ impl Monitor {
         self.remove_own_parameters(&mut observation);
         let in_sync = self.report_in_sync(mark, &observation);
         let state = state(&db, &self.advertised, observation, healthy, &in_sync);
-        // A master's position changes all the time.
+        // A master's position may never settle.
         let is_fast_poll = self.continue_fast_poll(memory, position.filter(|_| is_standby));
         let before = self.publisher.report();
         let due = match &before.state {

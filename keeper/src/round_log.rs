@@ -224,7 +224,7 @@ fn write(message: &LogMessage) {
         LogMessage::CatchingUp(ahead) => {
             info!(
                 keeper = %ahead.standby.keeper, db = %ahead.standby.db, lsn = %ahead.lsn,
-                "another standby has received more WAL, receiving it before the promotion"
+                "another standby has WAL that ours lacks, receiving it before the promotion"
             );
         }
         LogMessage::RestartDue => info!("parameters wait for a restart, restarting postgres instance"),

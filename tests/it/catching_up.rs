@@ -1,5 +1,5 @@
-//! An elected standby receives what another standby has more before it is promoted (synchronous SY-21): otherwise the other
-//! one would have to be copied.
+//! An elected standby receives another standby's WAL before it is promoted (synchronous SY-21): otherwise the other one
+//! would have to be copied.
 
 use model::Role;
 use stolon_tests::cluster::{Cluster, Profile, check};
@@ -35,7 +35,7 @@ async fn an_elected_standby_takes_from_another_one_what_it_lacks_and_that_one_is
     cluster.wait_proxy_serves("proxy0").await;
     assert_eq!(cluster.master().await.unwrap(), in_sync);
     let log = cluster.process(&in_sync).log();
-    let words = "received what the other standby had";
+    let words = "received the other standby's WAL";
     assert!(log.contains(words), "no {words:?} in {log}");
     // Commits wait for the other standby, which follows the new master with the data that it has.
     let sql = cluster.connect("proxy0").await;

@@ -320,8 +320,8 @@ async fn synchronous_standby_is_promoted_without_what_another_one_does_not_send(
     wait_query_returns(&scripted.cluster, "keeper1", "select pg_is_in_recovery()", "f").await;
     let log = scripted.cluster.process("keeper1").log();
     let found = [
-        "another standby has received more WAL",
-        "did not receive in time",
+        "another standby has WAL that ours lacks",
+        "not received in time",
         "promoting database",
     ];
     let at: Vec<Option<usize>> = found.iter().map(|words| log.find(words)).collect();

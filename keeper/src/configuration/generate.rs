@@ -99,7 +99,7 @@ impl ConfigGenerator {
             Upstream::Member(from) => {
                 let name = stolon_name(db.as_str());
                 let (login, passfile) = (&self.config.replication, self.instance.config().passfile());
-                let slot = if from.has_slot { name.as_str() } else { "" };
+                let slot = if from.uses_slot { name.as_str() } else { "" };
                 Recovery::follow(primary_conninfo(&name, &address(from), login, None, &passfile), slot)
             }
             Upstream::External(from) => Recovery::external(&from.standby, from.archive.as_ref()),

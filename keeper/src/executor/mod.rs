@@ -171,7 +171,7 @@ impl Executor {
             Step::WaitStreaming(db) => self.sql.wait_streaming(db, process).await?,
             Step::ConfirmStandbyNames(names) => self.server.confirm_names(names).await?,
             Step::CatchUp(ahead) => {
-                process.caught_up = Some(target_of(desired).db.clone());
+                process.catch_up_tried = Some(target_of(desired).db.clone());
                 self.sql.catch_up(ahead).await;
             }
             Step::Promote(config) => {

@@ -26,10 +26,11 @@ const STREAM_LIMIT: Duration = Duration::from_secs(10);
 const STREAM_POLL: Duration = Duration::from_millis(20);
 /// The same while the login is refused.
 const STREAM_POLL_REFUSED: Duration = Duration::from_secs(1);
-/// Time limit of a wait for another standby's WAL: an elected standby lacks little, and clients wait. PostgreSQL receives
-/// it from the begin of its segment (16 MiB) on.
+/// Time limit of a wait for another standby's WAL: an elected standby lacks little, and clients wait. PostgreSQL streams
+/// from the start of the segment (16 MiB by default).
 const CATCH_UP_LIMIT: Duration = Duration::from_secs(2);
-/// The same without a WAL receiver: after a failed connect PostgreSQL waits for `wal_retrieve_retry_interval`.
+/// Time limit of that wait without a WAL receiver: after a failed connect PostgreSQL tries again only after
+/// `wal_retrieve_retry_interval` (5 s by default).
 const NO_RECEIVER_LIMIT: Duration = Duration::from_millis(500);
 
 /// Queries the server of one instance.
@@ -139,33 +140,30 @@ impl SqlSteps {
         streams
     }
 
-    /// Waits until the standby has received what another one has more; without that it is promoted all the same
-    /// (synchronous SY-21). If its WAL receiver does not run, it is not started again soon.
+    /// Waits for another standby's WAL until a limit passes. The promotion follows in any case (synchronous SY-21).
     pub(super) async fn catch_up(&self, ahead: &AheadStandby) {
+        let (keeper, lsn) = (&ahead.standby.keeper, ahead.lsn);
         let began = self.instance.clock().now();
         let mut last_receiver = began;
-        let mut received = None;
+        let mut flushed = None;
         loop {
             let now = self.instance.clock().now();
             if let Ok(Some(standby)) = self.instance.sql().standby().await {
-                received = standby.flushed();
+                flushed = standby.flushed();
                 if standby.receiver.is_some() {
                     last_receiver = now;
                 }
             }
-            if received >= Some(ahead.lsn) {
-                info!(lsn = %ahead.lsn, "received what the other standby had");
-                return;
+            if ahead.is_reached(flushed) {
+                return info!(%keeper, %lsn, "received the other standby's WAL");
             }
             if now.since(began) >= CATCH_UP_LIMIT || now.since(last_receiver) >= NO_RECEIVER_LIMIT {
                 break;
             }
             sleep(STREAM_POLL).await;
         }
-        warn!(
-            lsn = %ahead.lsn, received = %received.unwrap_or_default(),
-            "did not receive in time what the other standby has, being promoted without it"
-        );
+        let received = flushed.map(tracing::field::display);
+        warn!(%keeper, %lsn, received, "other standby's WAL not received in time, promoting without it");
     }
 
     /// Waits until the WAL receiver streams (keeper 6.7).

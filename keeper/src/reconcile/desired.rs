@@ -245,8 +245,8 @@ pub struct MemberUpstream {
     pub host: String,
     /// Advertised port.
     pub port: String,
-    /// It has a replication slot for this db: it does if this db is to follow it.
-    pub has_slot: bool,
+    /// Stream through our slot there; false for the standby that is followed for a moment before a promotion.
+    pub uses_slot: bool,
 }
 
 /// Returns the desired state of the instance of keeper `me` in its process `boot`.
@@ -340,7 +340,7 @@ fn standby(data: &ClusterData, db: &Db) -> TargetRole {
                 keeper: followed.spec.keeper_uid.clone(),
                 host: followed.status.listen_address.clone(),
                 port: followed.status.port.clone(),
-                has_slot: true,
+                uses_slot: true,
             }),
             None => return TargetRole::NoUpstream,
         },

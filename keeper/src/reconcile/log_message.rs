@@ -57,7 +57,7 @@ pub enum LogMessage {
         /// Its source.
         to: MemberUpstream,
     },
-    /// A standby that is to be promoted receives from another one what that has more.
+    /// The standby receives another one's WAL before its promotion.
     CatchingUp(AheadStandby),
     /// The data are rewound.
     Rewound,

@@ -2,7 +2,6 @@
 //! the server are left to the reconciler, which executes the steps in order.
 
 mod adoption;
-mod catch_up;
 mod configure;
 mod db_spec;
 mod desired;
@@ -12,6 +11,7 @@ mod initialise;
 mod log_message;
 mod observed;
 mod order;
+mod promotion;
 mod rejoin;
 mod restart_order;
 mod rewind;
@@ -22,7 +22,6 @@ mod step;
 mod synchronous;
 
 pub use adoption::{AdoptionRefusal, ExistingControl, ExistingData, check_adoption};
-pub use catch_up::{AheadStandby, ahead_standby};
 pub use db_spec::InvalidDbSpec;
 pub use desired::{
     ClusterDataState, Desired, ExternalUpstream, Goal, HoldReason, MemberUpstream, OtherKeeper, StopReason, TargetDb,
@@ -36,6 +35,7 @@ pub use observed::{
     ServerFacts, ServerProbe, ServerState,
 };
 pub use order::{AcceptedOrder, StoredOrder, desired_under_order};
+pub use promotion::{AheadStandby, ahead_standby};
 pub use rejoin::{CopyReason, DataEnd, EndState, Fork, Rejoin, SourceFacts, has_segment_of, rejoin};
 pub use restart_order::{Peer, RestartTurn, fingerprint, restart_turn};
 pub use rewind::{NoRewind, RewindFacts};

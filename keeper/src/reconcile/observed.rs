@@ -32,8 +32,8 @@ pub struct ObservedState<'a> {
     pub existing: Option<&'a ExistingData>,
     /// What a base backup would start from; `None` until the source was probed.
     pub copy: Option<&'a CopyFacts>,
-    /// A standby that has received more than ours, which is to be promoted (synchronous SY-21). Not a part of the desired
-    /// state: positions decide nothing else.
+    /// A standby with WAL that ours, which is to be promoted, lacks (synchronous SY-21). Not a part of the desired state:
+    /// recorded positions change all the time, and decide nothing else.
     pub ahead: Option<&'a AheadStandby>,
 }
 
@@ -151,9 +151,8 @@ pub struct ProcessState {
     pub unexamined: Option<DbUid>,
     /// The db whose old data were tried without a copy and did not stream (keeper 6.7).
     pub rejoin_failed: Option<DbUid>,
-    /// The db that has waited for the WAL that another standby had more (synchronous SY-21): it is promoted without
-    /// another wait.
-    pub caught_up: Option<DbUid>,
+    /// The db that has waited for another standby's WAL (synchronous SY-21), and is promoted without another wait.
+    pub catch_up_tried: Option<DbUid>,
     /// The db that the published info reports as stopped.
     pub published_stopped: Option<DbUid>,
     /// The order on which the published info reports our db as stopping.

@@ -2,10 +2,10 @@
 
 use model::DbUid;
 
-use crate::reconcile::catch_up::prepare_promotion;
 use crate::reconcile::configure::{configure, master_config, master_start_config, refresh_slots};
 use crate::reconcile::initialise::{first_start_config, standby_config};
 use crate::reconcile::order::withdraw_acceptance;
+use crate::reconcile::promotion::prepare_promotion;
 use crate::reconcile::{
     DataRole, DataState, HoldReason, LogMessage, NextAction, ObservedState, ReconcilePlan, ServerConfig, ServerFacts,
     ServerProbe, ServerState, StartAs, Step, TargetDb, TargetRole, Upstream,

@@ -97,7 +97,7 @@ pub enum Step {
     WaitStreaming(DbUid),
     /// Wait until every process of the server makes commits wait for these names.
     ConfirmStandbyNames(String),
-    /// Wait a moment for the WAL that another standby has more.
+    /// Wait for another standby's WAL, for a limited time.
     CatchUp(AheadStandby),
     /// Promote the running standby, and write this configuration.
     Promote(ServerConfig),

@@ -11,9 +11,9 @@ use model::{
 use super::*;
 use crate::external_dirs::{ExternalDir, ExternalDirFacts, ExternalDirKind, Obstacle};
 
-mod catch_up;
 mod initialise;
 mod orders;
+mod promotion;
 
 const ME: &str = "k1";
 const BOOT: &str = "boot1";
@@ -579,7 +579,7 @@ impl FakeKeeper {
             }
             Step::ConfirmStandbyNames(names) => format!("confirm '{names}'"),
             Step::CatchUp(ahead) => {
-                self.known.caught_up = Some(self.assigned());
+                self.known.catch_up_tried = Some(self.assigned());
                 format!("catch up to {}", ahead.lsn)
             }
             Step::Promote(_) => {
@@ -631,7 +631,7 @@ fn following(config: &ServerConfig) -> String {
         .as_ref()
         .map(|from| match from {
             Upstream::Member(from) => {
-                let slot = if from.has_slot { "" } else { " without a slot" };
+                let slot = if from.uses_slot { "" } else { " without a slot" };
                 format!(" following {}:{}{slot}", from.host, from.port)
             }
             Upstream::External(from) => format!(" following {:?} outside", from.standby.primary_conninfo),
@@ -645,7 +645,7 @@ fn upstream(port: &str) -> MemberUpstream {
         keeper: "k2".into(),
         host: "host-k2".into(),
         port: port.into(),
-        has_slot: true,
+        uses_slot: true,
     }
 }
 

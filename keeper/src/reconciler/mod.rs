@@ -375,8 +375,8 @@ impl Reconciler {
             }
             _ => (None, Vec::new()),
         };
-        let (data, me) = (&round.read.state, &self.context.me);
-        let ahead = self.probe.ahead_standby(data, me, &server).await;
+        let (cluster_data, me) = (&round.read.state, &self.context.me);
+        let ahead = self.probe.ahead_of_server(cluster_data, me, &server).await;
         let observed = ObservedState {
             desired,
             order: &round.read.order,

@@ -163,8 +163,9 @@ impl Probe {
         Ok((source, self.copy_survey.needs(&client).await?))
     }
 
-    /// Returns a standby that has received more than our server, which is to be promoted, has by now.
-    pub(super) async fn ahead_standby(
+    /// Returns a standby with WAL that our server, which is to be promoted, lacks by now. A server that does not tell what
+    /// it has is promoted without that.
+    pub(super) async fn ahead_of_server(
         &self,
         state: &ClusterDataState,
         me: &KeeperUid,
@@ -175,7 +176,7 @@ impl Probe {
         };
         let ahead = ahead_standby(state, me)?;
         let standby = self.instance.sql().standby().await.ok()??;
-        (standby.flushed() < Some(ahead.lsn)).then_some(ahead)
+        Some(ahead).filter(|ahead| !ahead.is_reached(standby.flushed()))
     }
 
     async fn server_facts(&mut self, desired: &Desired, logins_blocked: bool) -> Result<ServerFacts, SqlError> {

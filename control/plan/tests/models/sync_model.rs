@@ -115,6 +115,7 @@ fn elected_standbys_that_take_wal_from_others_lose_nothing_and_settle() {
         catches_up: true,
         ..config
     };
+    // more states: the step is taken
     assert!(count(catching_up(with_faults("cr"))) > count(with_faults("cr")));
     for text in ["cr", "kill", "term"] {
         holds_and_settles(catching_up(with_faults(text)));

@@ -226,8 +226,8 @@ impl World {
         }
     }
 
-    /// A standby that is to be promoted takes WAL from another standby that has more of it (SY-21). How much it takes
-    /// before the promotion is left open: the wait is limited.
+    /// A standby that is to be promoted receives WAL that another standby of its timeline history has (SY-21), until its
+    /// promotion. How much it receives is left open: the wait is limited.
     fn catch_up(&self, index: usize, next: &mut Next) {
         let log = self.keepers[index].log;
         for (other, from) in self.keepers.iter().enumerate() {
@@ -235,7 +235,7 @@ impl World {
                 let mut world = *self;
                 let to = &mut world.keepers[index];
                 (to.follows, to.log) = (other as u8, from.log.first(log.end() + 1));
-                next.add("takes an entry from another standby", index, world);
+                next.add("receives an entry from another standby", index, world);
             }
         }
     }

@@ -166,7 +166,7 @@ pub(super) struct Config {
 }
 
 impl Config {
-    /// All rules, three keepers, one write, one synchronous standby.
+    /// All rules but SY-21, three keepers, one write, one synchronous standby.
     pub(super) const ALL_RULES: Self = Self {
         keepers: 3,
         writes: 1,

@@ -1,5 +1,5 @@
-//! What precedes a promotion: the names of the new db are in force (synchronous SY-7), and the standby has what another
-//! standby has received more (synchronous SY-21). Waiting for both is left to the executor.
+//! What precedes a promotion: the names of the new db are in force (synchronous SY-7), and the standby has the WAL that
+//! another standby has received (synchronous SY-21). Waiting for both is left to the executor.
 
 use model::{AccessMode, Db, DbStatus, DbUid, KeeperUid, Lsn, Role, TimelineHistory};
 
@@ -8,18 +8,25 @@ use crate::reconcile::{
     TargetDb, Upstream,
 };
 
-/// A standby that has received more than the db that is to be promoted.
+/// A standby that has WAL which the standby that is to be promoted lacks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AheadStandby {
     /// The standby, as an upstream without a slot.
     pub standby: MemberUpstream,
-    /// What it has received.
+    /// The position up to which it has WAL.
     pub lsn: Lsn,
 }
 
-/// Returns the standby that has received most, if that is more than the db of keeper `me` has, which is to be promoted, by
-/// the positions in the cluster data. They count only while nobody is announced: those of a running cluster are not read at
-/// the same time. With strict access standbys let no other keeper in (keeper 9.2).
+impl AheadStandby {
+    /// Whether a standby with WAL up to `flushed` has as much.
+    pub fn is_reached(&self, flushed: Option<Lsn>) -> bool {
+        flushed >= Some(self.lsn)
+    }
+}
+
+/// Returns the eligible standby with the highest recorded position, if it is above that of keeper `me`, whose standby is to
+/// be promoted. `None` while a master is announced: recorded positions are then of different times. `None` with strict
+/// access: standbys reject other keepers (keeper 9.2).
 pub fn ahead_standby(state: &ClusterDataState, me: &KeeperUid) -> Option<AheadStandby> {
     let ClusterDataState::Valid(checked) = state else {
         return None;
@@ -30,18 +37,18 @@ pub fn ahead_standby(state: &ClusterDataState, me: &KeeperUid) -> Option<AheadSt
     if own.spec.role != Role::Master || data.proxied_master().is_some() || is_strict {
         return None;
     }
-    let has_more = |(other, db): &(&DbUid, &Db)| {
-        let is_complete = db.spec.role == Role::Standby && db.status.healthy && db.status.current_generation > 0;
+    let is_eligible = |(other, db): &(&DbUid, &Db)| {
+        let is_healthy_standby = db.spec.role == Role::Standby && db.status.healthy && db.status.current_generation > 0;
         *other != uid
-            && is_complete
-            && is_same_branch(&own.status, &db.status)
+            && is_healthy_standby
+            && is_same_history(&own.status, &db.status)
             && db.status.xlog_pos > own.status.xlog_pos
             && !db.status.listen_address.is_empty()
     };
     let (uid, db) = data
         .dbs()
         .iter()
-        .filter(has_more)
+        .filter(is_eligible)
         .max_by_key(|(_, db)| db.status.xlog_pos)?;
     Some(AheadStandby {
         standby: MemberUpstream {
@@ -49,15 +56,15 @@ pub fn ahead_standby(state: &ClusterDataState, me: &KeeperUid) -> Option<AheadSt
             keeper: db.spec.keeper_uid.clone(),
             host: db.status.listen_address.clone(),
             port: db.status.port.clone(),
-            has_slot: false,
+            uses_slot: false,
         },
         lsn: db.status.xlog_pos,
     })
 }
 
-/// Whether two instances have the WAL of the same master, as far as they have it. PostgreSQL does not compare that when
-/// it streams: both may have followed a promotion to a timeline of the same number.
-fn is_same_branch(own: &DbStatus, other: &DbStatus) -> bool {
+/// Whether both have the same system id, timeline and switch points. PostgreSQL compares only the first two when it
+/// streams. Two timelines of one number that begin at the same position are not told apart, as in sentinel C-7.
+fn is_same_history(own: &DbStatus, other: &DbStatus) -> bool {
     let timeline = own.timeline_id;
     let began = |status: &DbStatus| Some(status.history_entry(timeline.checked_sub(1)?)?.switch_point);
     let began_alike = timeline <= 1 || began(own).is_some_and(|at| began(other) == Some(at));
@@ -72,15 +79,15 @@ fn is_same_branch(own: &DbStatus, other: &DbStatus) -> bool {
         && own.timelines_history.iter().all(is_alike)
 }
 
-/// Adds the steps after which a running standby can be promoted with this configuration. It goes on following until
-/// then: its upstream, or a standby that has more.
+/// Adds the steps after which a running standby can be promoted with this configuration. Until then it follows its
+/// upstream, or the standby that is ahead.
 pub(crate) fn prepare_promotion(
     observed: &ObservedState<'_>,
     target: &TargetDb,
     config: &ServerConfig,
     steps: &mut Vec<Step>,
 ) {
-    let is_tried = observed.process.caught_up.as_ref() == Some(&target.db);
+    let is_tried = observed.process.catch_up_tried.as_ref() == Some(&target.db);
     let ahead = observed.ahead.filter(|_| !is_tried);
     if ahead.is_none() && !target.is_synchronous_master() {
         return;

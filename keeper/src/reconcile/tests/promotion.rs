@@ -23,7 +23,7 @@ fn switch_at(lsn: u64) -> TimelineHistory {
 
 /// Rule: synchronous SY-21, keeper 12.7.4. The row of the decision table: keeper T8 row 32.
 #[test]
-fn an_elected_standby_receives_what_another_one_has_more_before_its_promotion() {
+fn an_elected_standby_receives_another_ones_wal_before_its_promotion() {
     let ahead = |positions: [u64; 2]| {
         let mut fake = fake();
         fake.local.data = DataState::Present(DataRole::Standby);
@@ -69,6 +69,11 @@ fn an_elected_standby_receives_what_another_one_has_more_before_its_promotion() 
             .contains("following host-k3:5432 without a slot; catch up to 0/30; permit")
     );
 
+    let mut by_now = ahead([0x10, 0x20]);
+    let lacks = ahead_standby(&by_now.reading(), &ME.into()).expect("it lacks WAL");
+    assert!(!lacks.is_reached(None) && !lacks.is_reached(Some(Lsn(0x1f))) && lacks.is_reached(Some(Lsn(0x20))));
+    db_of(&mut by_now, "A").status.xlog_pos = Lsn(0x20);
+    assert_eq!(ahead_standby(&by_now.reading(), &ME.into()), None);
     for positions in [[0x20, 0x20], [0x20, 0x10]] {
         assert_eq!(ahead(positions).round(), "permit; promote; done");
     }
