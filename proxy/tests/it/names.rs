@@ -245,8 +245,8 @@ fn a_name_that_has_moved_away_from_an_unreachable_address_moves_the_route_at_onc
     run_test(async {
         let (mut harness, names) = (ProxyHarness::start().await, EtcDirectory::new());
         harness.set_timing(CHECK_INTERVAL, Duration::from_secs(3600));
-        let (master, proxy, client) = open_by_name(&mut harness, &names).await;
-        let port = master.port;
+        let (mut master, proxy, client) = open_by_name(&mut harness, &names).await;
+        let (port, _reserved) = (master.port, master.reserved.take());
         drop(master);
         assert_eq!(client.read_to_end().await, b"");
         let _b = Master::start_at(b'B', ([127, 0, 0, 2], port).into()).await;

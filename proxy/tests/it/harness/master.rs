@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 use stolon_tests::deadlines::SHORT_TIMEOUT;
+use stolon_tests::ports::{self, Port};
 use stolon_tests::wait::eventually;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -20,6 +21,8 @@ pub(crate) struct Master {
     /// The advertised address.
     pub(crate) host: String,
     pub(crate) port: u16,
+    /// Keeps others from the port, also on other addresses.
+    pub(crate) reserved: Option<Port>,
     shared: Arc<MasterState>,
     _task: AbortOnDropHandle<()>,
 }
@@ -33,7 +36,10 @@ struct MasterState {
 
 impl Master {
     pub(crate) async fn start(name: u8) -> Self {
-        Self::start_at(name, ([127, 0, 0, 1], 0).into()).await
+        let reserved = ports::free();
+        let mut master = Self::start_at(name, ([127, 0, 0, 1], reserved.number()).into()).await;
+        master.reserved = Some(reserved);
+        master
     }
 
     /// Starts one on this address and port.
@@ -52,6 +58,7 @@ impl Master {
             db,
             host: "127.0.0.1".to_owned(),
             port,
+            reserved: None,
             shared,
             _task: AbortOnDropHandle::new(task),
         }
