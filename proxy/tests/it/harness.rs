@@ -331,6 +331,24 @@ impl Proxy {
         .await;
     }
 
+    /// Waits until a counter that goes on growing has grown by at least this since the call.
+    pub(crate) async fn wait_for_growth(&self, series: &str, by: f64) {
+        let before = self.metric(series).await.unwrap();
+        eventually(
+            format!("{series} to grow by {by} from {before}"),
+            SHORT_TIMEOUT,
+            async || {
+                let value = self.metric(series).await;
+                if value.is_some_and(|value| value >= before + by) {
+                    Ok(())
+                } else {
+                    Err(format!("{value:?}"))
+                }
+            },
+        )
+        .await;
+    }
+
     /// Stops it with SIGTERM. Returns its exit status and how long it took.
     pub(crate) async fn stop(&mut self) -> (i32, Duration) {
         let start: Boottime = now();

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 use stolon_tests::deadlines::SHORT_TIMEOUT;
-use stolon_tests::wait::{eventually, now};
+use stolon_tests::wait::now;
 use tempfile::TempDir;
 
 use crate::harness::{CHECK_INTERVAL, Client, Master, Proxy, ProxyHarness, SHORT_LEASE, run_test};
@@ -105,12 +105,7 @@ async fn open_by_name(harness: &mut ProxyHarness, names: &EtcDirectory) -> (Mast
 
 /// Waits until two more check-ins have succeeded: the second one started after the call.
 async fn wait_for_two_check_ins(proxy: &Proxy) {
-    let before = proxy.metric(GOOD).await.unwrap();
-    eventually("two check-ins", SHORT_TIMEOUT, async || {
-        let good = proxy.metric(GOOD).await.unwrap();
-        if good >= before + 2.0 { Ok(()) } else { Err(good) }
-    })
-    .await;
+    proxy.wait_for_growth(GOOD, 2.0).await;
 }
 
 async fn assert_served(proxy: &Proxy, client: &mut Client) {
