@@ -8,11 +8,12 @@ use serde_json::{Value, json};
 use stolon_tests::cluster::{Cluster, Profile, check, error_text};
 use stolon_tests::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
 use stolon_tests::http;
-use stolon_tests::process::{self, Signal};
+use stolon_tests::process::Signal;
 use stolon_tests::spec::{store_data, wait_parameter_is, wait_query_returns};
 use stolon_tests::sql::SqlClient;
 use stolon_tests::status::{wait_status_lacks, wait_status_shows};
 use stolon_tests::wait::{eventually, now};
+use stolon_tests::wal_receiver::SuspendedReceiver;
 
 const NAMES: &str = "synchronous_standby_names";
 const FAKE: &str = "stolonfakestandby";
@@ -138,15 +139,14 @@ fn set_standbys(db: &mut Value, standbys: &[String], external: &[&str]) {
     db["spec"]["externalSynchronousStandbys"] = json!(external);
 }
 
-/// Suspends the WAL receiver of a keeper's standby.
-async fn suspend_receiver(cluster: &Cluster, keeper: &str) -> u32 {
-    let receiver = eventually("a WAL receiver", SHORT_TIMEOUT, async || {
-        cluster.query(keeper, "select pid from pg_stat_wal_receiver").await
-    })
-    .await;
-    let pid = receiver.parse().unwrap();
-    process::send_signal(pid, Signal::STOP);
-    pid
+/// Makes a standby's db the master, whose commits wait for the db of the old one.
+fn elect(data: &mut Value, new: &String, old: &String) {
+    data["cluster"]["status"]["master"] = json!(new);
+    let db = &mut data["dbs"][new];
+    set_standbys(db, std::slice::from_ref(old), &[]);
+    db["spec"]["role"] = json!("master");
+    db["spec"].as_object_mut().unwrap().remove("followConfig");
+    db["spec"]["followers"] = json!([]);
 }
 
 /// Rule: keeper 10.2 to 10.8.
@@ -167,7 +167,7 @@ async fn synchronous_names_are_applied_and_standbys_are_reported_by_the_mark() {
 
     // What keeper2 lacks was acknowledged by keeper1 alone: it is shown as in sync, and not reported so (synchronous
     // SY-3).
-    let receiver = suspend_receiver(cluster, "keeper2").await;
+    let receiver = SuspendedReceiver::of(cluster, "keeper2").await;
     let sql = cluster.connect("keeper0").await;
     sql.run("insert into t values (1)").await.unwrap();
     scripted.wait_for_standbys(&[1, 2]).await;
@@ -177,7 +177,7 @@ async fn synchronous_names_are_applied_and_standbys_are_reported_by_the_mark() {
     );
     wait_query_returns(cluster, "keeper0", &shown, "sync").await;
     scripted.wait_marked("keeper0", &[1]).await;
-    process::send_signal(receiver, Signal::CONT);
+    receiver.resume();
     scripted.wait_marked("keeper0", &[1, 2]).await;
 
     // Switched off: names, and the server's own restart, are as before.
@@ -202,7 +202,7 @@ async fn synchronous_master_keeps_ordinary_clients_out_after_a_crash_until_its_s
     scripted.wait_marked("keeper0", &[1]).await;
     drop(scripted.wait_client_gets_in("keeper0").await);
 
-    suspend_receiver(&scripted.cluster, "keeper1").await;
+    SuspendedReceiver::of(&scripted.cluster, "keeper1").await;
     let client = scripted.ordinary_client("keeper0").await.unwrap();
     let commit = tokio::spawn(async move { client.run("insert into t values (7)").await });
     wait_query_returns(
@@ -265,15 +265,7 @@ async fn synchronous_standby_is_promoted_with_names_for_which_its_first_commit_w
     scripted.wait_marked("keeper0", &[1]).await;
     wait_parameter_is(cluster, "keeper1", NAMES, FAKE).await;
     let (old, new) = (&scripted.dbs[0], &scripted.dbs[1]);
-    store_data(cluster, |data| {
-        data["cluster"]["status"]["master"] = json!(new);
-        let db = &mut data["dbs"][new];
-        set_standbys(db, std::slice::from_ref(old), &[]);
-        db["spec"]["role"] = json!("master");
-        db["spec"].as_object_mut().unwrap().remove("followConfig");
-        db["spec"]["followers"] = json!([]);
-    })
-    .await;
+    store_data(cluster, |data| elect(data, new, old)).await;
     wait_query_returns(cluster, "keeper1", "select pg_is_in_recovery()", "f").await;
     let client = scripted.wait_client_gets_in("keeper1").await;
     let commit = tokio::spawn(async move { client.run("insert into t values (1)").await });
@@ -301,24 +293,19 @@ async fn synchronous_standby_is_promoted_with_names_for_which_its_first_commit_w
 /// Rule: synchronous SY-21.
 #[tokio::test]
 async fn synchronous_standby_is_promoted_without_what_another_one_does_not_send() {
-    let mut scripted = ScriptedCluster::start(3).await;
+    let scripted = ScriptedCluster::start(3).await;
     scripted.wait_for_standbys(&[1]).await;
     scripted.wait_marked("keeper0", &[1]).await;
     let (old, new, other) = (&scripted.dbs[0], &scripted.dbs[1], &scripted.dbs[2]);
     store_data(&scripted.cluster, |data| {
-        data["cluster"]["status"]["master"] = json!(new);
+        elect(data, new, old);
         data["proxy"]["spec"] = json!({});
         let position = &mut data["dbs"][other]["status"]["xLogPos"];
         *position = json!(position.as_u64().unwrap() + (1 << 30));
-        let db = &mut data["dbs"][new];
-        set_standbys(db, std::slice::from_ref(old), &[]);
-        db["spec"]["role"] = json!("master");
-        db["spec"].as_object_mut().unwrap().remove("followConfig");
-        db["spec"]["followers"] = json!([]);
     })
     .await;
     wait_query_returns(&scripted.cluster, "keeper1", "select pg_is_in_recovery()", "f").await;
-    let log = scripted.cluster.process("keeper1").log();
+    let log = cluster_log(&scripted.cluster, "keeper1");
     let found = [
         "another standby has WAL that ours lacks",
         "not received in time",

@@ -249,6 +249,19 @@ pub struct MemberUpstream {
     pub uses_slot: bool,
 }
 
+impl MemberUpstream {
+    /// Returns a db as an upstream with our slot.
+    pub(super) fn of(uid: &DbUid, db: &Db) -> Self {
+        Self {
+            db: uid.clone(),
+            keeper: db.spec.keeper_uid.clone(),
+            host: db.status.listen_address.clone(),
+            port: db.status.port.clone(),
+            uses_slot: true,
+        }
+    }
+}
+
 /// Returns the desired state of the instance of keeper `me` in its process `boot`.
 pub fn desired_state(state: &ClusterDataState, me: &KeeperUid, boot: &BootUuid) -> Desired {
     let hold = |why| Desired {
@@ -335,13 +348,7 @@ fn standby(data: &ClusterData, db: &Db) -> TargetRole {
     };
     let upstream = match &follow.kind {
         FollowType::Internal => match data.dbs().get(&follow.db_uid) {
-            Some(followed) => Upstream::Member(MemberUpstream {
-                db: follow.db_uid.clone(),
-                keeper: followed.spec.keeper_uid.clone(),
-                host: followed.status.listen_address.clone(),
-                port: followed.status.port.clone(),
-                uses_slot: true,
-            }),
+            Some(followed) => Upstream::Member(MemberUpstream::of(&follow.db_uid, followed)),
             None => return TargetRole::NoUpstream,
         },
         FollowType::External => Upstream::External(ExternalUpstream {

@@ -52,30 +52,27 @@ pub fn ahead_standby(state: &ClusterDataState, me: &KeeperUid) -> Option<AheadSt
         .max_by_key(|(_, db)| db.status.xlog_pos)?;
     Some(AheadStandby {
         standby: MemberUpstream {
-            db: uid.clone(),
-            keeper: db.spec.keeper_uid.clone(),
-            host: db.status.listen_address.clone(),
-            port: db.status.port.clone(),
             uses_slot: false,
+            ..MemberUpstream::of(uid, db)
         },
         lsn: db.status.xlog_pos,
     })
 }
 
-/// Whether both have the same system id, timeline and switch points. PostgreSQL compares only the first two when it
-/// streams. Two timelines of one number that begin at the same position are not told apart, as in sentinel C-7.
+/// Whether both have the same system id, timeline and switch points, that to this timeline being known. PostgreSQL compares
+/// only the first two when it streams. Two timelines of one number that begin at the same position are not distinguished, as
+/// in sentinel C-7.
 fn is_same_history(own: &DbStatus, other: &DbStatus) -> bool {
-    let timeline = own.timeline_id;
-    let began = |status: &DbStatus| Some(status.history_entry(timeline.checked_sub(1)?)?.switch_point);
-    let began_alike = timeline <= 1 || began(own).is_some_and(|at| began(other) == Some(at));
     let is_alike = |entry: &TimelineHistory| {
         let same = other.history_entry(entry.timeline_id);
         same.is_none_or(|same| same.switch_point == entry.switch_point)
     };
+    let before = own.timeline_id.saturating_sub(1);
+    let is_begin_known = before == 0 || [own, other].iter().all(|status| status.history_entry(before).is_some());
     !own.system_id.is_empty()
         && own.system_id == other.system_id
-        && timeline == other.timeline_id
-        && began_alike
+        && own.timeline_id == other.timeline_id
+        && is_begin_known
         && own.timelines_history.iter().all(is_alike)
 }
 

@@ -163,8 +163,8 @@ impl Probe {
         Ok((source, self.copy_survey.needs(&client).await?))
     }
 
-    /// Returns a standby with WAL that our server, which is to be promoted, lacks by now. A server that does not tell what
-    /// it has is promoted without that.
+    /// Returns a standby with WAL that our server, which is to be promoted, lacks by now. A server that does not report
+    /// what it has is promoted without that.
     pub(super) async fn ahead_of_server(
         &self,
         state: &ClusterDataState,

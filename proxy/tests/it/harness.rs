@@ -320,32 +320,26 @@ impl Proxy {
     }
 
     pub(crate) async fn wait_for_metric(&self, series: &str, expected: f64) {
-        eventually(format!("{series} to be {expected}"), SHORT_TIMEOUT, async || {
+        self.wait_for_value(series, &format!("be {expected}"), |value| value == expected)
+            .await;
+    }
+
+    /// Waits until a counter that goes on growing has grown by at least this since the call.
+    pub(crate) async fn wait_for_growth(&self, series: &str, by: f64) {
+        let least = self.metric(series).await.unwrap() + by;
+        self.wait_for_value(series, &format!("reach {least}"), |value| value >= least)
+            .await;
+    }
+
+    async fn wait_for_value(&self, series: &str, what: &str, holds: impl Fn(f64) -> bool) {
+        eventually(format!("{series} to {what}"), SHORT_TIMEOUT, async || {
             let value = self.metric(series).await;
-            if value == Some(expected) {
+            if value.is_some_and(&holds) {
                 Ok(())
             } else {
                 Err(format!("{value:?}"))
             }
         })
-        .await;
-    }
-
-    /// Waits until a counter that goes on growing has grown by at least this since the call.
-    pub(crate) async fn wait_for_growth(&self, series: &str, by: f64) {
-        let before = self.metric(series).await.unwrap();
-        eventually(
-            format!("{series} to grow by {by} from {before}"),
-            SHORT_TIMEOUT,
-            async || {
-                let value = self.metric(series).await;
-                if value.is_some_and(|value| value >= before + by) {
-                    Ok(())
-                } else {
-                    Err(format!("{value:?}"))
-                }
-            },
-        )
         .await;
     }
 

@@ -2,14 +2,11 @@
 //! is acknowledged is kept, and what is stored has no field that such a sentinel would drop.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use serde_json::Value;
 
 use super::golden::RECORDINGS;
-use super::simulation::{Event, FAIL, SLEEP, Simulation, TICK};
-
-const MINUTE: Duration = Duration::from_secs(60);
+use super::simulation::{Event, FAIL, MINUTE, SLEEP, Simulation, TICK};
 
 /// Adds the paths of all fields; uids and names of parameters are `*`.
 fn add_fields(value: &Value, path: &str, fields: &mut BTreeSet<String>) {
@@ -30,8 +27,7 @@ fn add_fields(value: &Value, path: &str, fields: &mut BTreeSet<String>) {
 /// A settled cluster of three keepers, of which those in `old` are of Go stolon.
 fn settled(old: &[usize]) -> Simulation {
     let mut simulation = Simulation::new(3, old, 2);
-    let settled = simulation.until(MINUTE, |simulation| simulation.serves() && simulation.good_dbs() == 3);
-    assert!(settled.is_some(), "{old:?}");
+    simulation.until_steady();
     simulation
 }
 

@@ -5,11 +5,9 @@ use std::time::Duration;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::simulation::{Event, FAIL, PROXY_TIMEOUT, SLEEP, Simulation, TICK};
+use super::simulation::{Event, FAIL, MINUTE, PROXY_TIMEOUT, SLEEP, Simulation, TICK};
 use crate::Urgency;
 use model::GoDuration;
-
-const MINUTE: Duration = Duration::from_secs(60);
 
 fn event(keepers: usize) -> impl Strategy<Value = Event> {
     let keeper = 0..keepers;
@@ -91,9 +89,7 @@ proptest! {
 /// Three keepers and two proxies in steady state.
 fn steady_cluster() -> Simulation {
     let mut simulation = Simulation::new(3, &[], 2);
-    simulation
-        .until(MINUTE, |simulation| simulation.serves() && simulation.good_dbs() == 3)
-        .unwrap();
+    simulation.until_steady();
     simulation.apply(&Event::Wait(100));
     assert!(simulation.broken().is_empty(), "{:?}", simulation.broken());
     simulation
@@ -123,9 +119,7 @@ fn a_killed_master_is_replaced_fail_interval_later() {
 #[test]
 fn a_killed_master_of_go_stolon_is_replaced_after_sleep_interval_and_fail_interval() {
     let mut simulation = Simulation::new(3, &[0, 1, 2], 1);
-    simulation
-        .until(MINUTE, |simulation| simulation.serves() && simulation.good_dbs() == 3)
-        .unwrap();
+    simulation.until_steady();
     simulation.apply(&Event::Wait(100));
     simulation.apply(&Event::KillKeeper(simulation.master().unwrap()));
     let (elected, _) = fails_over(&mut simulation);
@@ -408,9 +402,7 @@ fn a_returned_old_master_becomes_a_standby() {
 fn an_elected_master_killed_before_it_serves_is_replaced_by_the_old_one() {
     // extensions
     let mut simulation = Simulation::new(2, &[], 1);
-    simulation
-        .until(MINUTE, |simulation| simulation.serves() && simulation.good_dbs() == 2)
-        .unwrap();
+    simulation.until_steady();
     simulation.apply(&Event::Wait(100));
     let old = simulation.master().unwrap();
     simulation.apply(&Event::StopKeeper(old));
@@ -440,9 +432,7 @@ fn alternating_failures(seed: u64, lost: u32) -> Simulation {
     let mut random_state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
     let mut simulation = Simulation::new(2, &[], 1);
     simulation.spec_mut().convergence_timeout = Some(GoDuration::from(CONVERGENCE));
-    simulation
-        .until(MINUTE, |simulation| simulation.serves() && simulation.good_dbs() == 2)
-        .unwrap();
+    simulation.until_steady();
     // not so slow that the master's keeper always publishes between a read and the election based on it
     let slow = random(&mut random_state, 3) * 2;
     simulation.apply(&Event::SlowReads(slow));

@@ -25,6 +25,7 @@ pub(super) const TICK: Duration = Duration::from_millis(100);
 pub(super) const SLEEP: Duration = Duration::from_secs(1);
 pub(super) const FAIL: Duration = Duration::from_secs(4);
 pub(super) const PROXY_TIMEOUT: Duration = Duration::from_secs(3);
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
 /// Longest time between two publications of a keeper's info.
 const PUBLISH: Duration = Duration::from_secs(1);
 /// How long a keeper's info stays in the store.
@@ -215,6 +216,16 @@ impl Simulation {
             self.tick();
         }
         Some(self.now().since(began))
+    }
+
+    /// Advances time until the cluster serves and all keepers' dbs are healthy and converged.
+    #[track_caller]
+    pub(super) fn until_steady(&mut self) {
+        let keepers = self.world.keepers.len();
+        let settled = self.until(MINUTE, |simulation| {
+            simulation.serves() && simulation.good_dbs() == keepers
+        });
+        assert!(settled.is_some(), "{:#?}", self.last());
     }
 
     pub(super) fn now(&self) -> Boottime {

@@ -3,9 +3,8 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use super::simulation::{Event, Simulation, TICK};
+use super::simulation::{Event, MINUTE, Simulation, TICK};
 
-const MINUTE: Duration = Duration::from_secs(60);
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Three keepers and two proxies in steady state, with synchronous replication or without.
@@ -14,8 +13,7 @@ fn steady(is_synchronous: bool) -> Simulation {
     if is_synchronous {
         simulation.apply(&Event::Synchronous(1, 1));
     }
-    let is_steady = |simulation: &Simulation| simulation.serves() && simulation.good_dbs() == 3;
-    simulation.until(MINUTE, is_steady).unwrap();
+    simulation.until_steady();
     simulation.apply(&Event::Wait(100));
     simulation
 }

@@ -171,14 +171,10 @@ impl World {
                 if keeper.asked == keeper.in_force {
                     self.permit(index, config, next);
                 }
-                if config.catches_up {
-                    self.catch_up(index, next);
-                }
+                self.catch_up(index, config, next);
             }
             Progress::Permitted if keeper.is_standby() => {
-                if config.catches_up {
-                    self.catch_up(index, next);
-                }
+                self.catch_up(index, config, next);
                 if self.promotions < Log::PROMOTIONS && keeper.log.end() < Log::LONGEST {
                     next.add("promotes its standby", index, self.after_promotion(index, late_names));
                 }
@@ -228,7 +224,10 @@ impl World {
 
     /// A standby that is to be promoted receives WAL that another standby of its timeline history has (SY-21), until its
     /// promotion. How much it receives is left open: the wait is limited.
-    fn catch_up(&self, index: usize, next: &mut Next) {
+    fn catch_up(&self, index: usize, config: &Config, next: &mut Next) {
+        if !config.catches_up {
+            return;
+        }
         let log = self.keepers[index].log;
         for (other, from) in self.keepers.iter().enumerate() {
             if from.is_standby() && !from.is_stale && log != from.log && log.is_prefix_of(from.log) {
