@@ -288,10 +288,8 @@ impl Monitor {
         }
         let child = *self.instance.child_status().borrow();
         let runs = child.is_running();
-        let was_healthy = memory.healthy_child == Some(child);
-        if std::mem::take(&mut self.settings().query_parameters) || !was_healthy {
-            memory.details.query_parameters_again();
-        }
+        let query_again = std::mem::take(&mut self.settings().query_parameters);
+        let was_healthy = memory.details.begin(child, query_again);
         let mut scope = memory.scope(&db.uid, now);
         // Each attempt would take the request timeout and delay the observation.
         scope.logins &= !self.connections().is_failing();
@@ -304,7 +302,7 @@ impl Monitor {
             false => observe(&self.instance, scope).await.into(),
         };
         let runs = runs && self.runs();
-        memory.healthy_child = Some(child).filter(|_| runs && observation.is_healthy);
+        memory.details.remember_health(child, runs && observation.is_healthy);
         memory.log_failure(&observation, runs);
         self.report_unanswered_data(&observation);
         let is_recovering = runs && (is_starting || observation.is_not_accepting());

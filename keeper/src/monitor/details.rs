@@ -7,6 +7,7 @@ use base::clock::Boottime;
 
 use crate::postgres::config::conf::Parameters;
 use crate::postgres::observe::{Observation, ObserveScope};
+use crate::postgres::server::postmaster::ChildStatus;
 
 /// Delay after a failed query of details: each attempt may take a request timeout.
 const DETAILS_DELAY: Duration = Duration::from_secs(30);
@@ -17,6 +18,8 @@ const PARAMETERS_INTERVAL: Duration = Duration::from_secs(60);
 /// The details that were last queried.
 #[derive(Debug, Default)]
 pub(super) struct Details {
+    /// The server's status at the last observation, if it was healthy.
+    healthy_child: Option<ChildStatus>,
     /// The parameters. Only the keeper changes their files.
     parameters: Option<Parameters>,
     /// When they were queried; `None` if they have to be queried again.
@@ -34,9 +37,19 @@ impl Details {
         self.parameters_at.is_none_or(|at| now.since(at) >= PARAMETERS_INTERVAL)
     }
 
-    /// Makes the next observation query the parameters.
-    pub(super) fn query_parameters_again(&mut self) {
-        self.parameters_at = None;
+    /// Begins an observation while the keeper's server has the status `child`; returns whether this server was healthy
+    /// at the last observation. If it was not, or `query_again` is true, the parameters are due.
+    pub(super) fn begin(&mut self, child: ChildStatus, query_again: bool) -> bool {
+        let was_healthy = self.healthy_child == Some(child);
+        if query_again || !was_healthy {
+            self.parameters_at = None;
+        }
+        was_healthy
+    }
+
+    /// Remembers whether the server with the status `child` was healthy at this observation.
+    pub(super) fn remember_health(&mut self, child: ChildStatus, healthy: bool) {
+        self.healthy_child = healthy.then_some(child);
     }
 
     /// Fills in parameters that were not queried this time.
@@ -128,9 +141,46 @@ mod tests {
         assert!(details.are_parameters_due(at(61)));
 
         observe(&mut details, Some("1"), at(62));
-        details.query_parameters_again();
+        details.begin(ChildStatus::NotStarted, true);
         assert!(details.are_parameters_due(at(62)));
         assert_eq!(observe(&mut details, Some("2"), at(62)).as_deref(), Some("2"));
         assert!(!details.are_parameters_due(at(63)));
+    }
+
+    #[test]
+    fn only_the_server_that_was_healthy_is_asked_first_and_keeps_its_parameters() {
+        let now = Boottime::from_nanos(1);
+        let (first, second) = (ChildStatus::Running { pid: 1 }, ChildStatus::Running { pid: 2 });
+        let observe = |details: &mut Details, child, query_again, healthy| {
+            let was_healthy = details.begin(child, query_again);
+            let due = details.are_parameters_due(now);
+            details.remember_health(child, healthy);
+            let mut observation = Observation {
+                is_healthy: healthy,
+                parameters: due.then(Parameters::default),
+                ..Observation::default()
+            };
+            details.fill_in(&mut observation, ObserveScope::ALL, now);
+            (was_healthy, due)
+        };
+        let mut details = Details::default();
+        // Child, whether a query was requested, whether it is found healthy; expected: was healthy, parameters due.
+        for (child, query_again, healthy, expected) in [
+            (first, false, true, (false, true)),
+            (first, false, true, (true, false)),
+            (first, true, true, (true, true)),
+            (first, false, false, (true, false)),
+            (first, false, true, (false, true)),
+            (second, false, true, (false, true)),
+            (second, false, true, (true, false)),
+            (ChildStatus::NotStarted, false, false, (false, true)),
+            (second, false, true, (false, true)),
+        ] {
+            assert_eq!(
+                observe(&mut details, child, query_again, healthy),
+                expected,
+                "{child:?}"
+            );
+        }
     }
 }

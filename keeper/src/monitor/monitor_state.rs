@@ -12,7 +12,6 @@ use crate::monitor::details::Details;
 use crate::monitor::fast_poll::FastPoll;
 use crate::monitor::receiver::{ObservedReceiver, OpenReceiver};
 use crate::postgres::observe::{Observation, ObserveError, ObserveScope};
-use crate::postgres::server::postmaster::ChildStatus;
 use crate::streaming::StreamingCheck;
 
 /// Initial interval of observing a server that runs and is not healthy yet; it grows up to the usual one.
@@ -31,8 +30,6 @@ pub(super) struct MonitorState {
     pub(super) health: LoginRecoveryReporter,
     /// The failure that was last logged, until an observation succeeds.
     failing: Option<String>,
-    /// The child's status at the last observation, if that was healthy.
-    pub(super) healthy_child: Option<ChildStatus>,
     /// The last delay, while the server runs and is not healthy.
     pub(super) unhealthy_delay: Option<Duration>,
     pub(super) fast_poll: Option<FastPoll>,
@@ -50,7 +47,6 @@ impl MonitorState {
         Self {
             health,
             failing: None,
-            healthy_child: None,
             unhealthy_delay: None,
             fast_poll: None,
             receiver: None,

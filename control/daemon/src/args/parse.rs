@@ -8,7 +8,7 @@ use std::process::exit;
 
 use base::printable;
 use clap::builder::ValueParser;
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, Command, Parser};
 
 use super::{COMMON, Switch};
@@ -333,6 +333,17 @@ fn typed_command<'a>(mut command: &'a mut Command, typed: &[OsString]) -> &'a mu
     command
 }
 
+/// Removes the parser's advice to pass an unknown option as a value after `--`: no program has such values.
+fn without_advice_on_dashes(mut error: clap::Error) -> clap::Error {
+    if let Some(ContextValue::StyledStrs(mut tips)) = error.remove(ContextKind::Suggested) {
+        tips.retain(|tip| !tip.to_string().contains("as a value"));
+        if !tips.is_empty() {
+            error.insert(ContextKind::Suggested, ContextValue::StyledStrs(tips));
+        }
+    }
+    error
+}
+
 fn into_args_error(error: clap::Error, command: &mut Command) -> ArgsError {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
@@ -340,7 +351,7 @@ fn into_args_error(error: clap::Error, command: &mut Command) -> ArgsError {
         }
         _ => {
             // The parser repeats what was typed, which may hold control characters.
-            let text = error.render().to_string();
+            let text = without_advice_on_dashes(error).render().to_string();
             let lines: Vec<_> = text.lines().map(printable).collect();
             let text = lines.join("\n");
             let text = text.strip_prefix("error: ").unwrap_or(&text).trim_end();

@@ -88,6 +88,27 @@ fn control_characters_of_a_wrong_argument_are_not_printed() {
 }
 
 #[test]
+fn an_unknown_option_is_not_advised_to_be_passed_as_a_value() {
+    for (typed, tip) in [
+        ("--foo", None),
+        ("-x", None),
+        ("--store-timeou", Some("'--store-timeout'")),
+    ] {
+        match try_parse::<Args>(KEEPER, [typed], |_| None).unwrap_err() {
+            ArgsError::Usage { text, .. } => {
+                assert!(
+                    text.contains(typed) && text.contains("Usage: ") && !text.contains("as a value"),
+                    "{text}"
+                );
+                assert_eq!(text.contains("tip:"), tip.is_some(), "{text}");
+                assert!(tip.is_none_or(|tip| text.contains(tip)), "{text}");
+            }
+            other => panic!("{typed:?}: {other:?}"),
+        }
+    }
+}
+
+#[test]
 fn a_variable_that_is_not_utf_8_is_named_without_its_value() {
     // it may be a password
     use std::os::unix::ffi::OsStringExt as _;
