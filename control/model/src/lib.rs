@@ -15,6 +15,7 @@ mod failover_request;
 mod hba;
 mod ids;
 mod info;
+mod init_check;
 mod init_config;
 mod json;
 mod keeper;

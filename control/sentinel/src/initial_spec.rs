@@ -47,6 +47,7 @@ pub(crate) fn read(path: &Path, faults: &mut Faults, warnings: &mut Vec<ArgsWarn
 fn check(spec: &ClusterSpec) -> Result<(), InvalidInitialSpec> {
     let effective = spec.resolve().map_err(InvalidInitialSpec::Invalid)?;
     spec.check_limits(None).map_err(InvalidInitialSpec::Invalid)?;
+    spec.check_initialisation().map_err(InvalidInitialSpec::Invalid)?;
     support::spec(&effective).map_err(InvalidInitialSpec::NotSupported)
 }
 

@@ -104,6 +104,7 @@ fn checked_spec(text: Option<&[u8]>) -> anyhow::Result<(ClusterSpec, Vec<String>
     };
     let resolved = spec.resolve().context("invalid cluster spec")?;
     spec.check_limits(None).context("invalid cluster spec")?;
+    spec.check_initialisation().context("invalid cluster spec")?;
     stored_document::ensure_supported(&resolved)?;
     let mut warnings = spec_text_warnings(text.unwrap_or_default(), SpecInput::Whole);
     warnings.extend(spec.clean_server_settings(None).context("invalid cluster spec")?);
@@ -157,5 +158,10 @@ mod tests {
             refused("{}")
         );
         assert!(refused(r#"{"initMode":"old"}"#).contains("\"old\""));
+        let two = r#"{"recoveryTargetXid":"7","recoveryTargetLsn":"0/1"}"#;
+        let two = format!(
+            r#"{{"initMode":"pitr","pitrConfig":{{"dataRestoreCommand":"x","recoveryTargetSettings":{two}}}}}"#
+        );
+        assert!(refused(&two).contains("several targets"), "{}", refused(&two));
     }
 }

@@ -1,0 +1,187 @@
+//! Checks what a spec asks of the initialisation, before it is stored. A stored spec is not checked against these rules: its
+//! cluster was initialised, perhaps by Go stolon, which does not have them.
+
+use crate::{ClusterSpec, InvalidSpec, Lsn, RecoveryTargetSettings};
+
+/// The longest name of a restore point (`MAXFNAMELEN` less one).
+const RESTORE_POINT_BYTES_MAX: usize = 63;
+
+/// The longest uid of a keeper (keeper 1.5.1).
+const KEEPER_UID_BYTES_MAX: usize = 255;
+
+impl ClusterSpec {
+    /// Checks the settings of an initialisation that would fail only after a backup was restored, or wait for ever.
+    ///
+    /// # Errors
+    /// The first setting that cannot work.
+    pub fn check_initialisation(&self) -> Result<(), InvalidSpec> {
+        if let Some(existing) = &self.existing_config {
+            let uid = existing.keeper_uid.as_str();
+            let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+            if uid.len() > KEEPER_UID_BYTES_MAX || !uid.chars().all(good) {
+                return invalid(format!(
+                    "existingConfig.keeperUID {uid:?}: no keeper has this uid, which consists of lower-case letters, digits \
+                     and underscores"
+                ));
+            }
+        }
+        let target = self
+            .pitr_config
+            .as_ref()
+            .and_then(|pitr| pitr.recovery_target_settings.as_ref());
+        target.map_or(Ok(()), check_target)
+    }
+}
+
+/// Checks a recovery target by the rules of PostgreSQL 13 to 18 (xlogrecovery.c, xlog.c); the forms of a time are left to
+/// the server.
+fn check_target(target: &RecoveryTargetSettings) -> Result<(), InvalidSpec> {
+    let targets = [
+        ("recoveryTarget", &target.recovery_target),
+        ("recoveryTargetLsn", &target.recovery_target_lsn),
+        ("recoveryTargetName", &target.recovery_target_name),
+        ("recoveryTargetTime", &target.recovery_target_time),
+        ("recoveryTargetXid", &target.recovery_target_xid),
+    ];
+    let given: Vec<&str> = targets
+        .iter()
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(name, _)| *name)
+        .collect();
+    if given.len() > 1 {
+        return invalid(format!(
+            "recoveryTargetSettings has several targets ({}): PostgreSQL takes one, leave out the others",
+            given.join(", ")
+        ));
+    }
+    for (name, value) in targets.iter().filter(|(_, value)| !value.is_empty()) {
+        if let Err(form) = check_form(name, value) {
+            return invalid(format!("{name} {value:?} is no target: {form}"));
+        }
+    }
+    let timeline = &target.recovery_target_timeline;
+    if !timeline.is_empty()
+        && !matches!(timeline.as_str(), "current" | "latest")
+        && number(timeline, u32::MAX.into()).is_none()
+    {
+        return invalid(format!(
+            "recoveryTargetTimeline {timeline:?} is no timeline: use latest, current or a number"
+        ));
+    }
+    Ok(())
+}
+
+/// Checks the form of one target; the error says which form it must have.
+fn check_form(name: &str, value: &str) -> Result<(), &'static str> {
+    let (good, form) = match name {
+        "recoveryTarget" => (value == "immediate", "immediate is the only value"),
+        "recoveryTargetLsn" => (Lsn::parse(value).is_some(), "an LSN has the form 16/B374D848"),
+        "recoveryTargetName" => (
+            value.len() <= RESTORE_POINT_BYTES_MAX,
+            "a restore point has at most 63 bytes",
+        ),
+        "recoveryTargetXid" => (number(value, u64::MAX).is_some(), "a transaction id is a number"),
+        // `now`, `today` and the like are refused by PostgreSQL; all other times have digits.
+        _ => (
+            value.contains(|c: char| c.is_ascii_digit()),
+            "a time has the form 2026-01-31 12:00:00+00",
+        ),
+    };
+    if good { Ok(()) } else { Err(form) }
+}
+
+/// Returns the number that PostgreSQL reads, decimal or with `0x`, if it is at most `max`.
+fn number(text: &str, max: u64) -> Option<u64> {
+    let parsed = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(digits) => u64::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    parsed.ok().filter(|number| *number <= max && !text.starts_with('+'))
+}
+
+fn invalid(text: String) -> Result<(), InvalidSpec> {
+    Err(InvalidSpec::new(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::from_slice;
+
+    fn spec(fields: &str) -> ClusterSpec {
+        from_slice(format!("{{{fields}}}").as_bytes()).unwrap()
+    }
+
+    fn target(fields: &str) -> Result<(), String> {
+        let config = format!(
+            r#""initMode":"pitr","pitrConfig":{{"dataRestoreCommand":"x","recoveryTargetSettings":{{{fields}}}}}"#
+        );
+        spec(&config).check_initialisation().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn targets_that_postgresql_takes_are_accepted() {
+        for fields in [
+            "",
+            r#""recoveryTarget":"immediate""#,
+            r#""recoveryTargetLsn":"16/B374D848""#,
+            r#""recoveryTargetLsn":"0/0","recoveryTargetXid":"""#,
+            r#""recoveryTargetName":"before the change, ÄÖÜ""#,
+            r#""recoveryTargetTime":"2026-11-30 12:00:00.5 Europe/Berlin""#,
+            r#""recoveryTargetTime":"20261130T120000""#,
+            r#""recoveryTargetXid":"744","recoveryTargetTimeline":"3""#,
+            r#""recoveryTargetXid":"0x2e8","recoveryTargetTimeline":"0x10""#,
+            r#""recoveryTargetTimeline":"latest""#,
+            r#""recoveryTargetTimeline":"current""#,
+        ] {
+            assert_eq!(target(fields), Ok(()), "{fields}");
+        }
+    }
+
+    #[test]
+    fn targets_that_never_work_are_refused_with_their_form() {
+        for (fields, words) in [
+            (
+                r#""recoveryTargetName":"rp2","recoveryTargetXid":"744""#,
+                "recoveryTargetName, recoveryTargetXid",
+            ),
+            (
+                r#""recoveryTarget":"immediate","recoveryTargetTime":"2026-11-30""#,
+                "several targets",
+            ),
+            (r#""recoveryTarget":"now""#, "immediate"),
+            (r#""recoveryTargetLsn":"zz""#, "16/B374D848"),
+            (r#""recoveryTargetLsn":"16""#, "16/B374D848"),
+            (r#""recoveryTargetXid":"abc""#, "number"),
+            (r#""recoveryTargetXid":"-1""#, "number"),
+            (r#""recoveryTargetXid":"99999999999999999999""#, "number"),
+            (r#""recoveryTargetTime":"now""#, "2026-01-31"),
+            (r#""recoveryTargetTime":"tomorrow at noonish""#, "2026-01-31"),
+            (r#""recoveryTargetTimeline":"xx""#, "latest, current or a number"),
+            (
+                r#""recoveryTargetTimeline":"4294967296""#,
+                "latest, current or a number",
+            ),
+        ] {
+            let refused = target(fields).unwrap_err();
+            assert!(refused.contains(words), "{fields}: {refused}");
+        }
+        let long = target(&format!(r#""recoveryTargetName":"{}""#, "x".repeat(64))).unwrap_err();
+        assert!(long.contains("63"), "{long}");
+    }
+
+    #[test]
+    fn a_keeper_that_cannot_exist_is_refused() {
+        for (uid, good) in [
+            ("keeper_0", true),
+            ("K 1!", false),
+            ("k-1", false),
+            (&"k".repeat(256), false),
+        ] {
+            let spec = spec(&format!(
+                r#""initMode":"existing","existingConfig":{{"keeperUID":"{uid}"}}"#
+            ));
+            assert_eq!(spec.check_initialisation().is_ok(), good, "{uid}");
+        }
+    }
+}
