@@ -1,6 +1,7 @@
 //! `status`: prints sentinels with their leader, proxies, keepers and the replication tree (cli 14). Reads one
 //! snapshot; `view` computes the status, `text` prints it.
 
+mod cluster_problems;
 mod text;
 mod view;
 
@@ -15,7 +16,8 @@ use store::{Entry, KeyRange, Keys, Snapshot, Store};
 use super::stored_keepers::StoredKeepers;
 use super::stored_requests::StoredRequests;
 use super::{CommandOutcome, error_line, print, stored_document};
-use view::{KeeperProblem, Status, StoredRequest, build};
+use cluster_problems::cluster_problem;
+use view::{ProblemRow, Status, StoredRequest, build};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -56,7 +58,7 @@ pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<CommandOut
 /// Why there is no status, and what keepers report all the same.
 struct StatusFailure {
     error: anyhow::Error,
-    problems: Vec<KeeperProblem>,
+    problems: Vec<ProblemRow>,
 }
 
 impl From<anyhow::Error> for StatusFailure {
@@ -101,7 +103,13 @@ fn decode_status(mut snapshot: Snapshot, keys: &Keys) -> Result<Status, StatusFa
     let requests = view::requests(switchover, failover, &sentinels, leader.as_deref());
     let mut status = build(leader.as_deref(), sentinels, proxies, &checked.data);
     status.requests = requests;
-    status.problems = view::problems(&keepers, Some(&checked.data));
+    let of_cluster = cluster_problem(&checked.data, &checked.spec).map(|problem| ProblemRow {
+        keeper: None,
+        is_old: false,
+        problem,
+    });
+    let of_keepers = view::problems(&keepers, Some(&checked.data));
+    status.problems = of_cluster.into_iter().chain(of_keepers).collect();
     Ok(status)
 }
 

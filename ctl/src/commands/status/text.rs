@@ -3,7 +3,7 @@
 use base::printable;
 use model::Problem;
 
-use super::view::{KeeperProblem, KeeperRow, RequestRow, Status};
+use super::view::{KeeperRow, ProblemRow, RequestRow, Status};
 
 /// Columns between two tab stops.
 const TAB: usize = 8;
@@ -119,7 +119,7 @@ fn push_requests(out: &mut String, requests: &[RequestRow]) {
 
 /// Returns the section of the problems that an operator has to fix. Without any there is none, as in Go stolon, which
 /// never has one.
-pub(super) fn problems_section(problems: &[KeeperProblem]) -> Option<String> {
+pub(super) fn problems_section(problems: &[ProblemRow]) -> Option<String> {
     if problems.is_empty() {
         return None;
     }
@@ -131,7 +131,8 @@ pub(super) fn problems_section(problems: &[KeeperProblem]) -> Option<String> {
         } else {
             ""
         };
-        out.push_str(&format!("{}{when}: {kind}: {text}\n", reported.keeper));
+        let keeper = reported.keeper.as_deref().unwrap_or("cluster");
+        out.push_str(&format!("{keeper}{when}: {kind}: {text}\n"));
         if !remedy.is_empty() {
             out.push_str(&format!("    {remedy}\n"));
         }

@@ -18,9 +18,9 @@ pub(super) struct Status {
     /// Requests of operators that are under way. The field is absent if there are none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) requests: Vec<RequestRow>,
-    /// Problems that an operator has to fix, as the keepers report them. The field is absent if there are none.
+    /// Problems that an operator has to fix. The field is absent if there are none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(super) problems: Vec<KeeperProblem>,
+    pub(super) problems: Vec<ProblemRow>,
     /// The replication tree from the master down; only in the text form.
     #[serde(skip)]
     pub(super) tree: Vec<TreeRow>,
@@ -76,8 +76,10 @@ pub(super) struct RequestRow {
 
 /// A problem and the keeper that reports it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub(super) struct KeeperProblem {
-    pub(super) keeper: String,
+pub(super) struct ProblemRow {
+    /// Absent if the problem is the cluster's, by the cluster data.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) keeper: Option<String>,
     /// The cluster data have the keeper as unhealthy, so this is its last report and may be outdated.
     #[serde(rename = "old", skip_serializing_if = "std::ops::Not::not")]
     pub(super) is_old: bool,
@@ -184,7 +186,7 @@ pub(super) fn requests(
 }
 
 /// Returns the problems that keepers of this cluster report, sorted by keeper; those of all keepers without cluster data.
-pub(super) fn problems(infos: &[KeeperInfo], data: Option<&ClusterData>) -> Vec<KeeperProblem> {
+pub(super) fn problems(infos: &[KeeperInfo], data: Option<&ClusterData>) -> Vec<ProblemRow> {
     let cluster = data.and_then(|data| data.cluster.as_ref()).map(|cluster| &cluster.uid);
     let of_cluster = infos
         .iter()
@@ -193,15 +195,15 @@ pub(super) fn problems(infos: &[KeeperInfo], data: Option<&ClusterData>) -> Vec<
         let keeper = data.and_then(|data| data.keepers().get(uid));
         keeper.is_some_and(|keeper| !keeper.status.healthy)
     };
-    let mut problems: Vec<KeeperProblem> = of_cluster
+    let mut problems: Vec<ProblemRow> = of_cluster
         .flat_map(|info| {
             info.problems
                 .iter()
                 .take(Problem::COUNT_MAX)
                 .map(|problem| (&info.uid, problem))
         })
-        .map(|(uid, problem)| KeeperProblem {
-            keeper: uid.to_string(),
+        .map(|(uid, problem)| ProblemRow {
+            keeper: Some(uid.to_string()),
             is_old: is_unhealthy(uid),
             problem: problem.printable(),
         })

@@ -1,0 +1,96 @@
+use serde_json::{Value, json};
+
+use super::*;
+
+/// A cluster of the keepers k1 (master), k2 and k3, all healthy, with this spec and these standbys that commits wait for.
+fn cluster(spec: Value, wanted: &[&str], placeholders: &[&str]) -> Value {
+    let keeper = json!({ "status": { "healthy": true } });
+    let db = |number: u32| {
+        json!({
+            "spec": { "keeperUID": format!("k{number}") },
+            "status": { "healthy": true },
+        })
+    };
+    let mut data = json!({
+        "formatVersion": 1,
+        "cluster": { "uid": "c", "spec": spec, "status": { "phase": "normal", "master": "d1" } },
+        "keepers": { "k1": keeper, "k2": keeper, "k3": keeper },
+        "dbs": { "d1": db(1), "d2": db(2), "d3": db(3) },
+    });
+    let master = &mut data["dbs"]["d1"]["spec"];
+    master["synchronousReplication"] = (!wanted.is_empty() || !placeholders.is_empty()).into();
+    master["synchronousStandbys"] = json!(wanted);
+    master["externalSynchronousStandbys"] = json!(placeholders);
+    data
+}
+
+fn synchronous(min: u16) -> Value {
+    json!({ "initMode": "new", "synchronousReplication": true, "minSynchronousStandbys": min, "maxSynchronousStandbys": 9 })
+}
+
+/// Returns the kind and the text of the problem; empty without one.
+fn shown(data: &Value) -> String {
+    let data = ClusterData::parse(data.to_string().as_bytes()).unwrap().unwrap();
+    let checked = data.check().unwrap();
+    cluster_problem(&checked.data, &checked.spec).map_or_else(String::new, |problem| {
+        assert!(!problem.remedy.is_empty());
+        format!("{}: {}", problem.kind, problem.text)
+    })
+}
+
+#[test]
+fn a_healthy_cluster_has_no_problem() {
+    assert_eq!(shown(&cluster(json!({ "initMode": "new" }), &[], &[])), "");
+    assert_eq!(shown(&cluster(synchronous(2), &["d2", "d3"], &[])), "");
+    // external standbys of the cluster's own are not known to be missing
+    let mut asynchronous = cluster(json!({ "initMode": "new" }), &[], &["elsewhere"]);
+    asynchronous["dbs"]["d1"]["spec"]["synchronousReplication"] = false.into();
+    asynchronous["dbs"]["d2"]["status"]["healthy"] = false.into();
+    assert_eq!(shown(&asynchronous), "");
+}
+
+#[test]
+fn commits_that_wait_for_missing_standbys_are_a_problem() {
+    let wait = "replication: commits wait for synchronous standbys that are missing: ";
+    for (part, of) in [("keepers", "k2"), ("dbs", "d2")] {
+        let mut data = cluster(synchronous(1), &["d2"], &[]);
+        data[part][of]["status"]["healthy"] = false.into();
+        assert_eq!(shown(&data), format!("{wait}not healthy: k2"));
+    }
+    let gone = cluster(synchronous(1), &["d9"], &[]);
+    assert_eq!(shown(&gone), format!("{wait}not healthy: d9"));
+    let too_few = cluster(synchronous(3), &["d2", "d3"], &["stolonfakestandby"]);
+    let count = "minSynchronousStandbys is 3, and 2 can be waited for";
+    assert_eq!(shown(&too_few), format!("{wait}{count}"));
+    let mut both = too_few;
+    both["keepers"]["k3"]["status"]["healthy"] = false.into();
+    assert_eq!(shown(&both), format!("{wait}not healthy: k3; {count}"));
+}
+
+#[test]
+fn a_failed_master_that_nobody_replaces_is_a_problem() {
+    let expected = "election: the master, that of k1, is not healthy, and no other db has been elected";
+    for (part, of) in [("keepers", "k1"), ("dbs", "d1")] {
+        let mut data = cluster(synchronous(1), &["d9"], &[]);
+        data[part][of]["status"]["healthy"] = false.into();
+        assert_eq!(shown(&data), expected, "commits are the smaller problem");
+        data["cluster"]["status"]["phase"] = "initializing".into();
+        assert_eq!(shown(&data), "");
+    }
+}
+
+#[test]
+fn a_keeper_that_the_initialisation_waits_for_is_a_problem() {
+    let spec = json!({ "initMode": "existing", "existingConfig": { "keeperUID": "k9" } });
+    let mut data = cluster(spec, &[], &[]);
+    data["cluster"]["status"] = json!({ "phase": "initializing" });
+    data["dbs"] = json!({});
+    let expected = "initialisation: the cluster is to take over the data of keeper k9, which has not registered";
+    assert_eq!(shown(&data), expected);
+    data["keepers"]["k9"] = json!({});
+    assert_eq!(shown(&data), "");
+    // other modes take any keeper
+    data["cluster"]["spec"] = json!({ "initMode": "new" });
+    data["keepers"] = json!({});
+    assert_eq!(shown(&data), "");
+}
