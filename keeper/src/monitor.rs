@@ -23,7 +23,7 @@ use crate::postgres::observe::{Observation, ObserveError, ObserveScope, observe,
 use crate::problems::{KeeperProblemKind, Problems};
 use crate::publish::{Due, Publisher};
 use crate::reconcile::RESTART_AFTER_CRASH;
-use crate::streaming::FollowedDb;
+use crate::streaming::Followed;
 use crate::synchronous::{InSync, Mark, SyncReplication};
 
 mod details;
@@ -56,7 +56,7 @@ pub struct Monitor {
     wake: Notify,
     settings: Mutex<MonitorSettings>,
     connections: Mutex<ConnectionAttempts>,
-    followed: Mutex<Option<FollowedDb>>,
+    followed: Mutex<Option<Followed>>,
 }
 
 /// What a monitor begins with.
@@ -133,11 +133,11 @@ impl Monitor {
     }
 
     /// Sets the db that the instance has to follow; `None` for none.
-    pub fn set_followed(&self, followed: Option<FollowedDb>) {
+    pub fn set_followed(&self, followed: Option<Followed>) {
         *self.followed() = followed;
     }
 
-    fn followed(&self) -> std::sync::MutexGuard<'_, Option<FollowedDb>> {
+    fn followed(&self) -> std::sync::MutexGuard<'_, Option<Followed>> {
         self.followed
             .lock()
             .expect("no thread panics while holding the followed db")
@@ -291,8 +291,8 @@ impl Monitor {
         let query_again = std::mem::take(&mut self.settings().query_parameters);
         let was_healthy = memory.details.begin(child, query_again);
         let mut scope = memory.scope(&db.uid, now);
-        // Each attempt would take the request timeout and delay the observation.
-        scope.logins &= !self.connections().is_failing();
+        // Each attempt would take the request timeout and delay the observation; and a new cluster has no roles yet.
+        scope.logins &= !self.connections().is_failing() && !db.initializing;
         let mark = self.synchronous.mark();
         let RunningObservation {
             mut observation,

@@ -4,10 +4,11 @@
 use std::time::Duration;
 
 use base::clock::Boottime;
-use model::{DbUid, Lsn, Problem};
+use model::{DbUid, Lsn, Problem, StandbySettings};
 
 use crate::postgres::client::replication_state::StandbyStatus;
 use crate::problems::KeeperProblemKind;
+use crate::reconcile::{ClusterDataState, Desired, Goal, TargetRole, Upstream};
 
 /// How long a WAL receiver must have been streaming to count. It reports itself as streaming before its WAL sender has
 /// found the WAL: if that fails, each new receiver appears to stream for some round trips.
@@ -16,16 +17,61 @@ const STEADY_AFTER: Duration = Duration::from_secs(1);
 /// Limit if the cluster spec sets none: the default dbWaitReadyTimeout.
 const DEFAULT_LIMIT: Duration = Duration::from_secs(60);
 
-/// The db that a standby follows.
+/// What a standby follows.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FollowedDb {
-    pub db: DbUid,
-    pub address: String,
-    pub port: String,
-    /// The sentinel considers it healthy.
-    pub is_healthy: bool,
+pub struct Followed {
+    pub server: FollowedServer,
     /// How long a standby may be without its WAL before it is a problem.
     pub limit: Duration,
+}
+
+/// The server that a standby receives WAL from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FollowedServer {
+    /// That of another db of this cluster.
+    Member {
+        db: DbUid,
+        address: String,
+        port: String,
+        /// The sentinel considers it healthy.
+        is_healthy: bool,
+    },
+    /// The upstream of a standby cluster. Nothing is known about its health.
+    External(StandbySettings),
+}
+
+impl Followed {
+    /// Returns what the instance has to receive WAL from: nothing, if it reads an archive only.
+    pub fn of(desired: &Desired, state: &ClusterDataState) -> Option<Self> {
+        let (Goal::Run(target), ClusterDataState::Valid(checked)) = (&desired.goal, state) else {
+            return None;
+        };
+        let server = match &target.role {
+            TargetRole::Standby(Upstream::Member(upstream)) => FollowedServer::Member {
+                db: upstream.db.clone(),
+                address: upstream.host.clone(),
+                port: upstream.port.clone(),
+                is_healthy: checked.data.dbs().get(&upstream.db)?.status.healthy,
+            },
+            TargetRole::Standby(Upstream::External(upstream)) if !upstream.standby.primary_conninfo.is_empty() => {
+                FollowedServer::External(upstream.standby.clone())
+            }
+            _ => return None,
+        };
+        Some(Self {
+            server,
+            limit: limit(target.ready_timeout, target.fail_interval),
+        })
+    }
+}
+
+impl FollowedServer {
+    fn may_send(&self) -> bool {
+        match self {
+            Self::Member { is_healthy, .. } => *is_healthy,
+            Self::External(_) => true,
+        }
+    }
 }
 
 /// Returns how long a standby may be without WAL: dbWaitReadyTimeout, but at least the time to replace a failed master.
@@ -50,13 +96,11 @@ pub struct StreamingCheck {
     reason: Option<String>,
 }
 
-/// A time without WAL; another db, address or position begins a new one.
+/// A time without WAL; another followed server or position begins a new one.
 #[derive(Debug)]
 struct WithoutWal {
     since: Boottime,
-    db: DbUid,
-    host: String,
-    port: String,
+    server: FollowedServer,
     replayed: Option<Lsn>,
 }
 
@@ -64,15 +108,10 @@ impl StreamingCheck {
     /// Records an observation of a server that answers. Returns the time without WAL once it exceeds the limit.
     /// `followed` is `None` unless the server has to follow another one.
     ///
-    /// Time counts only while the followed db is healthy and unchanged and nothing is replayed: WAL may come from an
+    /// Time counts only while the followed server is healthy and unchanged and nothing is replayed: WAL may come from an
     /// archive, and a standby that was down for long has much to replay. A standby whose replay is paused starts no WAL
     /// receiver. A WAL receiver that has just started streaming changes nothing.
-    pub fn record(
-        &mut self,
-        followed: Option<&FollowedDb>,
-        standby: &StandbyStatus,
-        now: Boottime,
-    ) -> Option<Duration> {
+    pub fn record(&mut self, followed: Option<&Followed>, standby: &StandbyStatus, now: Boottime) -> Option<Duration> {
         let receiver = standby.receiver.as_ref().filter(|receiver| receiver.is_streaming);
         let before = self.receiver.take();
         self.receiver = receiver.map(|receiver| match before {
@@ -80,7 +119,8 @@ impl StreamingCheck {
             _ => (receiver.pid, now),
         });
         let is_steady = self.receiver.is_some_and(|(_, since)| now.since(since) >= STEADY_AFTER);
-        let Some(followed) = followed.filter(|followed| followed.is_healthy && !is_steady && !standby.is_paused) else {
+        let counts = |followed: &&Followed| followed.server.may_send() && !is_steady && !standby.is_paused;
+        let Some(followed) = followed.filter(counts) else {
             let receiver = self.receiver;
             *self = Self {
                 receiver,
@@ -88,17 +128,14 @@ impl StreamingCheck {
             };
             return None;
         };
-        let continues = self.without_wal.as_ref().filter(|before| {
-            let is_same_server =
-                before.db == followed.db && before.host == followed.address && before.port == followed.port;
-            is_same_server && before.replayed == standby.replayed
-        });
+        let continues = self
+            .without_wal
+            .as_ref()
+            .filter(|before| before.server == followed.server && before.replayed == standby.replayed);
         let since = continues.map_or(now, |before| before.since);
         self.without_wal = Some(WithoutWal {
             since,
-            db: followed.db.clone(),
-            host: followed.address.clone(),
-            port: followed.port.clone(),
+            server: followed.server.clone(),
             replayed: standby.replayed,
         });
         let time = now.since(since);
@@ -112,23 +149,31 @@ impl StreamingCheck {
     }
 
     /// Returns the problem for the operator; `log` are the server's last log lines.
-    pub fn problem(&mut self, followed: &FollowedDb, log: &[String]) -> Problem {
+    pub fn problem(&mut self, followed: &Followed, log: &[String]) -> Problem {
         if let Some(reason) = reason(log) {
             self.reason = Some(reason.to_owned());
         }
-        problem(followed, self.reason.as_deref())
+        problem(&followed.server, self.reason.as_deref())
     }
 }
 
-fn problem(followed: &FollowedDb, reason: Option<&str>) -> Problem {
-    let mut text = format!(
-        "the standby receives no WAL from the db that it follows, {} at {}:{}",
-        followed.db, followed.address, followed.port
-    );
+fn problem(server: &FollowedServer, reason: Option<&str>) -> Problem {
+    let mut text = match server {
+        FollowedServer::Member { db, address, port, .. } => {
+            format!("the standby receives no WAL from the db that it follows, {db} at {address}:{port}")
+        }
+        FollowedServer::External(_) => {
+            "the standby receives no WAL from the upstream of this standby cluster".to_owned()
+        }
+    };
     if let Some(reason) = reason {
         text = format!("{text}: {reason}");
     }
-    KeeperProblemKind::Replication.problem(&text, remedy(reason.unwrap_or_default()))
+    let remedy = remedy(
+        reason.unwrap_or_default(),
+        matches!(server, FollowedServer::External(_)),
+    );
+    KeeperProblemKind::Replication.problem(&text, remedy)
 }
 
 /// Returns the last log line that states the reason; `None` if the server logs elsewhere or in another language.
@@ -154,24 +199,47 @@ fn reason(log: &[String]) -> Option<&str> {
     Some(line[begin.unwrap_or(0)..].trim())
 }
 
-fn remedy(reason: &str) -> &'static str {
+fn remedy(reason: &str, is_external: bool) -> &'static str {
     let mentions = |phrases: &[&str]| phrases.iter().any(|phrase| reason.contains(phrase));
-    if mentions(&["has already been removed", "forked off", "is behind recovery timeline"]) {
-        "the standby needs WAL that the followed db does not have: if the sentinel gives it no other db, stop this keeper, \
-         `stolonctl removekeeper` it and start it again, which copies the followed db; raise wal_keep_size for the future"
-    } else if mentions(&["replication slot"]) {
-        "the keeper of the followed db makes this slot: see its problems and max_replication_slots there"
-    } else if mentions(&[
+    let lacks_wal = mentions(&["has already been removed", "forked off", "is behind recovery timeline"]);
+    let is_login = mentions(&[
         "password",
         "pg_hba.conf",
         "role \"",
         "not permitted to log in",
         "authentication",
-    ]) {
-        "let the replication user log in at the followed db: the same password there and in the keepers' files, no expired \
-         VALID UNTIL, and lines of pg_hba.conf for this host's address"
-    } else {
-        "look into PostgreSQL's logs of both for the cause; the standby tries it again by itself"
+    ]);
+    match (is_external, mentions(&["replication slot"])) {
+        (false, _) if lacks_wal => {
+            "the standby needs WAL that the followed db does not have: if the sentinel gives it no other db, stop this \
+             keeper, `stolonctl removekeeper` it and start it again, which copies the followed db; raise wal_keep_size for \
+             the future"
+        }
+        (true, _) if lacks_wal => {
+            "the upstream does not have this WAL: give the cluster an archive that has it \
+             (standbyConfig.archiveRecoverySettings.restoreCommand), or make it again from a newer backup (`stolonctl init`); \
+             a slot (primarySlotName) keeps WAL for the future"
+        }
+        (false, true) => {
+            "the keeper of the followed db makes this slot: see its problems and max_replication_slots there"
+        }
+        (true, true) => {
+            "make this slot on the upstream (pg_create_physical_replication_slot), or change \
+             standbyConfig.standbySettings.primarySlotName with `stolonctl update --patch`"
+        }
+        (false, _) if is_login => {
+            "let the replication user log in at the followed db: the same password there and in the keepers' files, no \
+             expired VALID UNTIL, and lines of pg_hba.conf for this host's address"
+        }
+        (true, _) if is_login => {
+            "let the user of primaryConninfo log in at the upstream: its password in the passfile of each keeper's host, and \
+             lines of pg_hba.conf there"
+        }
+        (false, false) => "look into PostgreSQL's logs of both for the cause; the standby tries it again by itself",
+        (true, false) => {
+            "see that the upstream runs, and that standbyConfig.standbySettings.primaryConninfo leads to it; PostgreSQL tries \
+             it again by itself"
+        }
     }
 }
 
@@ -186,12 +254,29 @@ mod tests {
         Boottime::from_nanos(seconds * 1_000_000_000)
     }
 
-    fn followed() -> FollowedDb {
-        FollowedDb {
-            db: "a".into(),
-            address: "10.0.0.1".into(),
-            port: "5432".into(),
-            is_healthy: true,
+    fn followed() -> Followed {
+        member("a", "10.0.0.1", "5432", true)
+    }
+
+    fn member(db: &str, address: &str, port: &str, is_healthy: bool) -> Followed {
+        Followed {
+            server: FollowedServer::Member {
+                db: db.into(),
+                address: address.into(),
+                port: port.into(),
+                is_healthy,
+            },
+            limit: LIMIT,
+        }
+    }
+
+    fn upstream(primary_conninfo: &str, primary_slot_name: &str) -> Followed {
+        Followed {
+            server: FollowedServer::External(StandbySettings {
+                primary_conninfo: primary_conninfo.to_owned(),
+                primary_slot_name: primary_slot_name.to_owned(),
+                ..StandbySettings::default()
+            }),
             limit: LIMIT,
         }
     }
@@ -328,15 +413,13 @@ mod tests {
 
     #[test]
     fn an_unhealthy_or_just_changed_master_is_no_problem() {
-        let changes: [fn(&mut FollowedDb); 4] = [
-            |followed| followed.is_healthy = false,
-            |followed| followed.db = "b".into(),
-            |followed| followed.address = "10.0.0.2".into(),
-            |followed| followed.port = "5433".into(),
-        ];
-        for change in changes {
-            let mut other = followed();
-            change(&mut other);
+        for other in [
+            member("a", "10.0.0.1", "5432", false),
+            member("b", "10.0.0.1", "5432", true),
+            member("a", "10.0.0.2", "5432", true),
+            member("a", "10.0.0.1", "5433", true),
+            upstream("host=10.0.0.1", ""),
+        ] {
             let case = format!("{other:?}");
             let counted = counts(|streaming, now| {
                 assert_eq!(streaming.record(Some(&other), &standby(), now), None);
@@ -409,6 +492,53 @@ mod tests {
             assert!(problem.text.contains(text), "{}", problem.text);
             assert!(problem.remedy.contains(remedy), "{line}: {}", problem.remedy);
             assert!(!problem.text.contains("geheim") && !problem.text.contains("earlier"));
+        }
+    }
+
+    #[test]
+    fn a_broken_upstream_of_a_standby_cluster_is_a_problem_with_its_own_remedies() {
+        let conninfo = "host=10.0.0.9 password=geheim";
+        let mut streaming = StreamingCheck::default();
+        let followed = upstream(conninfo, "s");
+        let mut looks = |followed: &Followed, second| streaming.record(Some(followed), &standby(), at(second));
+        assert_eq!((looks(&followed, 0), looks(&followed, 9)), (None, None));
+        assert!(looks(&followed, 10).is_some());
+        assert_eq!(
+            looks(&upstream(conninfo, "t"), 11),
+            None,
+            "other settings have their own time"
+        );
+
+        for (line, remedy) in [
+            (
+                "FATAL:  could not start WAL streaming: ERROR:  replication slot \"s\" does not exist",
+                "primarySlotName",
+            ),
+            (
+                "FATAL:  could not receive data from WAL stream: ERROR:  requested WAL segment 00000001000000000000000F has \
+                 already been removed",
+                "restoreCommand",
+            ),
+            (
+                "FATAL:  could not connect to the primary server: FATAL:  password authentication failed for user \"repl\"",
+                "passfile",
+            ),
+            (
+                "FATAL:  could not connect to the primary server: Connection refused",
+                "primaryConninfo",
+            ),
+        ] {
+            let problem = StreamingCheck::default().problem(&followed, &[line.to_owned()]);
+            assert!(
+                problem.text.contains("upstream of this standby cluster: could not"),
+                "{}",
+                problem.text
+            );
+            assert!(problem.remedy.contains(remedy), "{line}: {}", problem.remedy);
+            assert!(
+                !problem.text.contains("geheim") && !problem.remedy.contains("removekeeper"),
+                "{problem:?}"
+            );
         }
     }
 }

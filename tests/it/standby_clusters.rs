@@ -11,7 +11,7 @@ use stolon_tests::cluster::{Cluster, Profile, REPLUSER, check, db_of, error_text
 use stolon_tests::deadlines::LONG_TIMEOUT;
 use stolon_tests::process::Signal;
 use stolon_tests::standalone::{Standalone, create_dir, write_script};
-use stolon_tests::status::wait_status_has_no_problems;
+use stolon_tests::status::{wait_status_has_no_problems, wait_status_shows};
 use stolon_tests::wait::eventually;
 
 /// A primary with an archive and 5 rows, and an etcd without cluster data.
@@ -302,6 +302,25 @@ async fn another_upstream_and_an_apply_delay_need_no_restart() {
         "1ms"
     );
     assert_eq!(cluster.postmaster(&head), postmaster);
+
+    // An upstream that sends nothing is a problem.
+    for (slot, is_problem) in [("nosuch", true), ("outside", false)] {
+        let patch = json!({
+            "dbWaitReadyTimeout": "5s", "standbyConfig": { "standbySettings": { "primarySlotName": slot } },
+        });
+        let (status, text) = cluster.stolonctl(&["update", "--patch", &patch.to_string()]).await;
+        assert_eq!(status, 0, "{text}");
+        if is_problem {
+            for text in [
+                "receives no WAL from the upstream of this standby cluster",
+                "\"nosuch\" does not exist",
+            ] {
+                wait_status_shows(&cluster, &[&head], text).await;
+            }
+        } else {
+            wait_status_has_no_problems(&cluster).await;
+        }
+    }
 
     // Without an upstream a standby cluster is refused.
     let patch = r#"{"standbyConfig":{"standbySettings":null}}"#;

@@ -188,6 +188,11 @@ async fn the_walk_through_works_command_by_command_with_its_messages() {
     })
     .await;
 
+    for keeper in [&postgres0, &postgres1] {
+        let log = keeper.log();
+        assert!(!log.contains("problem found"), "{log}");
+    }
+
     // Simulate master death: SIGKILL leaves an unmanaged postgres instance
     let log_length = sentinel.log().len();
     let pgdata = walk_through.dir.data_dir("postgres0").join("postgres");

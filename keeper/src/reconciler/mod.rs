@@ -27,11 +27,11 @@ use crate::postgres::instance::LocalRole as FileRole;
 use crate::reconcile::{
     ClusterDataState, CopyFacts, DataRole, DataState, Desired, Goal, HoldReason, LocalFacts, LogMessage,
     MemberUpstream, NextAction, ObservedState, ReconcilePlan, ServerProbe, ServerState, Step, StopReason, TargetDb,
-    TargetRole, Upstream, changed_fields, plan,
+    TargetRole, changed_fields, plan,
 };
 use crate::round_log::{HoldLog, RoundLog};
 use crate::status::DesiredSource;
-use crate::streaming::{self, FollowedDb};
+use crate::streaming::Followed;
 
 use self::housekeeping::Housekeeping;
 use self::plan_files::PlanFiles;
@@ -305,7 +305,9 @@ impl Reconciler {
         if let Some(assigned) = assigned {
             self.executor.withdraw_stopped_unless(assigned);
         }
-        self.context.monitor.set_followed(followed(desired, &round.read.state));
+        self.context
+            .monitor
+            .set_followed(Followed::of(desired, &round.read.state));
         let target = match &desired.goal {
             Goal::Run(target) => Some(&**target),
             Goal::Stop(_) => None,
@@ -466,24 +468,6 @@ impl RoundState {
         };
         RoundOutcome { result, desired, spec }
     }
-}
-
-/// Returns the db that the instance has to follow.
-fn followed(desired: &Desired, state: &ClusterDataState) -> Option<FollowedDb> {
-    let (Goal::Run(target), ClusterDataState::Valid(checked)) = (&desired.goal, state) else {
-        return None;
-    };
-    let TargetRole::Standby(Upstream::Member(upstream)) = &target.role else {
-        return None;
-    };
-    let db = checked.data.dbs().get(&upstream.db)?;
-    Some(FollowedDb {
-        db: upstream.db.clone(),
-        address: upstream.host.clone(),
-        port: upstream.port.clone(),
-        is_healthy: db.status.healthy,
-        limit: streaming::limit(target.ready_timeout, target.fail_interval),
-    })
 }
 
 impl fmt::Debug for Reconciler {
