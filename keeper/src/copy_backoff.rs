@@ -28,9 +28,22 @@ struct FailedCopy {
     was_early: bool,
 }
 
+impl FailedCopy {
+    fn is_of_another_cluster(&self, desired: &Desired) -> bool {
+        self.desired.cluster != desired.cluster
+    }
+}
+
 impl CopyBackoff {
     /// Records a failed copy for this desired state.
     pub fn failed(&mut self, now: Boottime, desired: &Desired) {
+        if self
+            .last
+            .as_ref()
+            .is_some_and(|last| last.is_of_another_cluster(desired))
+        {
+            *self = Self::default();
+        }
         let was_early = self.last.as_ref().is_some_and(|last| now < last.retry_at);
         self.failures = self.failures.saturating_add(1);
         self.last = Some(FailedCopy {
@@ -46,9 +59,12 @@ impl CopyBackoff {
     }
 
     /// Returns the delay that prevents a copy now; `None` when one may start. A changed desired state permits one early
-    /// attempt.
+    /// attempt; failures for an earlier cluster do not count.
     pub fn active_delay(&self, now: Boottime, desired: &Desired) -> Option<CopyDelay> {
         let last = self.last.as_ref().filter(|last| now < last.retry_at)?;
+        if last.is_of_another_cluster(desired) {
+            return None;
+        }
         // Alternating desired states must not defeat the backoff: a second early attempt is not granted.
         (last.was_early || last.desired == *desired).then(|| CopyDelay {
             failures: self.failures,
@@ -97,11 +113,19 @@ mod tests {
         Boottime::from_nanos(seconds * 1_000_000_000)
     }
 
-    fn desired(cluster: &str) -> Desired {
+    fn of_cluster(cluster: &str, goal: &str) -> Desired {
+        let goal = match goal {
+            "a" => HoldReason::NotListed,
+            _ => HoldReason::FollowedDbMissing,
+        };
         Desired {
             cluster: Some(cluster.into()),
-            goal: Goal::Hold(HoldReason::NotListed),
+            goal: Goal::Hold(goal),
         }
+    }
+
+    fn desired(goal: &str) -> Desired {
+        of_cluster("c", goal)
     }
 
     #[test]
@@ -142,6 +166,19 @@ mod tests {
             "desired states that alternate wait too"
         );
         assert_eq!(backoff.active_delay(at(301), &desired("b")), None);
+    }
+
+    #[test]
+    fn another_cluster_begins_anew() {
+        let mut backoff = CopyBackoff::default();
+        for _ in 0..7 {
+            backoff.failed(at(0), &desired("a"));
+        }
+        let other = of_cluster("d", "a");
+        assert_eq!(backoff.active_delay(at(1), &other), None);
+        backoff.failed(at(1), &other);
+        assert_eq!(backoff.active_delay(at(2), &other).unwrap().failures, 1);
+        assert_eq!(backoff.active_delay(at(6), &other), None, "5 s later");
     }
 
     #[test]

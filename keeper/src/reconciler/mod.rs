@@ -426,6 +426,8 @@ impl Reconciler {
             self.set_in_progress(None);
             if let Err(failed) = done {
                 round.has_failed_step |= self.report_failure(step, failed)?;
+            } else if matches!(step, Step::SaveCluster(_)) {
+                self.reporter.withdraw_failed_steps(); // those of the cluster that this one replaces
             }
         }
         Ok(())
