@@ -107,6 +107,10 @@ struct ShownStep<'a> {
     logged: Option<Boottime>,
 }
 
+/// What an operator can do about a long step.
+const REMEDY: &str = "wait; the keeper gives it up when the cluster data ask for something else, for example after \
+                      `stolonctl init` or `stolonctl removekeeper`";
+
 impl ShownStep<'_> {
     fn update(&mut self, transferred: Option<TransferProgress>) {
         let now = self.progress.clock.now();
@@ -134,7 +138,7 @@ impl ShownStep<'_> {
             );
         }
         let text = format!("{step}: {state}");
-        let problem = KeeperProblemKind::Recovery.problem(&text, "wait; assigning another db or role aborts the step");
+        let problem = KeeperProblemKind::Recovery.problem(&text, REMEDY);
         self.set(vec![problem]);
     }
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use stolon_tests::cluster::{Cluster, Profile, check};
 use stolon_tests::deadlines::LONG_TIMEOUT;
 use stolon_tests::process::Signal;
-use stolon_tests::standalone::{Standalone, create_dir};
+use stolon_tests::standalone::{Standalone, create_dir, write_script};
 use stolon_tests::status::{wait_status_has_no_problems, wait_status_shows};
 use stolon_tests::wait::eventually;
 
@@ -281,6 +281,43 @@ async fn a_restore_command_that_never_ends_can_be_limited_and_given_up() {
         kept.into_iter()
             .any(|name| name.to_string_lossy().starts_with("postgres.old-"))
     );
+}
+
+/// A restore command has started a program in a session of its own, which writes from time to time; the keeper is killed,
+/// and the next one restores into a directory of the same name.
+#[tokio::test]
+async fn what_a_killed_keepers_restore_command_left_does_not_write_into_the_next_restore() {
+    let mut backup = Backup::make().await;
+    let directory = backup.cluster.dir().path().to_owned();
+    let (script, first) = (directory.join("restore.sh"), directory.join("first"));
+    create_dir(backup.cluster.dir(), &first);
+    let text = format!(
+        "#!/bin/sh\nif mkdir {first}/begun; then\n\
+         setsid sh -c 'while sleep 0.05; do echo > \"$0\"; done' \"$1/stray\" < /dev/null > /dev/null 2>&1 &\n\
+         exec sleep 100000\nfi\nexec cp -a {base}/. \"$1\"\n",
+        first = first.display(),
+        base = backup.base.display(),
+    );
+    write_script(backup.cluster.dir(), &script, &text);
+    backup
+        .init(&format!("{} \"%d\"", script.display()), &backup.fetch(), Value::Null)
+        .await;
+    backup.cluster.add_sentinel();
+    backup.cluster.start("keeper0");
+    let pgdata = backup.cluster.pgdata("keeper0");
+    eventually("the first command to write", LONG_TIMEOUT, async || {
+        let entries = fs::read_dir(&pgdata).map_err(|error| error.to_string())?;
+        let written = entries.flatten().any(|entry| entry.path().join("stray").exists());
+        check(written, || "nothing yet".to_owned())
+    })
+    .await;
+    assert_eq!(backup.cluster.stop("keeper0", Signal::KILL).await, 137);
+
+    backup.cluster.start("keeper0");
+    backup.wait_restored("20").await;
+    assert!(!pgdata.join("stray").exists());
+    let log = backup.cluster.process("keeper0").log();
+    assert!(log.contains("a restore command has started it"), "{log}");
 }
 
 #[tokio::test]

@@ -149,7 +149,8 @@ async fn run_command(
     let mut command = environment::command(Path::new("/bin/sh"));
     command
         .arg("-c")
-        .arg(expand(&restore.command, &directory.to_string_lossy()));
+        .arg(expand(&restore.command, &directory.to_string_lossy()))
+        .env(environment::RESTORE_DIRECTORY, directory);
     info!("running the restore command");
     let restored = command::run(command, |line| debug!(target: "restore", "{line}"));
     let measured = async {

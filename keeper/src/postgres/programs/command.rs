@@ -12,6 +12,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use tokio::time::timeout;
+use tracing::warn;
 
 use crate::postgres::programs::{oom_score, parent_death};
 use crate::postgres::transfer::TransferProgress;
@@ -114,11 +115,24 @@ pub async fn run(command: Command, mut line: impl FnMut(&str)) -> Result<(), Com
             line(&text);
         }
     };
-    let ((), (), status) = tokio::join!(
-        read_lines(stdout, on_line()),
-        read_lines(stderr, on_line()),
-        running.child.wait()
-    );
+    let status = {
+        let read = async { tokio::join!(read_lines(stdout, on_line()), read_lines(stderr, on_line())) };
+        let mut read = std::pin::pin!(read);
+        tokio::select! {
+            biased;
+            _ = &mut read => running.child.wait().await,
+            status = running.child.wait() => {
+                if timeout(OUTPUT_WAIT, &mut read).await.is_err() {
+                    warn!(
+                        program = %program.display(),
+                        "the program has ended, and something that it started still has its output open: waiting for that"
+                    );
+                    read.await;
+                }
+                status
+            }
+        }
+    };
     let (tail, _) = tail.into_inner();
     running.end(program, status, tail)
 }
@@ -126,6 +140,9 @@ pub async fn run(command: Command, mut line: impl FnMut(&str)) -> Result<(), Com
 fn program_of(command: &Command) -> PathBuf {
     PathBuf::from(command.as_std().get_program())
 }
+
+/// How long the output of an ended program may stay open without a message.
+const OUTPUT_WAIT: Duration = Duration::from_secs(2);
 
 /// Time for an abandoned program to exit after SIGTERM, so that it leaves nothing behind (such as shared memory).
 const GRACE: Duration = Duration::from_millis(300);

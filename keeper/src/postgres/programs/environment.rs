@@ -13,6 +13,10 @@ use tokio::process::Command;
 pub(super) const OOM_ADJUST_FILE: &str = "PG_OOM_ADJUST_FILE";
 pub(super) const OOM_ADJUST_VALUE: &str = "PG_OOM_ADJUST_VALUE";
 
+/// Variable of a restore command and of all that it starts: the directory that it restores into. By it the keeper finds
+/// those that a killed keeper left, also in another process group or session.
+pub(crate) const RESTORE_DIRECTORY: &str = "STOLON_RESTORE_DIRECTORY";
+
 /// Returns the variables for child processes: all but `PG*` (except `PG_OOM_ADJUST_*`), `STKEEPER_*` and those of systemd.
 ///
 /// libpq reads `PG*`, and `PGPASSWORD` takes precedence over the password file (keeper W40); `STKEEPER_*` contains the

@@ -140,6 +140,7 @@ mod tests {
 
     use super::*;
     use crate::postgres::data::walker;
+    use crate::postgres::programs::environment::RESTORE_DIRECTORY;
 
     /// A process that is killed when dropped.
     struct Killed(Child);
@@ -197,6 +198,7 @@ mod tests {
             sleeps(|command| command.current_dir(&data)), // somebody's shell
             sleeps(|command| command.env("PGDATA", &data)),
             sleeps(|command| command.arg0("pg_dump").env("PGDATA", &data)),
+            sleeps(|command| command.env(RESTORE_DIRECTORY, dir.path().join("other/stolon-0123abcd.new"))),
             sleeps(|command| command.arg0("postgres_exporter").env("PGDATA", &data)),
             shell("exec sleep 1000 < \"$0\"/file", |command| {
                 fs::write(data.join("file"), "").unwrap();
@@ -225,6 +227,8 @@ mod tests {
         is_found(&writer, UseKind::OpenFile, &data);
         let control = sleeps(|command| command.arg0("pg_ctl").env("PGDATA", &data));
         is_found(&control, UseKind::Environment, &data);
+        let restoring = sleeps(|command| command.env(RESTORE_DIRECTORY, data.join("stolon-0123abcd.new")));
+        is_found(&restoring, UseKind::RestoreCommand, &data);
 
         // a copy creates the directory, so it may be missing
         fs::remove_dir_all(&data).unwrap();

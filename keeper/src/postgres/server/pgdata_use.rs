@@ -12,6 +12,7 @@ use rustix::process::geteuid;
 use crate::postgres::data::identity::FileId;
 use crate::postgres::data::owned_dirs;
 use crate::postgres::data::walker;
+use crate::postgres::programs::environment::RESTORE_DIRECTORY;
 use crate::postgres::server::process;
 
 /// How a process uses a PGDATA.
@@ -25,6 +26,8 @@ pub enum UseKind {
     OpenFile,
     /// A program of PostgreSQL uses it by `PGDATA`.
     Environment,
+    /// It was started by a restore command for it.
+    RestoreCommand,
 }
 
 impl UseKind {
@@ -35,6 +38,7 @@ impl UseKind {
             Self::WorkingDirectory => "its working directory is PGDATA",
             Self::OpenFile => "it has a file of PGDATA open for writing",
             Self::Environment => "its environment variable PGDATA names it",
+            Self::RestoreCommand => "a restore command has started it",
         }
     }
 }
@@ -69,6 +73,8 @@ pub(super) fn use_by(pid: i32, data_dir: &PgDataPath) -> Option<(String, UseKind
         && variable(&proc, "PGDATA").is_some_and(|path| view.is(data_dir, &path, &cwd))
     {
         UseKind::Environment
+    } else if variable(&proc, RESTORE_DIRECTORY).is_some_and(|path| view.is(data_dir, &path, &cwd)) {
+        UseKind::RestoreCommand
     } else {
         return None;
     };
