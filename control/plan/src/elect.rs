@@ -48,7 +48,7 @@ pub(crate) fn elect(draft: &mut Draft, view: &PlanView<'_>, master: &DbUid, db: 
     // A former master lacks what clients write from now on, so none may write: the proxies close first, and a later
     // round elects it once no proxy may still forward (fencing F-6).
     if candidates.is_empty() && !fallbacks.is_empty() && !proxies_closed {
-        close_for_fallback(draft, view, replaced, &fallbacks);
+        close_for_fallback(draft, view, &fallbacks);
         return false;
     }
     if replaced.is_synchronous() {
@@ -202,20 +202,13 @@ fn find_fallbacks(
 }
 
 /// Closes the proxies, so that a former master can be elected once no proxy may still forward (fencing F-6).
-///
-/// The other former masters are removed in the same write: a later round cannot tell that this master was announced, and
-/// would take one on its timeline for its equal, however much it lacks (sentinel C-12, extensions ).
-fn close_for_fallback(draft: &mut Draft, view: &PlanView<'_>, replaced: ReplacedMaster<'_>, fallbacks: &[Candidate]) {
+fn close_for_fallback(draft: &mut Draft, view: &PlanView<'_>, fallbacks: &[Candidate]) {
     for candidate in fallbacks {
         let keeper = view.data.dbs().get(&candidate.db).map(|db| db.spec.keeper_uid.clone());
         draft.note(Note::ClosingForFormerMaster {
             db: candidate.db.clone(),
             keeper: keeper.unwrap_or_default(),
         });
-    }
-    let is_kept = |uid: &DbUid| fallbacks.iter().any(|candidate| candidate.db == *uid);
-    for (uid, _) in view.former_masters(replaced.uid).filter(|(uid, _)| !is_kept(uid)) {
-        draft.remove_db(uid, |db, keeper| Note::RemovingFormerMaster { db, keeper });
     }
     proxies::close(draft);
 }

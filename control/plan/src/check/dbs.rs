@@ -1,6 +1,6 @@
 //! Which dbs are added, removed and changed outside of elections (INV-20, INV-21, INV-23 to INV-25).
 
-use crate::check::transition::{ClusterMatch, Transition, announced, cluster_match, master, phase, wanted_set};
+use crate::check::transition::{ClusterMatch, Transition, cluster_match, master, phase, wanted_set};
 use crate::check::violations::Violations;
 use model::{Db, DbUid, FollowConfig, Phase};
 
@@ -40,7 +40,6 @@ fn check_removed(
     violations: &mut Violations,
 ) {
     let next = transition.next.dbs();
-    let closes_for_another = closes_for_former_master(transition, old_master);
     for (uid, db) in transition
         .derived
         .dbs()
@@ -50,21 +49,12 @@ fn check_removed(
         violations.require(uid != old_master, "INV-20", || {
             format!("the master db {uid} is removed")
         });
-        let allowed = steady_master.is_some_and(|master_db| may_be_removed(transition, uid, db, old_master, master_db))
-            || closes_for_another && db.is_master_type();
+        let allowed = steady_master.is_some_and(|master_db| may_be_removed(transition, uid, db, old_master, master_db));
         violations.require(allowed, "INV-20", || format!("{uid} is removed without a reason"));
     }
 }
 
-/// Returns whether the master is no longer announced, and a former master is left that could be elected again (sentinel
-/// C-12).
-fn closes_for_former_master(transition: &Transition<'_>, master: &DbUid) -> bool {
-    let closes = announced(transition.derived) == *master && announced(transition.next).is_empty();
-    let mut others = transition.next.dbs().iter().filter(|(uid, _)| *uid != master);
-    closes && others.any(|(_, db)| db.is_master_type())
-}
-
-/// Returns whether a db may be removed while the master is healthy (INV-20).
+/// Returns whether a db may be removed (INV-20).
 fn may_be_removed(transition: &Transition<'_>, uid: &DbUid, db: &Db, master: &DbUid, master_db: &Db) -> bool {
     // What is removed is gone for good, so the master must be known to serve.
     if !transition.is_reported_healthy(master, master_db) {

@@ -131,24 +131,6 @@ fn a_new_master_that_did_little_more_than_promote_is_replaced_by_the_old_one_onc
     );
 }
 
-/// Row X65 (sentinel 15.5).
-#[test]
-fn a_former_master_on_the_timeline_of_an_announced_one_is_not_its_equal_once_proxies_are_closed() {
-    // db3 was elected before db2, and has received a part of db2's timeline
-    let mut setup = failed_over(SECOND);
-    setup.db("db3").spec.role = Role::Master;
-    setup.db("db3").spec.follow_config = None;
-    setup.db("db2").spec.followers = uids(&[]);
-    setup.at("db2", 2, 500).at("db3", 2, 450).unhealthy("db2");
-    setup.stopped("keeper1", 1, 450);
-    setup.stopped("keeper3", 2, 450);
-    let plan = check(
-        &mut setup,
-        "removes db3 (old master); closes the proxies; to go back to db1; db2 is not announced yet; then elects db1",
-    );
-    assert!(!plan.next.dbs().contains_key(&db_uid("db3")));
-}
-
 /// Row X63 (sentinel 15.5).
 #[test]
 fn a_master_that_has_written_more_is_waited_for() {

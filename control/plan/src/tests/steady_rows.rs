@@ -1,7 +1,7 @@
 //! Rows of sentinel 15.5 about proxies, keepers and the end of the initialisation.
 //!
 //! The other rows: X1 to X6 and X27 in `candidates`; X7 to X11, X19 to X21, X24 to X26 and X29 in `standbys`; X16 to X18,
-//! X62, X63 and X65 in `former_masters`; X22 and X61 in `synchronous`; X37 to X54 in `synchronous_rows`; X30 to X32 and X36 in
+//! X62 and X63 in `former_masters`; X22 and X61 in `synchronous`; X37 to X54 in `synchronous_rows`; X30 to X32 and X36 in
 //! `standby_clusters`; X35 and X36 in `initialisation`; X55 to X59 in `health`.
 
 use super::cluster::{Setup, base, check, db_uid, initializing};

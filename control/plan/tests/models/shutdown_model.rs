@@ -69,9 +69,6 @@ enum Rule {
     /// After the announcement, a former master is elected only while the record has little more than the promotion
     /// (sentinel C-12).
     OnlyLittle,
-    /// The write that closes the proxies for this removes the former masters that are none of its candidates (sentinel
-    /// C-12).
-    ClosingRemovesOthers,
     /// The order of a switchover is accepted only while it exists (extensions ).
     AcceptNeedsOrder,
     /// And only for the master (extensions ).

@@ -1,26 +1,11 @@
 //! The steps of leading sentinels, which decide as `plan` does.
 
-use super::state::{Data, ElectionReason, FailedBy, Info, ModelState, Next, Plan, Stopped};
+use super::state::{Data, Db, ElectionReason, FailedBy, Info, ModelState, Next, Plan, Stopped};
 use super::wal::{LITTLE, Log};
 use super::{Rule, Rules};
 
-/// Returns the data in which no master is announced, so that one of the former masters that are `kept` can be elected.
-/// The others are removed: once none is announced, they would count as equal to this one (sentinel C-12).
-fn closed_for_fallback<const KEEPERS: usize>(
-    data_read: &Data<KEEPERS>,
-    kept: impl Fn(usize) -> bool,
-    rules: Rules,
-) -> Data<KEEPERS> {
-    let mut data = *data_read;
-    data.proxied = None;
-    for (index, db) in data.dbs.iter_mut().enumerate() {
-        let is_former = db.is_master_type && index != data_read.master;
-        if is_former && !kept(index) && rules.has(Rule::ClosingRemovesOthers) {
-            *db = db.made_again();
-        }
-    }
-    data
-}
+/// Number of uids of the dbs of one keeper: more than are in use at once.
+const UIDS: u8 = 4;
 
 impl<const KEEPERS: usize> ModelState<KEEPERS> {
     /// A leading sentinel's reads, decisions and writes.
@@ -111,7 +96,12 @@ impl<const KEEPERS: usize> ModelState<KEEPERS> {
             if db.is_master_type || invalid {
                 // sentinel N-14, N-15, N-21
                 let mut data = *data_read;
-                data.dbs[index] = db.made_again();
+                data.dbs[index] = Db {
+                    uid: (db.uid + 1) % UIDS,
+                    is_master_type: false,
+                    record: None,
+                    ..db
+                };
                 write("gets a new db", index, data, 0);
             }
         }
@@ -177,8 +167,13 @@ impl<const KEEPERS: usize> ModelState<KEEPERS> {
                 self.elect(data_read, to, reason, 1 << data_read.master | 1 << to, rules, next);
             }
         } else if regular.is_empty() && !fallback_masters.is_empty() && data_read.proxied.is_some() {
-            let kept = |index: usize| fallback_masters.iter().any(|(to, _)| *to == index);
-            let mut state = self.with_data(closed_for_fallback(data_read, kept, rules), rules);
+            let mut state = self.with_data(
+                Data {
+                    proxied: None,
+                    ..*data_read
+                },
+                rules,
+            );
             state.left.failures_found += 1; // the election, once they are closed, is made on the same detected failure
             next.push((("is no longer published", data_read.master), state));
         }

@@ -30,21 +30,6 @@ pub(super) struct Db {
     pub(super) record: Option<Log>,
 }
 
-/// Number of uids of the dbs of one keeper: more than are in use at once.
-const UIDS: u8 = 4;
-
-impl Db {
-    /// Returns the db that replaces this one: a standby without data.
-    pub(super) fn made_again(self) -> Self {
-        Self {
-            uid: (self.uid + 1) % UIDS,
-            is_master_type: false,
-            record: None,
-            ..self
-        }
-    }
-}
-
 /// A keeper's info.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Info {

@@ -92,18 +92,6 @@ fn a_switchover_loses_nothing_in_larger_bounds() {
     }
 }
 
-#[test]
-#[ignore = "takes ten minutes and 16 gigabytes, optimised; to be run when a rule changes"]
-fn a_switchover_and_two_failures_lose_nothing_with_three_keepers() {
-    // sentinel C-12
-    let start = ModelState::<3>::start(Bounds {
-        failures_found: 2,
-        ..ONE_SWITCHOVER
-    });
-    is_needed(&[Rule::ClosingRemovesOthers], start, Violation::LostByElection);
-    holds(start);
-}
-
 // ---- what a standby must have, and a master that goes on must not lose
 
 #[test]
