@@ -35,7 +35,7 @@ impl FailedCopy {
 }
 
 impl CopyBackoff {
-    /// Records a failed copy for this desired state.
+    /// Records a failed copy for this desired state; failures for an earlier cluster no longer count.
     pub fn failed(&mut self, now: Boottime, desired: &Desired) {
         if self
             .last
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn another_cluster_begins_anew() {
+    fn failures_of_another_cluster_do_not_count() {
         let mut backoff = CopyBackoff::default();
         for _ in 0..7 {
             backoff.failed(at(0), &desired("a"));

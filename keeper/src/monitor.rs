@@ -291,8 +291,10 @@ impl Monitor {
         let query_again = std::mem::take(&mut self.settings().query_parameters);
         let was_healthy = memory.details.begin(child, query_again);
         let mut scope = memory.scope(&db.uid, now);
-        // Each attempt would take the request timeout and delay the observation; and a new cluster has no roles yet.
-        scope.logins &= !self.connections().is_failing() && !db.initializing;
+        // Each login would take the request timeout and delay the observation.
+        scope.logins &= !self.connections().is_failing();
+        // A new cluster has no roles yet.
+        scope.logins &= !db.initializing;
         let mark = self.synchronous.mark();
         let RunningObservation {
             mut observation,
@@ -302,7 +304,7 @@ impl Monitor {
             false => observe(&self.instance, scope).await.into(),
         };
         let runs = runs && self.runs();
-        memory.details.remember_health(child, runs && observation.is_healthy);
+        memory.details.record_health(child, runs && observation.is_healthy);
         memory.log_failure(&observation, runs);
         self.report_unanswered_data(&observation);
         let is_recovering = runs && (is_starting || observation.is_not_accepting());

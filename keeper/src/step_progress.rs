@@ -108,8 +108,7 @@ struct ShownStep<'a> {
 }
 
 /// What an operator can do about a long step.
-const REMEDY: &str = "wait; the keeper gives it up when the cluster data ask for something else, for example after \
-                      `stolonctl init` or `stolonctl removekeeper`";
+const REMEDY: &str = "wait; to abort a restore: `stolonctl init` with another spec; a copy: `stolonctl removekeeper`";
 
 impl ShownStep<'_> {
     fn update(&mut self, transferred: Option<TransferProgress>) {

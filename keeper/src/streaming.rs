@@ -1,4 +1,4 @@
-//! Whether a standby receives WAL from the db that it follows. A standby whose WAL receiver is refused answers queries
+//! Whether a standby receives WAL from the server that it follows. A standby whose WAL receiver is refused answers queries
 //! and falls behind without another symptom. Observing the server is left to `monitor`.
 
 use std::time::Duration;
@@ -53,7 +53,7 @@ impl Followed {
                 port: upstream.port.clone(),
                 is_healthy: checked.data.dbs().get(&upstream.db)?.status.healthy,
             },
-            TargetRole::Standby(Upstream::External(upstream)) if !upstream.standby.primary_conninfo.is_empty() => {
+            TargetRole::Standby(Upstream::External(upstream)) if is_streamed_at_once(&upstream.standby) => {
                 FollowedServer::External(upstream.standby.clone())
             }
             _ => return None,
@@ -65,17 +65,19 @@ impl Followed {
     }
 }
 
+/// Whether a standby with these settings always has a WAL receiver. While a replay waits for its delay, it may have none.
+fn is_streamed_at_once(settings: &StandbySettings) -> bool {
+    !settings.primary_conninfo.is_empty() && matches!(settings.recovery_min_apply_delay.as_str(), "" | "0")
+}
+
 impl FollowedServer {
-    fn may_send(&self) -> bool {
-        match self {
-            Self::Member { is_healthy, .. } => *is_healthy,
-            Self::External(_) => true,
-        }
+    fn is_known_unhealthy(&self) -> bool {
+        matches!(self, Self::Member { is_healthy: false, .. })
     }
 }
 
 /// Returns how long a standby may be without WAL: dbWaitReadyTimeout, but at least the time to replace a failed master.
-pub fn limit(ready_timeout: Duration, fail_interval: Duration) -> Duration {
+fn limit(ready_timeout: Duration, fail_interval: Duration) -> Duration {
     let limit = if ready_timeout.is_zero() {
         DEFAULT_LIMIT
     } else {
@@ -108,7 +110,7 @@ impl StreamingCheck {
     /// Records an observation of a server that answers. Returns the time without WAL once it exceeds the limit.
     /// `followed` is `None` unless the server has to follow another one.
     ///
-    /// Time counts only while the followed server is healthy and unchanged and nothing is replayed: WAL may come from an
+    /// Time counts only while the followed server is unchanged and not known to be unhealthy, and nothing is replayed: WAL may come from an
     /// archive, and a standby that was down for long has much to replay. A standby whose replay is paused starts no WAL
     /// receiver. A WAL receiver that has just started streaming changes nothing.
     pub fn record(&mut self, followed: Option<&Followed>, standby: &StandbyStatus, now: Boottime) -> Option<Duration> {
@@ -119,7 +121,7 @@ impl StreamingCheck {
             _ => (receiver.pid, now),
         });
         let is_steady = self.receiver.is_some_and(|(_, since)| now.since(since) >= STEADY_AFTER);
-        let counts = |followed: &&Followed| followed.server.may_send() && !is_steady && !standby.is_paused;
+        let counts = |followed: &&Followed| !followed.server.is_known_unhealthy() && !is_steady && !standby.is_paused;
         let Some(followed) = followed.filter(counts) else {
             let receiver = self.receiver;
             *self = Self {
@@ -169,10 +171,11 @@ fn problem(server: &FollowedServer, reason: Option<&str>) -> Problem {
     if let Some(reason) = reason {
         text = format!("{text}: {reason}");
     }
-    let remedy = remedy(
-        reason.unwrap_or_default(),
-        matches!(server, FollowedServer::External(_)),
-    );
+    let cause = Cause::of(reason.unwrap_or_default());
+    let remedy = match server {
+        FollowedServer::Member { .. } => cause.remedy(),
+        FollowedServer::External(_) => cause.remedy_upstream(),
+    };
     KeeperProblemKind::Replication.problem(&text, remedy)
 }
 
@@ -199,46 +202,87 @@ fn reason(log: &[String]) -> Option<&str> {
     Some(line[begin.unwrap_or(0)..].trim())
 }
 
-fn remedy(reason: &str, is_external: bool) -> &'static str {
-    let mentions = |phrases: &[&str]| phrases.iter().any(|phrase| reason.contains(phrase));
-    let lacks_wal = mentions(&["has already been removed", "forked off", "is behind recovery timeline"]);
-    let is_login = mentions(&[
-        "password",
-        "pg_hba.conf",
-        "role \"",
-        "not permitted to log in",
-        "authentication",
-    ]);
-    match (is_external, mentions(&["replication slot"])) {
-        (false, _) if lacks_wal => {
-            "the standby needs WAL that the followed db does not have: if the sentinel gives it no other db, stop this \
-             keeper, `stolonctl removekeeper` it and start it again, which copies the followed db; raise wal_keep_size for \
-             the future"
+/// What keeps WAL from a standby, by the server's reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// The followed server does not have the WAL that the standby needs.
+    LacksWal,
+    Slot,
+    /// Another receiver uses the slot.
+    SlotInUse,
+    Login,
+    Other,
+}
+
+impl Cause {
+    fn of(reason: &str) -> Self {
+        let mentions = |phrases: &[&str]| phrases.iter().any(|phrase| reason.contains(phrase));
+        if mentions(&["has already been removed", "forked off", "is behind recovery timeline"]) {
+            Self::LacksWal
+        } else if mentions(&["is active for PID"]) {
+            Self::SlotInUse
+        } else if mentions(&["replication slot"]) {
+            Self::Slot
+        } else if mentions(&[
+            "password",
+            "pg_hba.conf",
+            "role \"",
+            "not permitted to log in",
+            "authentication",
+        ]) {
+            Self::Login
+        } else {
+            Self::Other
         }
-        (true, _) if lacks_wal => {
-            "the upstream does not have this WAL: give the cluster an archive that has it \
-             (standbyConfig.archiveRecoverySettings.restoreCommand), or make it again from a newer backup (`stolonctl init`); \
-             a slot (primarySlotName) keeps WAL for the future"
+    }
+
+    /// Returns the remedy for a standby of another db.
+    fn remedy(self) -> &'static str {
+        match self {
+            Self::LacksWal => {
+                "the standby needs WAL that the followed db does not have: if the sentinel gives it no other db, stop this \
+                 keeper, `stolonctl removekeeper` it and start it again, which copies the followed db; raise wal_keep_size \
+                 for the future"
+            }
+            Self::Slot => {
+                "the keeper of the followed db makes this slot: see its problems and max_replication_slots there"
+            }
+            Self::SlotInUse => {
+                "another receiver uses this slot: pg_stat_replication of the followed db shows it; it may be the last \
+                 connection of this standby, which ends by itself"
+            }
+            Self::Login => {
+                "let the replication user log in at the followed db: the same password there and in the keepers' files, no \
+                 expired VALID UNTIL, and lines of pg_hba.conf for this host's address"
+            }
+            Self::Other => "look into PostgreSQL's logs of both for the cause; the standby tries it again by itself",
         }
-        (false, true) => {
-            "the keeper of the followed db makes this slot: see its problems and max_replication_slots there"
-        }
-        (true, true) => {
-            "make this slot on the upstream (pg_create_physical_replication_slot), or change \
-             standbyConfig.standbySettings.primarySlotName with `stolonctl update --patch`"
-        }
-        (false, _) if is_login => {
-            "let the replication user log in at the followed db: the same password there and in the keepers' files, no \
-             expired VALID UNTIL, and lines of pg_hba.conf for this host's address"
-        }
-        (true, _) if is_login => {
-            "let the user of primaryConninfo log in at the upstream: its password in the passfile of each keeper's host, and \
-             lines of pg_hba.conf there"
-        }
-        (false, false) => "look into PostgreSQL's logs of both for the cause; the standby tries it again by itself",
-        (true, false) => {
-            "see that the upstream runs, and that standbyConfig.standbySettings.primaryConninfo leads to it; PostgreSQL tries \
-             it again by itself"
+    }
+
+    /// Returns the remedy for the first db of a standby cluster.
+    fn remedy_upstream(self) -> &'static str {
+        match self {
+            Self::LacksWal => {
+                "set standbyConfig.archiveRecoverySettings.restoreCommand to an archive with this WAL, or initialise the \
+                 cluster from a newer backup (`stolonctl init`); a slot on the upstream (primarySlotName) keeps WAL for the \
+                 future"
+            }
+            Self::Slot => {
+                "make this slot on the upstream (pg_create_physical_replication_slot), or change \
+                 standbyConfig.standbySettings.primarySlotName with `stolonctl update --patch`"
+            }
+            Self::SlotInUse => {
+                "another receiver uses this slot (pg_stat_replication of the upstream shows it): stop it; it may be a former \
+                 first instance of this cluster whose keeper is cut off from the store"
+            }
+            Self::Login => {
+                "allow the user of primaryConninfo to log in at the upstream: the right password in the passfile of each \
+                 keeper's host, and lines of pg_hba.conf there"
+            }
+            Self::Other => {
+                "see that the upstream runs, and that standbyConfig.standbySettings.primaryConninfo leads to it; PostgreSQL \
+                 tries it again by itself"
+            }
         }
     }
 }
@@ -500,11 +544,11 @@ mod tests {
         let conninfo = "host=10.0.0.9 password=geheim";
         let mut streaming = StreamingCheck::default();
         let followed = upstream(conninfo, "s");
-        let mut looks = |followed: &Followed, second| streaming.record(Some(followed), &standby(), at(second));
-        assert_eq!((looks(&followed, 0), looks(&followed, 9)), (None, None));
-        assert!(looks(&followed, 10).is_some());
+        let mut record = |followed: &Followed, second| streaming.record(Some(followed), &standby(), at(second));
+        assert_eq!((record(&followed, 0), record(&followed, 9)), (None, None));
+        assert!(record(&followed, 10).is_some());
         assert_eq!(
-            looks(&upstream(conninfo, "t"), 11),
+            record(&upstream(conninfo, "t"), 11),
             None,
             "other settings have their own time"
         );
@@ -526,6 +570,10 @@ mod tests {
             (
                 "FATAL:  could not connect to the primary server: Connection refused",
                 "primaryConninfo",
+            ),
+            (
+                "FATAL:  could not start WAL streaming: ERROR:  replication slot \"s\" is active for PID 17",
+                "former first instance",
             ),
         ] {
             let problem = StreamingCheck::default().problem(&followed, &[line.to_owned()]);

@@ -57,7 +57,7 @@ fn the_schema_refuses_what_grafana_would_not_show() {
         ("\"unit\": \"bytes\"", "\"unit\": \"byte\"", "an unknown unit"),
         ("\"type\": \"stat\"", "\"type\": \"my-plugin\"", "an unknown type"),
         ("\"id\": 3,", "\"id\": 2,", "id 2 twice"),
-        ("\"w\": 5,", "\"w\": 6,", "overlaps another panel"),
+        ("\"w\": 4,", "\"w\": 6,", "overlaps another panel"),
         (
             "\"color\": \"green\", \"value\": null",
             "\"color\": \"green\", \"value\": 7",

@@ -317,7 +317,7 @@ async fn what_a_killed_keepers_restore_command_left_does_not_write_into_the_next
     backup.wait_restored("20").await;
     assert!(!pgdata.join("stray").exists());
     let log = backup.cluster.process("keeper0").log();
-    assert!(log.contains("a restore command has started it"), "{log}");
+    assert!(log.contains("STOLON_RESTORE_DIRECTORY names PGDATA"), "{log}");
 }
 
 #[tokio::test]
@@ -334,9 +334,9 @@ async fn recovery_ends_at_a_time_at_a_position_at_a_transaction_or_at_once() {
     backup.cluster.start("keeper0");
     backup.wait_restored("5").await;
     // An operator's mistake is reported with PostgreSQL's reason.
-    let targets = json!({ "recoveryTargetName": "here", "recoveryTargetXid": "700" });
-    backup.init(&backup.restore(), &backup.fetch(), targets).await;
-    wait_status_shows(&backup.cluster, &["keeper0"], "multiple recovery targets specified").await;
+    let target = json!({ "recoveryTargetTime": "2026-99-99" });
+    backup.init(&backup.restore(), &backup.fetch(), target).await;
+    wait_status_shows(&backup.cluster, &["keeper0"], "recovery_target_time").await;
     backup
         .init(
             &backup.restore(),

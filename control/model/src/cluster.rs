@@ -109,6 +109,20 @@ impl ClusterData {
         }
     }
 
+    /// Returns the synchronous standbys of a master that are not healthy standbys, as far as the document shows. None
+    /// without synchronous replication.
+    pub fn lost_synchronous_standbys<'a>(&'a self, master: &'a Db) -> Vec<&'a DbUid> {
+        let is_lost = |uid: &&DbUid| {
+            let standby = self.dbs().get(*uid).filter(|db| db.is_standby_type());
+            standby.is_none_or(|db| !db.status.healthy)
+        };
+        let wanted = master.spec.synchronous_standbys.iter().flatten();
+        wanted
+            .filter(|_| master.spec.synchronous_replication)
+            .filter(is_lost)
+            .collect()
+    }
+
     /// Returns the known keepers; an empty map when the document has none.
     pub fn keepers(&self) -> &BTreeMap<KeeperUid, Keeper> {
         static NONE: BTreeMap<KeeperUid, Keeper> = BTreeMap::new();

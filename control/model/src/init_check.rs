@@ -1,7 +1,7 @@
 //! Checks what a spec asks of the initialisation, before it is stored. A stored spec is not checked against these rules: its
 //! cluster was initialised, perhaps by Go stolon, which does not have them.
 
-use crate::{ClusterSpec, InvalidSpec, Lsn, RecoveryTargetSettings};
+use crate::{ClusterSpec, InitMode, InvalidSpec, RecoveryTargetSettings};
 
 /// The longest name of a restore point (`MAXFNAMELEN` less one).
 const RESTORE_POINT_BYTES_MAX: usize = 63;
@@ -10,31 +10,32 @@ const RESTORE_POINT_BYTES_MAX: usize = 63;
 const KEEPER_UID_BYTES_MAX: usize = 255;
 
 impl ClusterSpec {
-    /// Checks the settings of an initialisation that would fail only after a backup was restored, or wait for ever.
+    /// Refuses settings with which the initialisation would fail after the backup was restored, or never begin.
     ///
     /// # Errors
     /// The first setting that cannot work.
     pub fn check_initialisation(&self) -> Result<(), InvalidSpec> {
-        if let Some(existing) = &self.existing_config {
+        let existing = self.existing_config.as_ref();
+        if let Some(existing) = existing.filter(|_| self.init_mode == Some(InitMode::Existing)) {
             let uid = existing.keeper_uid.as_str();
             let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
             if uid.len() > KEEPER_UID_BYTES_MAX || !uid.chars().all(good) {
                 return invalid(format!(
-                    "existingConfig.keeperUID {uid:?}: no keeper has this uid, which consists of lower-case letters, digits \
-                     and underscores"
+                    "existingConfig.keeperUID {uid:?}: no keeper can have this uid: use 1 to {KEEPER_UID_BYTES_MAX} lower-case \
+                     letters, digits and underscores"
                 ));
             }
         }
         let target = self
             .pitr_config
             .as_ref()
+            .filter(|_| self.init_mode == Some(InitMode::Pitr))
             .and_then(|pitr| pitr.recovery_target_settings.as_ref());
         target.map_or(Ok(()), check_target)
     }
 }
 
-/// Checks a recovery target by the rules of PostgreSQL 13 to 18 (xlogrecovery.c, xlog.c); the forms of a time are left to
-/// the server.
+/// Checks a recovery target by what PostgreSQL 13 to 18 can use (manual 19.5.6). Times are parsed by the server.
 fn check_target(target: &RecoveryTargetSettings) -> Result<(), InvalidSpec> {
     let targets = [
         ("recoveryTarget", &target.recovery_target),
@@ -62,7 +63,7 @@ fn check_target(target: &RecoveryTargetSettings) -> Result<(), InvalidSpec> {
     let timeline = &target.recovery_target_timeline;
     if !timeline.is_empty()
         && !matches!(timeline.as_str(), "current" | "latest")
-        && number(timeline, u32::MAX.into()).is_none()
+        && !is_number(timeline, 1, u32::MAX.into())
     {
         return invalid(format!(
             "recoveryTargetTimeline {timeline:?} is no timeline: use latest, current or a number"
@@ -75,28 +76,36 @@ fn check_target(target: &RecoveryTargetSettings) -> Result<(), InvalidSpec> {
 fn check_form(name: &str, value: &str) -> Result<(), &'static str> {
     let (good, form) = match name {
         "recoveryTarget" => (value == "immediate", "immediate is the only value"),
-        "recoveryTargetLsn" => (Lsn::parse(value).is_some(), "an LSN has the form 16/B374D848"),
+        "recoveryTargetLsn" => (is_lsn(value), "an LSN has the form 16/B374D848"),
         "recoveryTargetName" => (
             value.len() <= RESTORE_POINT_BYTES_MAX,
             "a restore point has at most 63 bytes",
         ),
-        "recoveryTargetXid" => (number(value, u64::MAX).is_some(), "a transaction id is a number"),
-        // `now`, `today` and the like are refused by PostgreSQL; all other times have digits.
-        _ => (
+        "recoveryTargetXid" => (is_number(value, 0, u64::MAX), "a transaction id is a number"),
+        // The server parses it; only words such as `now`, which it refuses, have no digit.
+        "recoveryTargetTime" => (
             value.contains(|c: char| c.is_ascii_digit()),
             "a time has the form 2026-01-31 12:00:00+00",
         ),
+        _ => return Ok(()),
     };
     if good { Ok(()) } else { Err(form) }
 }
 
-/// Returns the number that PostgreSQL reads, decimal or with `0x`, if it is at most `max`.
-fn number(text: &str, max: u64) -> Option<u64> {
-    let parsed = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
-        Some(digits) => u64::from_str_radix(digits, 16),
-        None => text.parse(),
+fn is_lsn(text: &str) -> bool {
+    let is_part = |part: &str| (1..=8).contains(&part.len()) && part.chars().all(|c| c.is_ascii_hexdigit());
+    text.split_once('/')
+        .is_some_and(|(high, low)| is_part(high) && is_part(low))
+}
+
+/// Whether the text is a number from `min` to `max`, decimal or hexadecimal. Some versions of PostgreSQL read `abc` as 0.
+fn is_number(text: &str, min: u64, max: u64) -> bool {
+    let (digits, radix) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(digits) => (digits, 16),
+        None => (text, 10),
     };
-    parsed.ok().filter(|number| *number <= max && !text.starts_with('+'))
+    digits.starts_with(|c: char| c.is_digit(radix))
+        && u64::from_str_radix(digits, radix).is_ok_and(|number| (min..=max).contains(&number))
 }
 
 fn invalid(text: String) -> Result<(), InvalidSpec> {
@@ -152,6 +161,10 @@ mod tests {
             (r#""recoveryTarget":"now""#, "immediate"),
             (r#""recoveryTargetLsn":"zz""#, "16/B374D848"),
             (r#""recoveryTargetLsn":"16""#, "16/B374D848"),
+            (r#""recoveryTargetLsn":"+16/+1""#, "16/B374D848"),
+            (r#""recoveryTargetLsn":"000000016/1""#, "16/B374D848"),
+            (r#""recoveryTargetTimeline":"0""#, "latest, current or a number"),
+            (r#""recoveryTargetTimeline":"0x+5""#, "latest, current or a number"),
             (r#""recoveryTargetXid":"abc""#, "number"),
             (r#""recoveryTargetXid":"-1""#, "number"),
             (r#""recoveryTargetXid":"99999999999999999999""#, "number"),

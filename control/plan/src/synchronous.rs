@@ -101,10 +101,8 @@ pub fn missing_synchronous_standbys(checked: &CheckedClusterData) -> usize {
     let master = data.master_uid().and_then(|uid| data.dbs().get(uid));
     master.map_or(0, |master| {
         let min = limits(data.keepers().get(&master.spec.keeper_uid), spec).min;
-        count_missing(master, min, |uid| {
-            let standby = data.dbs().get(uid).filter(|db| db.is_standby_type());
-            standby.is_none_or(|db| !db.status.healthy)
-        })
+        let lost = data.lost_synchronous_standbys(master);
+        count_missing(master, min, |uid| lost.contains(&uid))
     })
 }
 

@@ -32,6 +32,8 @@ pub(crate) fn read(path: &Path, faults: &mut Faults, warnings: &mut Vec<ArgsWarn
         Ok(left_out) => {
             let mut found = spec_text_warnings(&text, SpecInput::Whole);
             found.extend(left_out);
+            // A cluster that exists needs its sentinel, whatever its initialisation was asked to be.
+            found.extend(spec.check_initialisation().err().map(|why| why.to_string()));
             found.extend(spec.clamped().iter().map(ToString::to_string));
             warnings.extend(found.into_iter().map(|warning| ArgsWarning {
                 text: format!("initial cluster config: {warning}"),
@@ -47,7 +49,6 @@ pub(crate) fn read(path: &Path, faults: &mut Faults, warnings: &mut Vec<ArgsWarn
 fn check(spec: &ClusterSpec) -> Result<(), InvalidInitialSpec> {
     let effective = spec.resolve().map_err(InvalidInitialSpec::Invalid)?;
     spec.check_limits(None).map_err(InvalidInitialSpec::Invalid)?;
-    spec.check_initialisation().map_err(InvalidInitialSpec::Invalid)?;
     support::spec(&effective).map_err(InvalidInitialSpec::NotSupported)
 }
 

@@ -15,7 +15,7 @@ const DETAILS_DELAY: Duration = Duration::from_secs(30);
 /// Interval of querying the parameters without an event: the server reads its configuration files each time.
 const PARAMETERS_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The details that were last queried.
+/// The details that were last queried, and whether the server was healthy.
 #[derive(Debug, Default)]
 pub(super) struct Details {
     /// The server's status at the last observation, if it was healthy.
@@ -47,8 +47,8 @@ impl Details {
         was_healthy
     }
 
-    /// Remembers whether the server with the status `child` was healthy at this observation.
-    pub(super) fn remember_health(&mut self, child: ChildStatus, healthy: bool) {
+    /// Records whether the server with the status `child` was healthy at this observation.
+    pub(super) fn record_health(&mut self, child: ChildStatus, healthy: bool) {
         self.healthy_child = healthy.then_some(child);
     }
 
@@ -148,13 +148,13 @@ mod tests {
     }
 
     #[test]
-    fn only_the_server_that_was_healthy_is_asked_first_and_keeps_its_parameters() {
+    fn only_the_server_that_was_healthy_is_queried_before_its_files_are_read_and_keeps_its_parameters() {
         let now = Boottime::from_nanos(1);
         let (first, second) = (ChildStatus::Running { pid: 1 }, ChildStatus::Running { pid: 2 });
         let observe = |details: &mut Details, child, query_again, healthy| {
             let was_healthy = details.begin(child, query_again);
             let due = details.are_parameters_due(now);
-            details.remember_health(child, healthy);
+            details.record_health(child, healthy);
             let mut observation = Observation {
                 is_healthy: healthy,
                 parameters: due.then(Parameters::default),

@@ -427,7 +427,8 @@ impl Reconciler {
             if let Err(failed) = done {
                 round.has_failed_step |= self.report_failure(step, failed)?;
             } else if matches!(step, Step::SaveCluster(_)) {
-                self.reporter.withdraw_failed_steps(); // those of the cluster that this one replaces
+                // Failures of the previous cluster's steps say nothing about this one.
+                self.reporter.withdraw_failed_steps();
             }
         }
         Ok(())

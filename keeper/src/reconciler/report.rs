@@ -192,7 +192,9 @@ fn hold_problem(why: &HoldReason, data: &Path, own: &ClusterUid) -> Option<Probl
             from.host, from.port
         ),
         HoldReason::RestoreFailed(CopyDelay { failures, delay }) => {
-            format!("restoring the backup failed, attempt {failures}; waiting {delay:?} before the next one")
+            format!(
+                "restoring or recovering the backup failed, attempt {failures}; waiting {delay:?} before the next one"
+            )
         }
         HoldReason::CannotAdopt(why) => {
             let data = data.display();

@@ -333,8 +333,9 @@ fn typed_command<'a>(mut command: &'a mut Command, typed: &[OsString]) -> &'a mu
     command
 }
 
-/// Removes the parser's advice to pass an unknown option as a value after `--`: no program has such values.
-fn without_advice_on_dashes(mut error: clap::Error) -> clap::Error {
+/// Removes clap's tip to pass an unknown option after `--`: no argument of ours begins with a dash. Tips have no kind, so its
+/// text is matched; a test fails if clap changes it.
+fn without_escape_tip(mut error: clap::Error) -> clap::Error {
     if let Some(ContextValue::StyledStrs(mut tips)) = error.remove(ContextKind::Suggested) {
         tips.retain(|tip| !tip.to_string().contains("as a value"));
         if !tips.is_empty() {
@@ -351,7 +352,7 @@ fn into_args_error(error: clap::Error, command: &mut Command) -> ArgsError {
         }
         _ => {
             // The parser repeats what was typed, which may hold control characters.
-            let text = without_advice_on_dashes(error).render().to_string();
+            let text = without_escape_tip(error).render().to_string();
             let lines: Vec<_> = text.lines().map(printable).collect();
             let text = lines.join("\n");
             let text = text.strip_prefix("error: ").unwrap_or(&text).trim_end();

@@ -3,7 +3,7 @@
 
 use model::{ClusterData, Db, DbUid, InitMode, Phase, Problem, Spec};
 
-/// Returns the problem of the cluster, if there is one.
+/// Returns the problem of the cluster, if there is one. At most one is shown: what comes later follows from the earlier.
 pub(super) fn cluster_problem(data: &ClusterData, spec: &Spec) -> Option<Problem> {
     let master = data.master_uid().and_then(|uid| data.dbs().get(uid));
     let phase = data.cluster.as_ref().map(|cluster| &cluster.status.phase);
@@ -21,26 +21,28 @@ fn is_healthy(data: &ClusterData, db: &Db) -> bool {
 }
 
 fn master_failed(master: &Db) -> Problem {
-    let text = format!(
-        "the master, that of {}, is not healthy, and no other db has been elected",
-        master.spec.keeper_uid
-    );
-    let remedy = "a standby is elected after failInterval, if none of the commits is known to be missing from it (without \
-                  synchronous replication: at most maxStandbyLag of WAL). Otherwise bring this keeper back, or elect a \
-                  standby that may lack data: `stolonctl failover --to KEEPER --accept-data-loss`. The log of the leading \
-                  sentinel says why a db is not elected";
+    let text = format!("the master (keeper {}) is not healthy", master.spec.keeper_uid);
+    let remedy = "wait: its keeper starts it, or after failInterval a standby is elected that has all commits (asynchronous: \
+                  that lacks at most maxStandbyLag). If neither happens, start this keeper, or accept data loss: `stolonctl \
+                  failover --to KEEPER --accept-data-loss`. The leading sentinel's log names the reason for each db";
     Problem::new("election", &text, remedy)
 }
 
-/// Returns the problem of a master whose commits wait for standbys that do not confirm them (synchronous SY-18).
+/// Returns the problem of a master whose commits wait for missing standbys (synchronous SY-18).
 fn commits_wait(data: &ClusterData, spec: &Spec, master: &Db) -> Option<Problem> {
     if !master.spec.synchronous_replication {
         return None;
     }
-    let wanted: Vec<&DbUid> = master.spec.synchronous_standbys.iter().flatten().collect();
-    let is_lost = |uid: &&&DbUid| data.dbs().get(**uid).is_none_or(|db| !is_healthy(data, db));
-    let lost: Vec<String> = wanted.iter().filter(is_lost).map(|uid| name(data, uid)).collect();
-    // A placeholder is in the set while it has too few members.
+    let missing: Vec<String> = data
+        .lost_synchronous_standbys(master)
+        .into_iter()
+        .map(|uid| name(data, uid))
+        .collect();
+    let mut parts = Vec::new();
+    if !missing.is_empty() {
+        parts.push(format!("not healthy: {}", missing.join(", ")));
+    }
+    // The placeholder is in the set while it has too few members; it stays for a moment when the minimum is lowered.
     let has_placeholder = master
         .spec
         .external_synchronous_standbys
@@ -48,13 +50,12 @@ fn commits_wait(data: &ClusterData, spec: &Spec, master: &Db) -> Option<Problem>
         .flatten()
         .next()
         .is_some();
-    let mut parts = Vec::new();
-    if !lost.is_empty() {
-        parts.push(format!("not healthy: {}", lost.join(", ")));
-    }
-    if has_placeholder {
-        let (has, min) = (wanted.len(), spec.min_synchronous_standbys);
-        parts.push(format!("minSynchronousStandbys is {min}, and {has} can be waited for"));
+    let (members, min) = (
+        master.spec.synchronous_standbys.iter().flatten().count(),
+        usize::from(spec.min_synchronous_standbys),
+    );
+    if has_placeholder && members < min {
+        parts.push(format!("minSynchronousStandbys is {min}, but the set has {members}"));
     }
     (!parts.is_empty()).then(|| {
         let text = format!(

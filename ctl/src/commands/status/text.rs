@@ -131,8 +131,8 @@ pub(super) fn problems_section(problems: &[ProblemRow]) -> Option<String> {
         } else {
             ""
         };
-        let keeper = reported.keeper.as_deref().unwrap_or("cluster");
-        out.push_str(&format!("{keeper}{when}: {kind}: {text}\n"));
+        let subject = reported.keeper.as_deref().unwrap_or("the cluster"); // no keeper has such a uid
+        out.push_str(&format!("{subject}{when}: {kind}: {text}\n"));
         if !remedy.is_empty() {
             out.push_str(&format!("    {remedy}\n"));
         }

@@ -74,10 +74,10 @@ pub(super) struct RequestRow {
     pub(super) waits_for: String,
 }
 
-/// A problem and the keeper that reports it.
+/// A problem, of a keeper or of the cluster.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct ProblemRow {
-    /// Absent if the problem is the cluster's, by the cluster data.
+    /// The keeper that reports it; absent for a problem of the cluster.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) keeper: Option<String>,
     /// The cluster data have the keeper as unhealthy, so this is its last report and may be outdated.

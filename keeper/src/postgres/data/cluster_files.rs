@@ -190,28 +190,15 @@ pub fn unfinished_restore(data: &Path) -> Result<Option<&'static str>, FileError
     Ok(None)
 }
 
-/// Copies the configuration files that the keeper replaces to the same names with `.original`, or `.original.2` and so
-/// on where that name has another content, unless a copy with this content exists. A link is not followed:
-/// `postgresql.auto.conf` is one in data that a keeper has used before.
+/// Copies the configuration files that the keeper replaces to the same names with `.original`, unless such a copy
+/// exists. A link is not followed: `postgresql.auto.conf` is one in data that a keeper has used before.
 pub fn keep_original_files(data: &Path) -> Result<(), FileError> {
     for name in ["postgresql.conf", "pg_hba.conf", "postgresql.auto.conf"] {
-        let file = data.join(name);
-        if fs::symlink_metadata(&file).is_ok_and(|found| found.is_file()) {
+        let (file, copy) = (data.join(name), data.join(format!("{name}.original")));
+        let is_file = fs::symlink_metadata(&file).is_ok_and(|found| found.is_file());
+        if is_file && !exists(&copy)? {
             let content = fs::read(&file).map_err(FileError::new("read", &file))?;
-            keep_copy(&data.join(format!("{name}.original")), &content)?;
-        }
-    }
-    Ok(())
-}
-
-fn keep_copy(first: &Path, content: &[u8]) -> Result<(), FileError> {
-    let numbered = (2..).map(|number| first.with_extension(format!("original.{number}")));
-    for copy in std::iter::once(first.to_owned()).chain(numbered) {
-        if !exists(&copy)? {
-            return write_atomically(&copy, content);
-        }
-        if fs::read(&copy).map_err(FileError::new("read", &copy))? == content {
-            break;
+            write_atomically(&copy, &content)?;
         }
     }
     Ok(())

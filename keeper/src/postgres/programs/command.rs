@@ -3,7 +3,8 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -23,6 +24,9 @@ pub const TAIL_LINES: usize = 8;
 const LINE_BYTES_MAX: usize = 8 << 10;
 /// Maximum bytes of output that [`output`] returns.
 const OUTPUT_BYTES_MAX: u64 = 1 << 20;
+
+/// How long the output of an exited program may stay open without a warning.
+const OUTPUT_WARNING_AFTER: Duration = Duration::from_secs(2);
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -117,32 +121,38 @@ pub async fn run(command: Command, mut line: impl FnMut(&str)) -> Result<(), Com
     };
     let status = {
         let read = async { tokio::join!(read_lines(stdout, on_line()), read_lines(stderr, on_line())) };
-        let mut read = std::pin::pin!(read);
-        tokio::select! {
-            biased;
-            _ = &mut read => running.child.wait().await,
-            status = running.child.wait() => {
-                if timeout(OUTPUT_WAIT, &mut read).await.is_err() {
-                    warn!(
-                        program = %program.display(),
-                        "the program has ended, and something that it started still has its output open: waiting for that"
-                    );
-                    read.await;
-                }
-                status
-            }
-        }
+        let read = std::pin::pin!(read);
+        wait_with_output(&mut running.child, &program, read).await
     };
     let (tail, _) = tail.into_inner();
     running.end(program, status, tail)
 }
 
+/// Waits for the end of a program and of `output`, the reading of its output. Background processes may hold that open; they
+/// may still be writing what the program is to make, so only the caller's time limit ends the wait for them.
+async fn wait_with_output<T>(
+    child: &mut Child,
+    program: &Path,
+    mut output: Pin<&mut impl Future<Output = T>>,
+) -> io::Result<ExitStatus> {
+    tokio::select! {
+        _ = &mut output => child.wait().await,
+        status = child.wait() => {
+            if timeout(OUTPUT_WARNING_AFTER, &mut output).await.is_err() {
+                warn!(
+                    program = %program.display(),
+                    "program exited, waiting for background processes that hold its output open"
+                );
+                output.await;
+            }
+            status
+        }
+    }
+}
+
 fn program_of(command: &Command) -> PathBuf {
     PathBuf::from(command.as_std().get_program())
 }
-
-/// How long the output of an ended program may stay open without a message.
-const OUTPUT_WAIT: Duration = Duration::from_secs(2);
 
 /// Time for an abandoned program to exit after SIGTERM, so that it leaves nothing behind (such as shared memory).
 const GRACE: Duration = Duration::from_millis(300);
@@ -155,10 +165,7 @@ struct RunningCommand {
 
 impl RunningCommand {
     /// Starts the command with piped output, and returns it with its standard output and standard error.
-    fn spawn(
-        mut command: Command,
-        program: &std::path::Path,
-    ) -> Result<(Self, ChildStdout, ChildStderr), CommandError> {
+    fn spawn(mut command: Command, program: &Path) -> Result<(Self, ChildStdout, ChildStderr), CommandError> {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         parent_death::kill_with_parent(&mut command);
         let mut child = command.spawn().map_err(|source| CommandError::Spawn {
@@ -267,8 +274,6 @@ async fn next_line(stream: &mut (impl AsyncBufRead + Unpin), text: &mut Vec<u8>)
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
     use crate::postgres::programs::environment;
 
@@ -294,6 +299,15 @@ mod tests {
             .await
             .unwrap_err();
         assert!(failed.to_string().ends_with(": why"), "{failed}");
+    }
+
+    #[tokio::test]
+    async fn what_holds_the_output_of_an_exited_program_open_is_waited_for() {
+        let seconds = OUTPUT_WARNING_AFTER.as_secs() + 1;
+        let mut lines = Vec::new();
+        let script = format!("(sleep {seconds}; echo late) & echo early");
+        run(shell(&script), |line| lines.push(line.to_owned())).await.unwrap();
+        assert_eq!(lines, ["early", "late"]);
     }
 
     #[tokio::test]

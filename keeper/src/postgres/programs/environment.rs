@@ -13,11 +13,12 @@ use tokio::process::Command;
 pub(super) const OOM_ADJUST_FILE: &str = "PG_OOM_ADJUST_FILE";
 pub(super) const OOM_ADJUST_VALUE: &str = "PG_OOM_ADJUST_VALUE";
 
-/// Variable of a restore command and of all that it starts: the directory that it restores into. By it the keeper finds
-/// those that a killed keeper left, also in another process group or session.
+/// Variable of a restore command and of what it starts: the directory that it restores into. It identifies those that a
+/// killed keeper left, in any process group or session.
 pub(crate) const RESTORE_DIRECTORY: &str = "STOLON_RESTORE_DIRECTORY";
 
-/// Returns the variables for child processes: all but `PG*` (except `PG_OOM_ADJUST_*`), `STKEEPER_*` and those of systemd.
+/// Returns the variables for child processes: all but `PG*` (except `PG_OOM_ADJUST_*`), `STKEEPER_*`, `STOLON_RESTORE_DIRECTORY`
+/// and those of systemd.
 ///
 /// libpq reads `PG*`, and `PGPASSWORD` takes precedence over the password file (keeper W40); `STKEEPER_*` contains the
 /// passwords of the options (keeper W26); PostgreSQL would report its own state to systemd as the keeper's. `LANG`, `LC_*`, `TZ`, `PATH`, `HOME` stay: without them initdb would choose
@@ -31,7 +32,9 @@ fn is_excluded(name: &OsStr) -> bool {
     let is_of_systemd = systemd::VARIABLES.iter().any(|variable| variable.as_bytes() == name);
     let is_oom_score = [OOM_ADJUST_FILE, OOM_ADJUST_VALUE].map(str::as_bytes).contains(&name);
     let is_of_libpq = name.starts_with(b"PG") && !is_oom_score;
-    is_of_libpq || name.starts_with(b"STKEEPER_") || is_of_systemd
+    // Of a restore command that has started this keeper.
+    let is_of_restore = name == RESTORE_DIRECTORY.as_bytes();
+    is_of_libpq || name.starts_with(b"STKEEPER_") || is_of_systemd || is_of_restore
 }
 
 /// Returns a command that runs `program` with the environment of [`for_children`], in its own process group, with
@@ -54,11 +57,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn children_do_not_see_libpq_variables_our_secrets_or_systemd() {
+    fn children_do_not_see_libpq_variables_our_secrets_a_restore_or_systemd() {
         let own = [
             "PGPASSWORD",
             "PGHOST",
             "STKEEPER_PG_SU_PASSWORD",
+            RESTORE_DIRECTORY,
             "LANG",
             "LC_ALL",
             "PATH",

@@ -26,7 +26,7 @@ pub enum UseKind {
     OpenFile,
     /// A program of PostgreSQL uses it by `PGDATA`.
     Environment,
-    /// It was started by a restore command for it.
+    /// Its `STOLON_RESTORE_DIRECTORY` is in PGDATA: a restore command, or what one has started.
     RestoreCommand,
 }
 
@@ -38,7 +38,7 @@ impl UseKind {
             Self::WorkingDirectory => "its working directory is PGDATA",
             Self::OpenFile => "it has a file of PGDATA open for writing",
             Self::Environment => "its environment variable PGDATA names it",
-            Self::RestoreCommand => "a restore command has started it",
+            Self::RestoreCommand => "its environment variable STOLON_RESTORE_DIRECTORY names PGDATA",
         }
     }
 }

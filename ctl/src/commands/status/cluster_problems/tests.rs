@@ -6,10 +6,12 @@ use super::*;
 fn cluster(spec: Value, wanted: &[&str], placeholders: &[&str]) -> Value {
     let keeper = json!({ "status": { "healthy": true } });
     let db = |number: u32| {
-        json!({
-            "spec": { "keeperUID": format!("k{number}") },
-            "status": { "healthy": true },
-        })
+        let mut spec = json!({ "keeperUID": format!("k{number}"), "role": "master" });
+        if number > 1 {
+            spec["role"] = "standby".into();
+            spec["followConfig"] = json!({ "type": "internal", "dbuid": "d1" });
+        }
+        json!({ "spec": spec, "status": { "healthy": true } })
     };
     let mut data = json!({
         "formatVersion": 1,
@@ -42,7 +44,7 @@ fn shown(data: &Value) -> String {
 fn a_healthy_cluster_has_no_problem() {
     assert_eq!(shown(&cluster(json!({ "initMode": "new" }), &[], &[])), "");
     assert_eq!(shown(&cluster(synchronous(2), &["d2", "d3"], &[])), "");
-    // external standbys of the cluster's own are not known to be missing
+    // an asynchronous master waits for nothing
     let mut asynchronous = cluster(json!({ "initMode": "new" }), &[], &["elsewhere"]);
     asynchronous["dbs"]["d1"]["spec"]["synchronousReplication"] = false.into();
     asynchronous["dbs"]["d2"]["status"]["healthy"] = false.into();
@@ -52,28 +54,35 @@ fn a_healthy_cluster_has_no_problem() {
 #[test]
 fn commits_that_wait_for_missing_standbys_are_a_problem() {
     let wait = "replication: commits wait for synchronous standbys that are missing: ";
-    for (part, of) in [("keepers", "k2"), ("dbs", "d2")] {
-        let mut data = cluster(synchronous(1), &["d2"], &[]);
-        data[part][of]["status"]["healthy"] = false.into();
-        assert_eq!(shown(&data), format!("{wait}not healthy: k2"));
-    }
+    let mut unhealthy = cluster(synchronous(1), &["d2"], &[]);
+    unhealthy["dbs"]["d2"]["status"]["healthy"] = false.into();
+    assert_eq!(shown(&unhealthy), format!("{wait}not healthy: k2"));
+    // a former master that took the place of the elected one
+    let mut former = cluster(synchronous(1), &["d2"], &[]);
+    former["dbs"]["d2"]["spec"]["role"] = "master".into();
+    assert_eq!(shown(&former), format!("{wait}not healthy: k2"));
     let gone = cluster(synchronous(1), &["d9"], &[]);
     assert_eq!(shown(&gone), format!("{wait}not healthy: d9"));
     let too_few = cluster(synchronous(3), &["d2", "d3"], &["stolonfakestandby"]);
-    let count = "minSynchronousStandbys is 3, and 2 can be waited for";
+    let count = "minSynchronousStandbys is 3, but the set has 2";
     assert_eq!(shown(&too_few), format!("{wait}{count}"));
     let mut both = too_few;
-    both["keepers"]["k3"]["status"]["healthy"] = false.into();
+    both["dbs"]["d3"]["status"]["healthy"] = false.into();
     assert_eq!(shown(&both), format!("{wait}not healthy: k3; {count}"));
+    // lowered just now
+    assert_eq!(
+        shown(&cluster(synchronous(2), &["d2", "d3"], &["stolonfakestandby"])),
+        ""
+    );
 }
 
 #[test]
 fn a_failed_master_that_nobody_replaces_is_a_problem() {
-    let expected = "election: the master, that of k1, is not healthy, and no other db has been elected";
+    let expected = "election: the master (keeper k1) is not healthy";
     for (part, of) in [("keepers", "k1"), ("dbs", "d1")] {
         let mut data = cluster(synchronous(1), &["d9"], &[]);
         data[part][of]["status"]["healthy"] = false.into();
-        assert_eq!(shown(&data), expected, "commits are the smaller problem");
+        assert_eq!(shown(&data), expected, "the failed master takes precedence");
         data["cluster"]["status"]["phase"] = "initializing".into();
         assert_eq!(shown(&data), "");
     }
