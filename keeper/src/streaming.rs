@@ -110,9 +110,9 @@ impl StreamingCheck {
     /// Records an observation of a server that answers. Returns the time without WAL once it exceeds the limit.
     /// `followed` is `None` unless the server has to follow another one.
     ///
-    /// Time counts only while the followed server is unchanged and not known to be unhealthy, and nothing is replayed: WAL may come from an
-    /// archive, and a standby that was down for long has much to replay. A standby whose replay is paused starts no WAL
-    /// receiver. A WAL receiver that has just started streaming changes nothing.
+    /// Time counts only while the followed server is unchanged and not known to be unhealthy, and nothing is replayed:
+    /// WAL may come from an archive, and a standby that was down for long has much to replay. A standby whose replay is
+    /// paused starts no WAL receiver. A WAL receiver that has just started streaming changes nothing.
     pub fn record(&mut self, followed: Option<&Followed>, standby: &StandbyStatus, now: Boottime) -> Option<Duration> {
         let receiver = standby.receiver.as_ref().filter(|receiver| receiver.is_streaming);
         let before = self.receiver.take();

@@ -1,6 +1,7 @@
 //! Checks what a spec asks of the initialisation, before it is stored. A stored spec is not checked against these rules: its
 //! cluster was initialised, perhaps by Go stolon, which does not have them.
 
+use crate::validate::is_name_char;
 use crate::{ClusterSpec, InitMode, InvalidSpec, RecoveryTargetSettings};
 
 /// The longest name of a restore point (`MAXFNAMELEN` less one).
@@ -18,8 +19,7 @@ impl ClusterSpec {
         let existing = self.existing_config.as_ref();
         if let Some(existing) = existing.filter(|_| self.init_mode == Some(InitMode::Existing)) {
             let uid = existing.keeper_uid.as_str();
-            let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-            if uid.len() > KEEPER_UID_BYTES_MAX || !uid.chars().all(good) {
+            if uid.len() > KEEPER_UID_BYTES_MAX || !uid.chars().all(is_name_char) {
                 return invalid(format!(
                     "existingConfig.keeperUID {uid:?}: no keeper can have this uid: use 1 to {KEEPER_UID_BYTES_MAX} lower-case \
                      letters, digits and underscores"
@@ -37,26 +37,50 @@ impl ClusterSpec {
 
 /// Checks a recovery target by what PostgreSQL 13 to 18 can use (manual 19.5.6). Times are parsed by the server.
 fn check_target(target: &RecoveryTargetSettings) -> Result<(), InvalidSpec> {
+    // The server parses times; only words such as `now`, which it refuses, have no digit.
+    let has_digit = target.recovery_target_time.contains(|c: char| c.is_ascii_digit());
     let targets = [
-        ("recoveryTarget", &target.recovery_target),
-        ("recoveryTargetLsn", &target.recovery_target_lsn),
-        ("recoveryTargetName", &target.recovery_target_name),
-        ("recoveryTargetTime", &target.recovery_target_time),
-        ("recoveryTargetXid", &target.recovery_target_xid),
+        (
+            "recoveryTarget",
+            &target.recovery_target,
+            target.recovery_target == "immediate",
+            "immediate is the only value",
+        ),
+        (
+            "recoveryTargetLsn",
+            &target.recovery_target_lsn,
+            is_lsn(&target.recovery_target_lsn),
+            "an LSN has the form 16/B374D848",
+        ),
+        (
+            "recoveryTargetName",
+            &target.recovery_target_name,
+            target.recovery_target_name.len() <= RESTORE_POINT_BYTES_MAX,
+            "a restore point has at most 63 bytes",
+        ),
+        (
+            "recoveryTargetTime",
+            &target.recovery_target_time,
+            has_digit,
+            "a time has the form 2026-01-31 12:00:00+00",
+        ),
+        (
+            "recoveryTargetXid",
+            &target.recovery_target_xid,
+            is_number(&target.recovery_target_xid, 0, u64::MAX),
+            "a transaction id is a number",
+        ),
     ];
-    let given: Vec<&str> = targets
-        .iter()
-        .filter(|(_, value)| !value.is_empty())
-        .map(|(name, _)| *name)
-        .collect();
+    let given: Vec<_> = targets.iter().filter(|(_, value, ..)| !value.is_empty()).collect();
     if given.len() > 1 {
+        let names: Vec<&str> = given.iter().map(|(name, ..)| *name).collect();
         return invalid(format!(
             "recoveryTargetSettings has several targets ({}): PostgreSQL takes one, leave out the others",
-            given.join(", ")
+            names.join(", ")
         ));
     }
-    for (name, value) in targets.iter().filter(|(_, value)| !value.is_empty()) {
-        if let Err(form) = check_form(name, value) {
+    for (name, value, good, form) in given {
+        if !good {
             return invalid(format!("{name} {value:?} is no target: {form}"));
         }
     }
@@ -70,26 +94,6 @@ fn check_target(target: &RecoveryTargetSettings) -> Result<(), InvalidSpec> {
         ));
     }
     Ok(())
-}
-
-/// Checks the form of one target; the error says which form it must have.
-fn check_form(name: &str, value: &str) -> Result<(), &'static str> {
-    let (good, form) = match name {
-        "recoveryTarget" => (value == "immediate", "immediate is the only value"),
-        "recoveryTargetLsn" => (is_lsn(value), "an LSN has the form 16/B374D848"),
-        "recoveryTargetName" => (
-            value.len() <= RESTORE_POINT_BYTES_MAX,
-            "a restore point has at most 63 bytes",
-        ),
-        "recoveryTargetXid" => (is_number(value, 0, u64::MAX), "a transaction id is a number"),
-        // The server parses it; only words such as `now`, which it refuses, have no digit.
-        "recoveryTargetTime" => (
-            value.contains(|c: char| c.is_ascii_digit()),
-            "a time has the form 2026-01-31 12:00:00+00",
-        ),
-        _ => return Ok(()),
-    };
-    if good { Ok(()) } else { Err(form) }
 }
 
 fn is_lsn(text: &str) -> bool {

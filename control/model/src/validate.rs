@@ -154,10 +154,14 @@ impl ClusterSpec {
     }
 }
 
+/// Whether uids of keepers and names of replication slots may contain a character.
+pub(super) fn is_name_char(c: char) -> bool {
+    c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'
+}
+
 /// Checks the name of a replication slot (data-model 5, rules 17 and 18).
 fn check_slot_name(name: &str) -> Result<(), InvalidSpec> {
-    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-    if name.is_empty() || !name.chars().all(good) {
+    if name.is_empty() || !name.chars().all(is_name_char) {
         return invalid(format!(
             "wrong replication slot name: {name:?}: use lower-case letters, digits and underscores"
         ));
