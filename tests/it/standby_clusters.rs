@@ -303,10 +303,12 @@ async fn another_upstream_and_an_apply_delay_need_no_restart() {
     );
     assert_eq!(cluster.postmaster(&head), postmaster);
 
-    // An upstream that sends nothing is a problem.
+    // An upstream that sends nothing is a problem. While a replay waits for its delay, it may have no WAL receiver.
     for (slot, is_problem) in [("nosuch", true), ("outside", false)] {
         let patch = json!({
-            "dbWaitReadyTimeout": "5s", "standbyConfig": { "standbySettings": { "primarySlotName": slot } },
+            "dbWaitReadyTimeout": "5s", "standbyConfig": { "standbySettings": {
+                "primarySlotName": slot, "recoveryMinApplyDelay": null,
+            }},
         });
         let (status, text) = cluster.stolonctl(&["update", "--patch", &patch.to_string()]).await;
         assert_eq!(status, 0, "{text}");
