@@ -1,7 +1,6 @@
 //! `clusterdata read|write`: prints or replaces the whole document, for inspection and for a move to another store (cli
 //! 13).
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 
 use anyhow::bail;
@@ -25,9 +24,6 @@ enum ClusterdataCommand {
     Read(ReadArgs),
     /// Write cluster data, for example from a backup
     Write(WriteArgs),
-    /// Any other word prints the help.
-    #[command(external_subcommand)]
-    Other(#[expect(dead_code, reason = "whatever it is")] Vec<OsString>),
 }
 
 #[derive(Debug, clap::Args)]
@@ -57,10 +53,7 @@ struct WriteArgs {
 impl Args {
     /// Whether a subcommand was given. Without one the help is printed (cli O-20).
     pub(super) fn is_complete(&self) -> bool {
-        matches!(
-            self.command,
-            Some(ClusterdataCommand::Read(_) | ClusterdataCommand::Write(_))
-        )
+        self.command.is_some()
     }
 }
 
@@ -68,7 +61,7 @@ pub(super) async fn run(store: &Store, args: &Args) -> anyhow::Result<CommandOut
     match &args.command {
         Some(ClusterdataCommand::Read(args)) => read(store, args).await,
         Some(ClusterdataCommand::Write(args)) => write(store, args).await,
-        Some(ClusterdataCommand::Other(_)) | None => Ok(CommandOutcome::Success), // the help has been printed
+        None => Ok(CommandOutcome::Success), // the help has been printed
     }
 }
 

@@ -12,7 +12,6 @@ async fn help_and_version_need_no_cluster() {
     for (args, words) in [
         (&[][..], "Usage: stolonctl"),
         (&["clusterdata"], "Usage: stolonctl clusterdata"),
-        (&["clusterdata", "nonsense"], "Usage: stolonctl clusterdata"),
         (&["init", "--help"], "Usage: stolonctl init"),
         (&["help", "init"], "Usage: stolonctl init"),
         (&["clusterdata", "write", "-h"], "Usage: stolonctl clusterdata write"),
@@ -65,6 +64,7 @@ async fn usage_errors_end_with_status_1() {
         (&["--nonsense"][..], "--nonsense", "stolonctl [OPTIONS]"),
         (&["nonsense"], "nonsense", "stolonctl [OPTIONS]"),
         (&["statsu"], "status", "stolonctl [OPTIONS]"), // a hint
+        (&["clusterdata", "reed"], "read", "stolonctl clusterdata"),
         (&["status", "--cluster-name"], "--cluster-name", "stolonctl status"),
         (&["status", "--store-timeout=5"], "--store-timeout", "stolonctl status"),
         (&["status", "--form", "json"], "--form", "stolonctl status"),

@@ -274,7 +274,7 @@ pub(crate) fn fallback(
     if !replaced.is_synchronous() && stopped.is_some_and(|stopped| stopped.timeline_id != db.status.timeline_id) {
         return Err(Ineligible::StoppedOnOtherTimeline);
     }
-    reason_against_fallback(view, uid, db, replaced, no_regular_candidate)
+    reason_against_fallback(view, uid, db, report, replaced, no_regular_candidate)
         .map_or_else(|| Ok(fallback_candidate(uid, db, report)), Err)
 }
 
@@ -283,6 +283,7 @@ fn reason_against_fallback(
     view: &PlanView<'_>,
     uid: &DbUid,
     db: &Db,
+    report: &KeeperReport,
     replaced: ReplacedMaster<'_>,
     no_regular_candidate: bool,
 ) -> Option<Ineligible> {
@@ -299,6 +300,13 @@ fn reason_against_fallback(
     }
     // The replaced master failed before clients could write to it (extensions ).
     let before_announcement = !view.is_announced(replaced.uid) && own == current;
+    // One that has converged since its election may have been announced: closing the proxies for C-12 clears it.
+    if before_announcement && replaced.db.is_converged() {
+        let (at, master) = (fallback_position(db, report), master.xlog_pos);
+        if at.bytes_behind(master) > i128::from(view.spec.max_standby_lag) {
+            return Some(Ineligible::TooFarBehind { at, master });
+        }
+    }
     // Only the WAL of the replaced master's promotion is discarded, and little more (sentinel C-12).
     let discarded = master
         .history_entry(own)
@@ -313,12 +321,16 @@ fn reason_against_fallback(
     (!before_announcement && !replaced_just_promoted).then_some(Ineligible::ClientsMayHaveWritten)
 }
 
-fn fallback_candidate(uid: &DbUid, db: &Db, report: &KeeperReport) -> Candidate {
-    // A clean stop reports a position that may be newer than the recorded one.
+/// Returns the position of a former master. A clean stop reports one that may be newer than the recorded one.
+fn fallback_position(db: &Db, report: &KeeperReport) -> Lsn {
     let stopped_at = report.info.stopped.as_ref().and_then(|stopped| stopped.lsn);
+    stopped_at.map_or(db.status.xlog_pos, |lsn| lsn.max(db.status.xlog_pos))
+}
+
+fn fallback_candidate(uid: &DbUid, db: &Db, report: &KeeperReport) -> Candidate {
     Candidate {
         db: uid.clone(),
-        at: stopped_at.map_or(db.status.xlog_pos, |lsn| lsn.max(db.status.xlog_pos)),
+        at: fallback_position(db, report),
         quality: ReportQuality::Fresh,
         is_complete: false,
         kind: CandidateKind::Fallback(Condition::KeeperInfo {

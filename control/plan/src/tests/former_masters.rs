@@ -147,6 +147,45 @@ fn a_master_that_has_written_more_is_waited_for() {
     }
 }
 
+/// Row X65 (sentinel 15.5).
+#[test]
+fn a_former_master_on_the_timeline_of_one_that_may_have_been_announced_must_not_lag() {
+    // db3 was elected before db2, and has received a part of db2's timeline
+    let failed = |ahead: u64| {
+        let mut setup = failed_over(SECOND);
+        setup.db("db3").spec.role = Role::Master;
+        setup.db("db3").spec.follow_config = None;
+        setup.db("db2").spec.followers = uids(&[]);
+        setup.at("db2", 2, 400 + ahead).at("db3", 2, 460).unhealthy("db2");
+        setup.stopped("keeper1", 1, 450);
+        setup.stopped("keeper3", 2, 460);
+        setup
+    };
+    check(
+        &mut failed(100),
+        "closes the proxies; to go back to db1; db2 is not announced yet; then elects db3",
+    );
+    // from now on the data do not tell that db2 was announced
+    for (ahead, converged, expected) in [
+        (100, true, "elects db3"),
+        // db2 has reported a later position since
+        (
+            2 << 20,
+            true,
+            "no eligible master; db2 is not announced yet",
+        ),
+        // db2 was never announced
+        (2 << 20, false, "elects db3"),
+    ] {
+        let mut setup = failed(ahead);
+        setup.proxy().spec.master_db_uid = db_uid("");
+        if !converged {
+            setup.db("db2").generation += 1;
+        }
+        check(&mut setup, expected);
+    }
+}
+
 #[test]
 fn a_master_that_failed_before_it_was_announced_is_replaced_by_the_old_one_that_is_kept_stopped() {
     // extensions

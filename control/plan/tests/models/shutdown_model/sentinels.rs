@@ -38,6 +38,7 @@ impl<const KEEPERS: usize> ModelState<KEEPERS> {
             db.boot = info.boot;
             if let Some(runs) = info.runs.filter(|_| info.uid == db.uid) {
                 db.record = Some(runs.log);
+                db.has_converged |= runs.as_master;
             }
         }
         data
@@ -100,6 +101,7 @@ impl<const KEEPERS: usize> ModelState<KEEPERS> {
                     uid: (db.uid + 1) % UIDS,
                     is_master_type: false,
                     record: None,
+                    has_converged: false,
                     ..db
                 };
                 write("gets a new db", index, data, 0);
@@ -175,6 +177,9 @@ impl<const KEEPERS: usize> ModelState<KEEPERS> {
                 rules,
             );
             state.left.failures_found += 1; // the election, once they are closed, is made on the same detected failure
+            state.is_given_up = fallback_masters
+                .iter()
+                .any(|(_, reason)| matches!(reason, ElectionReason::JustPromoted(_)));
             next.push((("is no longer published", data_read.master), state));
         }
     }
@@ -213,6 +218,7 @@ impl<const KEEPERS: usize> ModelState<KEEPERS> {
         let Some(master_log) = data_read.dbs[data_read.master].record else {
             return Vec::new();
         };
+        let has_converged = data_read.dbs[data_read.master].has_converged && !self.is_converging;
         let candidate = |index: usize| {
             let db = data_read.dbs[index];
             let record = db.record.filter(|_| db.is_master_type && index != data_read.master)?;
@@ -222,7 +228,9 @@ impl<const KEEPERS: usize> ModelState<KEEPERS> {
                 return None;
             }
             if !published && record.timeline() == master_log.timeline() && record.is_valid_for(master_log) {
-                return Some((index, ElectionReason::Unpublished(cause)));
+                let may_lag = !has_converged || !rules.has(Rule::LagAfterConvergence);
+                let is_enough = may_lag || record.end() >= master_log.end();
+                return is_enough.then_some((index, ElectionReason::Unpublished(cause)));
             }
             let excess = master_log.end() - master_log.switch_of(record.timeline())?;
             let little = excess <= LITTLE || !rules.has(Rule::OnlyLittle);
@@ -243,6 +251,7 @@ impl<const KEEPERS: usize> ModelState<KEEPERS> {
     ) {
         let mut data = *data_read;
         data.master = to;
+        data.dbs[to].has_converged &= data.dbs[to].is_master_type; // one whose spec is unchanged has (sentinel N-11)
         data.dbs[to].is_master_type = true;
         data.proxied = None;
         self.plan(data, Some(reason), depends_on, rules, next);

@@ -28,6 +28,8 @@ pub(super) struct Db {
     pub(super) boot: u8,
     /// The last recorded WAL; none: no generation was ever applied.
     pub(super) record: Option<Log>,
+    /// It has converged since it was elected as a standby: its keeper reported it running as master.
+    pub(super) has_converged: bool,
 }
 
 /// A keeper's info.
@@ -236,6 +238,8 @@ pub(super) struct ModelState<const KEEPERS: usize> {
     pub(super) acknowledged_by_current: u8,
     /// The current master was announced since its election.
     pub(super) current_was_published: bool,
+    /// It has failed, and the proxies were closed to elect a former master in its place by sentinel C-12.
+    pub(super) is_given_up: bool,
     pub(super) reason: ElectionReason,
     /// The db last announced, while its data is unchanged.
     pub(super) published: Option<usize>,
@@ -272,6 +276,7 @@ impl<const KEEPERS: usize> ModelState<KEEPERS> {
             is_master_type: index == 0,
             boot: 0,
             record: Some(Log::EMPTY),
+            has_converged: index == 0,
         };
         Self {
             data: Data {
@@ -293,6 +298,7 @@ impl<const KEEPERS: usize> ModelState<KEEPERS> {
             acknowledged: 0,
             acknowledged_by_current: 0,
             current_was_published: true,
+            is_given_up: false,
             reason: ElectionReason::First,
             published: Some(0),
             loss_allowed: false,
@@ -329,7 +335,7 @@ impl<const KEEPERS: usize> ModelState<KEEPERS> {
         state.infos = state.keepers.map(|keeper| Some(keeper.info()));
         state.data.master = 1;
         state.data.proxied = Some(1);
-        state.data.dbs[1].is_master_type = true;
+        (state.data.dbs[1].is_master_type, state.data.dbs[1].has_converged) = (true, true);
         for (db, keeper) in state.data.dbs.iter_mut().zip(state.keepers) {
             db.record = Some(keeper.log);
         }
@@ -367,6 +373,7 @@ impl<const KEEPERS: usize> ModelState<KEEPERS> {
         self.acknowledged = kept;
         self.published = Some(to);
         self.current_was_published = true;
+        self.is_given_up = false;
         self.loss_allowed = false;
     }
 
@@ -380,6 +387,7 @@ impl<const KEEPERS: usize> ModelState<KEEPERS> {
             | ElectionReason::Switchover
             | ElectionReason::Failed(FailedBy::OrderTime) => missing(self.acknowledged) && !self.loss_allowed,
             ElectionReason::First | ElectionReason::Failed(_) => false,
+            ElectionReason::Unpublished(_) if self.is_given_up => missing(self.acknowledged_by_current & recorded),
             ElectionReason::Unpublished(_) => self.current_was_published && missing(self.acknowledged_by_current),
             ElectionReason::JustPromoted(_) => missing(self.acknowledged_by_current & recorded),
         };
@@ -400,6 +408,7 @@ impl<const KEEPERS: usize> ModelState<KEEPERS> {
         state.reason = reason;
         state.acknowledged_by_current = 0;
         state.current_was_published = false;
+        state.is_given_up = false;
         state.loss_allowed = match reason {
             ElectionReason::First | ElectionReason::OrderlyShutdown | ElectionReason::Switchover => self.loss_allowed,
             ElectionReason::Failed(_) | ElectionReason::JustPromoted(_) => true,
