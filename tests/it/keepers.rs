@@ -10,6 +10,7 @@ use stolon_tests::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
 use stolon_tests::process::Signal;
 use stolon_tests::spec::{update, wait_parameter_is};
 use stolon_tests::sql::SqlClient;
+use stolon_tests::status::wait_status_shows;
 use stolon_tests::wait::{eventually, throughout};
 
 /// A data directory has one keeper at a time (keeper 2.4).
@@ -159,6 +160,7 @@ async fn parameters_are_merged_reloaded_and_applied_by_restart_as_the_spec_says(
         check(pending == "1", || format!("{pending} are pending"))
     })
     .await;
+    wait_status_shows(&cluster, &["keeper0"], "parameters wait for a restart of PostgreSQL").await;
     throughout("no restart", Duration::from_secs(3), async || {
         let value = cluster.query("keeper0", "show max_connections").await?;
         check(value == "150", || value)

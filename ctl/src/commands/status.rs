@@ -108,7 +108,7 @@ fn decode_status(mut snapshot: Snapshot, keys: &Keys) -> Result<Status, StatusFa
         is_old: false,
         problem,
     });
-    let of_keepers = view::problems(&keepers, Some(&checked.data));
+    let of_keepers = view::problems(&keepers, Some((&checked.data, &checked.spec)));
     status.problems = of_cluster.into_iter().chain(of_keepers).collect();
     Ok(status)
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use model::{
     ClusterData, ClusterView, DbUid, FailoverRequest, KeeperInfo, KeeperUid, KeeperView, Problem, ProxyInfo, ProxyUid,
-    SentinelInfo, SentinelUid, SwitchoverRequest, Timestamp,
+    RestartState, SentinelInfo, SentinelUid, Spec, SwitchoverRequest, Timestamp,
 };
 use serde::Serialize;
 
@@ -185,8 +185,10 @@ pub(super) fn requests(
     switchover.into_iter().chain(failover).collect()
 }
 
-/// Returns the problems that keepers of this cluster report, sorted by keeper; those of all keepers without cluster data.
-pub(super) fn problems(infos: &[KeeperInfo], data: Option<&ClusterData>) -> Vec<ProblemRow> {
+/// Returns the problems of keepers of this cluster by their infos, sorted by keeper; those of all keepers without cluster
+/// data.
+pub(super) fn problems(infos: &[KeeperInfo], cluster: Option<(&ClusterData, &Spec)>) -> Vec<ProblemRow> {
+    let (data, spec) = cluster.unzip();
     let cluster = data.and_then(|data| data.cluster.as_ref()).map(|cluster| &cluster.uid);
     let of_cluster = infos
         .iter()
@@ -197,19 +199,31 @@ pub(super) fn problems(infos: &[KeeperInfo], data: Option<&ClusterData>) -> Vec<
     };
     let mut problems: Vec<ProblemRow> = of_cluster
         .flat_map(|info| {
-            info.problems
-                .iter()
-                .take(Problem::COUNT_MAX)
-                .map(|problem| (&info.uid, problem))
+            let reported = info.problems.iter().take(Problem::COUNT_MAX).map(Problem::printable);
+            let waits = spec.and_then(|spec| waits_for_restart(info, spec));
+            reported.chain(waits).map(|problem| (&info.uid, problem))
         })
         .map(|(uid, problem)| ProblemRow {
             keeper: Some(uid.to_string()),
             is_old: is_unhealthy(uid),
-            problem: problem.printable(),
+            problem,
         })
         .collect();
     problems.sort_by(|a, b| (&a.keeper, &a.problem).cmp(&(&b.keeper, &b.problem)));
     problems
+}
+
+/// Returns the problem of a keeper whose instance is not restarted automatically. With automaticPgRestart the keeper reports
+/// what keeps it from restarting.
+fn waits_for_restart(info: &KeeperInfo, spec: &Spec) -> Option<Problem> {
+    let is_pending = matches!(&info.settings, Some(settings) if settings.state == RestartState::Pending);
+    (is_pending && !spec.automatic_pg_restart).then(|| {
+        Problem::new(
+            "configuration",
+            "parameters wait for a restart of PostgreSQL (`select name from pg_settings where pending_restart`)",
+            "restart the keepers, those of standbys first, or set automaticPgRestart (`stolonctl update --patch`)",
+        )
+    })
 }
 
 fn keeper_row(keeper: &KeeperView) -> KeeperRow {

@@ -9,6 +9,11 @@ fn data(text: &str) -> ClusterData {
     ClusterData::parse(text.as_bytes()).unwrap().unwrap()
 }
 
+fn problems_of(infos: &[KeeperInfo], data: &ClusterData) -> Vec<ProblemRow> {
+    let checked = data.clone().check().unwrap();
+    problems(infos, Some((&checked.data, &checked.spec)))
+}
+
 fn rendered(data: &ClusterData) -> String {
     render(&build(None, Vec::new(), Vec::new(), data))
 }
@@ -226,7 +231,7 @@ fn problems_are_printed_last_and_only_if_there_are_some() {
     let mut status = build(None, Vec::new(), Vec::new(), &data);
     let without = render(&status);
     assert!(!without.contains("Problems"));
-    status.problems = problems(&infos, Some(&data));
+    status.problems = problems_of(&infos, &data);
     let expected = "\n=== Problems ===\n\nb: login: refused [2J next\n    set it\nb: x: y\n\n";
     assert_eq!(
         render(&status),
@@ -247,7 +252,7 @@ fn what_a_keeper_reported_before_it_was_lost_is_marked() {
     )
     .unwrap();
     let mut status = build(None, Vec::new(), Vec::new(), &data);
-    status.problems = problems(&infos, Some(&data));
+    status.problems = problems_of(&infos, &data);
     let text = render(&status);
     assert!(
         text.contains("\na: x: z\nb (last report of an unhealthy keeper): x: y\n"),
@@ -255,4 +260,27 @@ fn what_a_keeper_reported_before_it_was_lost_is_marked() {
     );
     let json = model::to_compact(&status);
     assert!(json.contains(r#"{"keeper":"b","old":true,"kind":"x""#), "{json}");
+}
+
+#[test]
+fn parameters_that_wait_for_a_restart_are_a_problem_unless_the_keeper_restarts_by_itself() {
+    let shown = |state: &str, automatic: bool| {
+        let data = format!(
+            r#"{{"formatVersion":1,"cluster":{{"spec":{{"initMode":"new","automaticPgRestart":{automatic}}},"status":{{}}}}}}"#
+        );
+        let data = ClusterData::parse(data.as_bytes()).unwrap().unwrap();
+        let infos = format!(r#"[{{"uid":"a","settings":{{"fingerprint":"1","state":"{state}"}}}},{{"uid":"b"}}]"#);
+        let mut status = build(None, Vec::new(), Vec::new(), &data);
+        status.problems = problems_of(&from_slice::<Vec<KeeperInfo>>(infos.as_bytes()).unwrap(), &data);
+        render(&status).contains("\na: configuration: parameters wait for a restart of PostgreSQL")
+    };
+    assert!(shown("pending", false));
+    for (state, automatic) in [
+        ("pending", true),
+        ("applied", false),
+        ("refused", false),
+        ("restarting", false),
+    ] {
+        assert!(!shown(state, automatic), "{state} {automatic}");
+    }
 }
