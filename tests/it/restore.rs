@@ -344,7 +344,7 @@ async fn recovery_ends_at_a_time_at_a_position_at_a_transaction_or_at_once() {
             json!({ "recoveryTargetTime": "2001-01-01 00:00:00+00" }),
         )
         .await;
-    wait_status_shows(&backup.cluster, &["keeper0"], "recovery").await;
+    wait_status_shows(&backup.cluster, &["keeper0"], "is before the restored backup").await;
     // A recovery target that has been reached is the last one that counts.
     backup
         .init(

@@ -231,11 +231,12 @@ impl DataSteps {
                 TargetRole::Master => RecoverySignal::Recovery,
                 _ => RecoverySignal::Standby,
             },
+            target_time: config.recovery_target_settings.unwrap_or_default().recovery_target_time,
             limit: Some(target.sync_timeout).filter(|limit| !limit.is_zero()),
         };
         let (instance, owned, changes) = (&self.instance, &self.owned, &self.changes);
         if let Some(kept) = kept {
-            return Ok(restore::place(instance, restore.signal, kept, owned, changes).await);
+            return Ok(restore::place(instance, &restore, kept, owned, changes).await);
         }
         let staged = self.prepare(&[]).await?;
         let restored = Cell::new(None);

@@ -17,6 +17,7 @@ pub mod initdb;
 pub mod instance;
 pub mod observe;
 pub mod programs;
+pub mod recovery_target;
 pub mod restore;
 pub mod restore_error;
 pub mod rewind;

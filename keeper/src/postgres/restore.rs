@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::Chain;
+use model::Timestamp;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
@@ -23,7 +24,8 @@ use crate::postgres::data::staging::StagedData;
 use crate::postgres::instance::Instance;
 use crate::postgres::programs::command;
 use crate::postgres::programs::environment;
-use crate::postgres::programs::pg_control;
+use crate::postgres::programs::pg_control::{self, ControlFile};
+use crate::postgres::recovery_target;
 use crate::postgres::restore_error::RestoreError;
 use crate::postgres::server::error::InstanceError;
 use crate::postgres::transfer::TransferProgress;
@@ -38,6 +40,8 @@ pub struct BackupRestore {
     pub command: String,
     /// What the recovery of the data is to end as.
     pub signal: RecoverySignal,
+    /// `recovery_target_time`; empty for none.
+    pub target_time: String,
     /// Time limit of the command; `None` for none.
     pub limit: Option<Duration>,
 }
@@ -88,16 +92,7 @@ pub async fn run(
         run_command(instance, restore, staged.directory(), progress).await
     };
     match restored.await {
-        Ok(()) => {
-            place(
-                instance,
-                restore.signal,
-                UnexaminedRestore(Box::new(staged)),
-                owned,
-                changes,
-            )
-            .await
-        }
+        Ok(()) => place(instance, restore, UnexaminedRestore(Box::new(staged)), owned, changes).await,
         Err(failed) => {
             // What the command has left running must not write into what is removed.
             instance.end_other_processes().await.map_err(FailedRestore::Removed)?;
@@ -109,18 +104,18 @@ pub async fn run(
 /// Checks what the restore command has restored, and moves it to its place.
 pub async fn place(
     instance: &Instance,
-    signal: RecoverySignal,
+    restore: &BackupRestore,
     UnexaminedRestore(staged): UnexaminedRestore,
     owned: &Arc<OwnedDirs>,
     changes: &DataChanges,
 ) -> Result<(), FailedRestore> {
-    match examine(instance, staged.directory(), changes).await {
+    match examine(instance, restore, staged.directory(), changes).await {
         Ok(()) => {}
         Err(failed) if failed.proves_unusable() => return Err(discard(failed, staged, changes).await),
         Err(failed) => return Err(FailedRestore::Unexamined(failed, UnexaminedRestore(staged))),
     }
     // From here on the data are changed: after a failure it is not known how far.
-    if let Err(failed) = prepare(instance, signal, &staged, changes).await {
+    if let Err(failed) = prepare(instance, restore.signal, &staged, changes).await {
         return Err(discard(failed, staged, changes).await);
     }
     let owned = Arc::clone(owned);
@@ -182,8 +177,14 @@ async fn run_command(
     }
 }
 
-/// Checks that a database cluster was restored which this keeper's programs can recover, without changing it.
-async fn examine(instance: &Instance, directory: &Path, changes: &DataChanges) -> Result<(), InstanceError> {
+/// Checks that a database cluster was restored which this keeper's programs can recover to the target, without changing
+/// it.
+async fn examine(
+    instance: &Instance,
+    restore: &BackupRestore,
+    directory: &Path,
+    changes: &DataChanges,
+) -> Result<(), InstanceError> {
     // What the command has left running must not write into the data.
     instance.end_other_processes().await?;
     let restored = directory.to_owned();
@@ -204,8 +205,9 @@ async fn examine(instance: &Instance, directory: &Path, changes: &DataChanges) -
         return Err(RestoreError::OtherMajor { found, programs }.into());
     }
     let limit = instance.config().request_timeout;
-    let Err(failed) = pg_control::read(instance.programs(), directory, limit).await else {
-        return Ok(());
+    let failed = match pg_control::read(instance.programs(), directory, limit).await {
+        Ok(control) => return Ok(check_target(&restore.target_time, &control)?),
+        Err(failed) => failed,
     };
     if failed.is_exit() {
         let restored = directory.to_owned();
@@ -214,6 +216,19 @@ async fn examine(instance: &Instance, directory: &Path, changes: &DataChanges) -
         return Err(RestoreError::ControlUnknown(failed).into());
     }
     Err(RestoreError::Damaged(failed).into())
+}
+
+/// Checks that the data are not newer than the recovery target.
+fn check_target(target_time: &str, control: &ControlFile) -> Result<(), RestoreError> {
+    match control.checkpoint_time {
+        Some(checkpoint) if recovery_target::is_before(target_time, checkpoint) => {
+            Err(RestoreError::TargetBeforeBackup {
+                target: target_time.to_owned(),
+                checkpoint: Timestamp::from_unix_nanos(i128::from(checkpoint) * 1_000_000_000),
+            })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Prepares restored data for their recovery: files of the server that was backed up are removed, and the signal file is
@@ -313,6 +328,7 @@ mod tests {
         let restore = BackupRestore {
             command: format!("cp -a {}/. %d", backup.display()),
             signal: RecoverySignal::Recovery,
+            target_time: String::new(),
             limit: None,
         };
         let changes = DataChanges::default();

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use model::Timestamp;
+
 use crate::postgres::programs::installation::ProgramsError;
 use crate::postgres::programs::pg_control::ControlError;
 
@@ -27,6 +29,17 @@ pub enum RestoreError {
     /// The control file was not read, which proves nothing about the data (keeper 12.13.5).
     #[error("could not read the control file of the restored data, which are kept meanwhile")]
     ControlUnknown(#[source] ControlError),
+    /// The recovery target is a time before the backup.
+    #[error(
+        "recoveryTargetTime {target} is before the restored backup, which has a checkpoint of {checkpoint}: restore an older \
+         backup, or set a later time"
+    )]
+    TargetBeforeBackup {
+        /// As in the spec.
+        target: String,
+        /// When the latest checkpoint in the backup was made.
+        checkpoint: Timestamp,
+    },
     /// `pg_wal` is a link, as in the server that was backed up: its WAL may be there.
     #[error(
         "the restored {} is a link to {}, where the WAL of the server that was backed up may be: restore it as a \

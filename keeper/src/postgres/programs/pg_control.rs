@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use jiff::civil::{Date, Time};
+use jiff::tz::Offset;
 use model::Lsn;
 
 use crate::postgres::config::conf::StandbyMinimums;
@@ -78,6 +80,8 @@ pub struct ControlFile {
     pub redo: Lsn,
     /// Timeline of that checkpoint.
     pub timeline: u64,
+    /// Time of that checkpoint, in seconds since 1970, if it was printed.
+    pub checkpoint_time: Option<i64>,
     /// Position up to which a standby must replay to be consistent; 0 on a master.
     pub minimum_recovery_end: Lsn,
     /// Timeline of that position; 0 on a master.
@@ -93,7 +97,7 @@ pub struct ControlFile {
 }
 
 impl ControlFile {
-    /// Parses the output of pg_controldata in the locale C.
+    /// Parses the output of pg_controldata in the locale C and in UTC.
     pub fn parse(printed: &str) -> Result<Self, ControlError> {
         let text = |key: &'static str| {
             let value = |line: &str| {
@@ -130,6 +134,9 @@ impl ControlFile {
             checkpoint: lsn("Latest checkpoint location")?,
             redo: lsn("Latest checkpoint's REDO location")?,
             timeline: number("Latest checkpoint's TimeLineID")?,
+            checkpoint_time: text("Time of latest checkpoint")
+                .ok()
+                .and_then(|time| unix_seconds(&time)),
             minimum_recovery_end: lsn("Minimum recovery ending location")?,
             minimum_recovery_timeline: number("Min recovery ending loc's timeline")?,
             wal_log_hints: text("wal_log_hints setting")? == "on",
@@ -161,6 +168,21 @@ impl ControlFile {
     }
 }
 
+/// Parses a time that pg_controldata prints in the locale C and in UTC: `Tue Dec  1 07:08:09 2026`.
+fn unix_seconds(printed: &str) -> Option<i64> {
+    const MONTHS: [&str; 12] = [
+        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+    ];
+    let words: Vec<&str> = printed.split_ascii_whitespace().collect();
+    let [_, month, day, time, year] = words.as_slice() else {
+        return None;
+    };
+    let month = MONTHS.iter().zip(1..).find(|(name, _)| *name == month)?.1;
+    let date = Date::new(year.parse().ok()?, month, day.parse().ok()?).ok()?;
+    let time: Time = time.parse().ok()?;
+    Some(Offset::UTC.to_timestamp(date.to_datetime(time)).ok()?.as_second())
+}
+
 /// Fails if the bytes of the control file cannot be read. pg_controldata fails then, and also for a file that is damaged.
 pub(crate) fn check_readable(data: &Path) -> Result<(), FileError> {
     let path = data.join("global/pg_control");
@@ -170,7 +192,7 @@ pub(crate) fn check_readable(data: &Path) -> Result<(), FileError> {
 /// Reads the control file of a PGDATA.
 pub async fn read(programs: &Programs, data: &Path, limit: Duration) -> Result<ControlFile, ControlError> {
     let mut command = environment::command(&programs.path("pg_controldata"));
-    command.env("LC_ALL", "C").arg("-D").arg(data);
+    command.env("LC_ALL", "C").env("TZ", "UTC").arg("-D").arg(data);
     let printed = command::output(command, limit).await?;
     if let Some(warning) = printed.lines().find(|line| line.starts_with("WARNING")) {
         return Err(ControlError::Damaged {
@@ -198,6 +220,7 @@ Latest checkpoint location:           0/3000060
 Latest checkpoint's REDO location:    0/3000028
 Latest checkpoint's TimeLineID:       1
 Latest checkpoint's PrevTimeLineID:   1
+Time of latest checkpoint:            Tue Dec  1 07:08:09 2026
 Minimum recovery ending location:     1/3000148
 Min recovery ending loc's timeline:   2
 wal_level setting:                    replica
@@ -223,6 +246,15 @@ Data page checksum version:           0
         assert_eq!(control.minimums.max_wal_senders, 47);
         assert_eq!((control.wal_log_hints, control.has_checksums), (true, false));
         assert_eq!(control.layout, LAYOUT);
+        assert_eq!(control.checkpoint_time, Some(1_796_108_889));
+        for unknown in [
+            "",
+            "Dec  1 07:08:09 2026",
+            "Di Dez  1 07:08:09 2026",
+            "Tue Dec 32 07:08:09 2026",
+        ] {
+            assert_eq!(unix_seconds(unknown), None, "{unknown:?}");
+        }
         for (text, state) in [
             ("in production", ControlState::InProduction),
             ("in crash recovery", ControlState::CrashRecovery),
