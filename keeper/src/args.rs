@@ -6,17 +6,14 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use daemon::args::{ArgsWarning, CheckedArgs, CommonConfig, DaemonArgs, Faults, Switch, given, given_path};
+use model::KeeperUid;
 
 use crate::args::logins::LoginArgs;
-use crate::local::uid::is_valid_uid;
 use crate::postgres::config::credentials::{Login, Secret};
 
 mod addresses;
 mod data_dir;
 mod logins;
-
-/// Longest keeper uid that may be given: that of a file name, since it stands in keys, labels and logs.
-const UID_BYTES_MAX: usize = 255;
 
 /// Run one PostgreSQL instance as a member of the cluster.
 ///
@@ -177,13 +174,14 @@ impl Args {
         let logins = self.logins(&su_name, &mut faults, &mut warnings);
         let uid = self.uid.clone().filter(|uid| !uid.is_empty());
         match &uid {
-            Some(uid) if uid.len() > UID_BYTES_MAX => {
+            Some(uid) if uid.len() > KeeperUid::BYTES_MAX => {
                 let start: String = uid.chars().take(20).collect();
                 faults.push(format!(
-                    "keeper uid {start:?}… is not valid: it is longer than {UID_BYTES_MAX} bytes"
+                    "keeper uid {start:?}… is not valid: it is longer than {} bytes",
+                    KeeperUid::BYTES_MAX
                 ));
             }
-            Some(uid) if !is_valid_uid(uid) => faults.push(format!(
+            Some(uid) if !KeeperUid::has_valid_characters(uid) => faults.push(format!(
                 "keeper uid {uid:?} is not valid: use letters a-z, digits and '_'"
             )),
             _ => {}

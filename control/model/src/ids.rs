@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::validate::is_name_char;
+
 macro_rules! uid {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -64,6 +66,18 @@ uid!(
     /// A keeper, stable over its restarts.
     KeeperUid
 );
+
+impl KeeperUid {
+    /// Longest uid that a keeper may be given: that of a file name, since it stands in keys, labels and logs.
+    pub const BYTES_MAX: usize = 255;
+
+    /// Returns whether a uid consists of one or more of `a`-`z`, `0`-`9` and `_` (keeper 1.5, T4). Its length is not
+    /// checked.
+    pub fn has_valid_characters(uid: &str) -> bool {
+        !uid.is_empty() && uid.chars().all(is_name_char)
+    }
+}
+
 uid!(
     /// One incarnation of a PostgreSQL instance on one keeper; never used again (sentinel 1.1).
     DbUid
@@ -105,3 +119,19 @@ pub fn strip_stolon_name(name: &str) -> Option<&str> {
 
 /// The name of a standby that does not exist: commits that wait for it wait until the names change.
 pub const FAKE_STANDBY: &str = "stolonfakestandby";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn valid_uids_of_keepers() {
+        // Table: keeper T4.
+        for good in ["aaaaaaaa", "a12345aa", "_a1_2345aa_"] {
+            assert!(KeeperUid::has_valid_characters(good), "{good}");
+        }
+        for bad in ["", "a-aaaaaaa", "_a1_-2345aa_", "ABC123", "$123", "a\n", "ä"] {
+            assert!(!KeeperUid::has_valid_characters(bad), "{bad}");
+        }
+    }
+}

@@ -1,14 +1,10 @@
 //! Checks what a spec asks of the initialisation, before it is stored. A stored spec is not checked against these rules: its
 //! cluster was initialised, perhaps by Go stolon, which does not have them.
 
-use crate::validate::is_name_char;
-use crate::{ClusterSpec, InitMode, InvalidSpec, RecoveryTargetSettings};
+use crate::{ClusterSpec, InitMode, InvalidSpec, KeeperUid, RecoveryTargetSettings};
 
 /// The longest name of a restore point (`MAXFNAMELEN` less one).
 const RESTORE_POINT_BYTES_MAX: usize = 63;
-
-/// The longest uid of a keeper (keeper 1.5.1).
-const KEEPER_UID_BYTES_MAX: usize = 255;
 
 impl ClusterSpec {
     /// Refuses settings with which the initialisation would fail after the backup was restored, or never begin.
@@ -19,10 +15,11 @@ impl ClusterSpec {
         let existing = self.existing_config.as_ref();
         if let Some(existing) = existing.filter(|_| self.init_mode == Some(InitMode::Existing)) {
             let uid = existing.keeper_uid.as_str();
-            if uid.len() > KEEPER_UID_BYTES_MAX || !uid.chars().all(is_name_char) {
+            let bytes_max = KeeperUid::BYTES_MAX;
+            if uid.len() > bytes_max || !KeeperUid::has_valid_characters(uid) {
                 return invalid(format!(
-                    "existingConfig.keeperUID {uid:?}: no keeper can have this uid: use 1 to {KEEPER_UID_BYTES_MAX} lower-case \
-                     letters, digits and underscores"
+                    "existingConfig.keeperUID {uid:?}: no keeper can have this uid: use 1 to {bytes_max} lower-case letters, \
+                     digits and underscores"
                 ));
             }
         }

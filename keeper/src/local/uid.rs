@@ -1,4 +1,4 @@
-//! The uid of a keeper, and that of one of its processes: which are valid, and which one to run under.
+//! The uid of a keeper, and that of one of its processes: which one to run under.
 
 use base::RandomBytes;
 use model::{BootUuid, KeeperUid, short_uid};
@@ -6,11 +6,6 @@ use tracing::info;
 
 use crate::local::state::LocalState;
 use crate::postgres::data::file_error::FileError;
-
-/// Returns whether this is a valid keeper uid or slot name: one or more of `a`-`z`, `0`-`9`, `_` (keeper 1.5, T4).
-pub fn is_valid_uid(uid: &str) -> bool {
-    !uid.is_empty() && uid.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'))
-}
 
 /// The uid to run under, and where it comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,17 +90,6 @@ fn uuid_v4(mut bytes: [u8; 16]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn valid_uids_are_recognised() {
-        // Table: keeper T4.
-        for good in ["aaaaaaaa", "a12345aa", "_a1_2345aa_"] {
-            assert!(is_valid_uid(good), "{good}");
-        }
-        for bad in ["", "a-aaaaaaa", "_a1_-2345aa_", "ABC123", "$123", "a\n", "ä"] {
-            assert!(!is_valid_uid(bad), "{bad}");
-        }
-    }
 
     #[test]
     fn a_keeper_never_runs_under_another_uid_than_the_saved_one() {
