@@ -77,6 +77,11 @@ pub(crate) fn explain(tail: &[String]) -> String {
 /// Runs `command` to its end and returns its standard output, which must be short: a command that prints more than 1
 /// MiB is killed at the time limit.
 pub async fn output(command: Command, limit: Duration) -> Result<String, CommandError> {
+    Ok(output_and_messages(command, limit).await?.0)
+}
+
+/// As [`output`], and returns also the last lines of the standard error.
+pub async fn output_and_messages(command: Command, limit: Duration) -> Result<(String, Vec<String>), CommandError> {
     let program = program_of(&command);
     let (mut running, stdout, stderr) = RunningCommand::spawn(command, &program)?;
     let (mut tail, mut redactor) = (OutputTail::default(), Redactor::default());
@@ -97,8 +102,8 @@ pub async fn output(command: Command, limit: Duration) -> Result<String, Command
         program: program.clone(),
         source,
     })?;
-    running.end(program, status, tail)?;
-    Ok(String::from_utf8_lossy(&printed).into_owned())
+    let messages = running.end(program, status, tail)?;
+    Ok((String::from_utf8_lossy(&printed).into_owned(), messages))
 }
 
 /// Runs `command` to its end and passes each line of its output, on either stream, to `line`. Without a time limit:
@@ -125,7 +130,7 @@ pub async fn run(command: Command, mut line: impl FnMut(&str)) -> Result<(), Com
         wait_with_output(&mut running.child, &program, read).await
     };
     let (tail, _) = tail.into_inner();
-    running.end(program, status, tail)
+    running.end(program, status, tail).map(drop)
 }
 
 /// Waits for the end of a program and of `output`, the reading of its output. Background processes may hold that open; they
@@ -182,17 +187,22 @@ impl RunningCommand {
     }
 
     /// Returns how the program ended, once `status` is known: with the last lines of its output if it failed.
-    fn end(&mut self, program: PathBuf, status: io::Result<ExitStatus>, tail: OutputTail) -> Result<(), CommandError> {
+    fn end(
+        &mut self,
+        program: PathBuf,
+        status: io::Result<ExitStatus>,
+        tail: OutputTail,
+    ) -> Result<Vec<String>, CommandError> {
         let status = match status {
             Ok(status) => status,
             Err(source) => return Err(CommandError::Read { program, source }),
         };
         // The child was reaped: the id of its group may be reused.
         self.group = None;
+        let tail = tail.into_lines();
         if status.success() {
-            Ok(())
+            Ok(tail)
         } else {
-            let tail = tail.into_lines();
             Err(CommandError::Failed { program, status, tail })
         }
     }

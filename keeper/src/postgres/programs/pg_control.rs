@@ -193,8 +193,11 @@ pub(crate) fn check_readable(data: &Path) -> Result<(), FileError> {
 pub async fn read(programs: &Programs, data: &Path, limit: Duration) -> Result<ControlFile, ControlError> {
     let mut command = environment::command(&programs.path("pg_controldata"));
     command.env("LC_ALL", "C").env("TZ", "UTC").arg("-D").arg(data);
-    let printed = command::output(command, limit).await?;
-    if let Some(warning) = printed.lines().find(|line| line.starts_with("WARNING")) {
+    let (printed, messages) = command::output_and_messages(command, limit).await?;
+    // Up to PostgreSQL 16 a part of the output, from 17 on a message of the program.
+    let mut lines = printed.lines().chain(messages.iter().map(String::as_str));
+    let warning = lines.find(|line| line.starts_with("WARNING") || line.starts_with("pg_controldata: warning"));
+    if let Some(warning) = warning {
         return Err(ControlError::Damaged {
             data: data.display().to_string(),
             warning: warning.to_owned(),
@@ -206,6 +209,7 @@ pub async fn read(programs: &Programs, data: &Path, limit: Duration) -> Result<C
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::postgres::instance::test_instance;
 
     const LAYOUT: WalLayout = WalLayout {
         segment_bytes: 16 << 20,
@@ -269,5 +273,28 @@ Data page checksum version:           0
             ControlFile::parse("nonsense"),
             Err(ControlError::Missing { .. })
         ));
+    }
+
+    /// PostgreSQL 17 and later print the warning on standard error.
+    #[tokio::test]
+    async fn a_warning_means_damage_on_every_major() {
+        let limit = Duration::from_secs(60);
+        for warning in [
+            "echo 'WARNING: Calculated CRC checksum does not match value stored in file.'",
+            "echo 'pg_controldata: warning: calculated CRC checksum does not match' >&2",
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            std::fs::write(dir.path().join("printed"), PRINTED).unwrap();
+            let print = format!("cat {}", dir.path().join("printed").display());
+            let instance = test_instance(dir.path(), "pg_controldata", &format!("{warning}\n{print}"), limit);
+            let read = read(instance.programs(), dir.path(), limit).await;
+            assert!(matches!(read, Err(ControlError::Damaged { .. })), "{read:?}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("global")).unwrap();
+        std::fs::write(dir.path().join("global/pg_control"), [0; 8192]).unwrap();
+        let programs = Programs::find(None, std::env::var_os("PATH").as_deref(), None).unwrap();
+        let read = read(&programs, dir.path(), limit).await;
+        assert!(matches!(read, Err(ControlError::Damaged { .. })), "{read:?}");
     }
 }
