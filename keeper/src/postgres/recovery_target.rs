@@ -25,7 +25,14 @@ fn latest(target: &str) -> Option<i64> {
         "" => Time::midnight(),
         time => time.parse().ok()?,
     };
-    let behind = behind_utc(zone.trim()).unwrap_or(FARTHEST_BEHIND);
+    let zone = zone.trim();
+    let has_half_of_the_day = ["am", "pm"]
+        .iter()
+        .any(|half| zone.get(..2).is_some_and(|start| start.eq_ignore_ascii_case(half)));
+    if has_half_of_the_day {
+        return None;
+    }
+    let behind = behind_utc(zone).unwrap_or(FARTHEST_BEHIND);
     Some(Offset::UTC.to_timestamp(date.to_datetime(time)).ok()?.as_second() + behind)
 }
 
@@ -84,6 +91,9 @@ mod tests {
             "2026-11-30 19:08:09",
             "2026-12-01 07:00:00 IST",
             "2999-01-01",
+            "2026-11-30 12:00:00 PM",
+            "2026-11-30 12:00:00pm+00",
+            "2026-11-30 24:00:00 Pacific/Kwajalein",
             "01.12.2001 10:00",
             "20010101T000000Z",
             "2001-01-01 25:00:00",
