@@ -8,7 +8,7 @@ use serde_json::json;
 use stolon_tests::cluster::{Cluster, Profile, check, error_text};
 use stolon_tests::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
 use stolon_tests::process::Signal;
-use stolon_tests::spec::{update, wait_parameter_is};
+use stolon_tests::spec::{update, wait_parameter_is, wait_query_returns};
 use stolon_tests::sql::SqlClient;
 use stolon_tests::status::wait_status_shows;
 use stolon_tests::wait::{eventually, throughout};
@@ -227,6 +227,46 @@ async fn replication_slots_follow_the_spec_and_the_master() {
         let found = slots(&cluster, "keeper1").await?;
         check(found.contains(&"stolon_slot02".to_owned()), || format!("{found:?}"))
     })
+    .await;
+}
+
+/// A slot whose WAL was removed receives nothing any more (keeper 11.3).
+#[tokio::test]
+async fn an_invalidated_slot_is_made_again() {
+    let mut cluster = Cluster::builder(Profile::Fast).keepers(1).proxies(0).start().await;
+    update(
+        &cluster,
+        &json!({
+            "additionalMasterReplicationSlots": ["slot01"], "pgParameters": { "max_slot_wal_keep_size": "16MB" },
+        }),
+    )
+    .await;
+    wait_slots_are(&cluster, "keeper0", &["stolon_slot01"]).await;
+    let log_length = cluster.process("keeper0").log().len();
+    let sql = cluster.connect("keeper0").await;
+    // Slots of keepers reserve no WAL before a receiver uses them.
+    sql.run(
+        "select pg_drop_replication_slot('stolon_slot01'); \
+         select pg_create_physical_replication_slot('stolon_slot01', true); create table filler (t text)",
+    )
+    .await
+    .unwrap();
+    // More than wal_keep_size.
+    eventually("the slot to be invalidated and made again", LONG_TIMEOUT, async || {
+        let fill = "insert into filler values ('x'); select pg_switch_wal(); checkpoint";
+        sql.run(fill).await.map_err(error_text)?;
+        let log = cluster.process("keeper0").log();
+        check(log[log_length..].contains("creating replication slot"), || {
+            "not yet".to_owned()
+        })
+    })
+    .await;
+    wait_query_returns(
+        &cluster,
+        "keeper0",
+        "select string_agg(slot_name || ' ' || coalesce(restart_lsn::text, 'new'), ',') from pg_replication_slots",
+        "stolon_slot01 new",
+    )
     .await;
 }
 

@@ -10,7 +10,11 @@ use crate::reconcile::{
 
 /// Creates and drops slots as desired (keeper M5, S5).
 pub(crate) fn refresh_slots(target: &TargetDb, facts: &ServerFacts, steps: &mut Vec<Step>) {
-    steps.extend(slot_changes(target, &facts.slots).into_iter().map(Step::Slot));
+    steps.extend(
+        slot_changes(target, &facts.slots, &facts.invalidated_slots)
+            .into_iter()
+            .map(Step::Slot),
+    );
 }
 
 /// Applies parameters, hba lines and the followed instance with one reload (keeper R19 to R23), then restarts for

@@ -109,6 +109,8 @@ pub enum ServerProbe {
 pub struct ServerFacts {
     /// Names of its replication slots, without temporary ones (keeper Q3).
     pub slots: BTreeSet<String>,
+    /// Those of them that the server has invalidated.
+    pub invalidated_slots: BTreeSet<String>,
     /// Whether a parameter is pending restart (keeper Q7).
     pub restart_pending: bool,
     /// The only parameter pending restart is the number of slots, and no more slots are needed yet.

@@ -22,23 +22,27 @@ pub fn is_short_of_slots(target: &TargetDb, existing: &BTreeSet<String>, max_slo
 /// A change of one slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SlotChange {
-    /// No longer needed.
+    /// No longer needed, or to be made again because the server has invalidated it.
     Drop(String),
     /// Missing.
     Create(String),
 }
 
 /// Returns the changes that turn `existing` into the desired slots: drops first, then creations, those for standbys
-/// before additional ones (keeper 11.3).
-pub(crate) fn slot_changes(target: &TargetDb, existing: &BTreeSet<String>) -> Vec<SlotChange> {
+/// before additional ones (keeper 11.3). An `invalidated` slot is of no use: it is dropped and created.
+pub(crate) fn slot_changes(
+    target: &TargetDb,
+    existing: &BTreeSet<String>,
+    invalidated: &BTreeSet<String>,
+) -> Vec<SlotChange> {
     let wanted: BTreeSet<String> = follower_slots(target).chain(additional_slots(target)).collect();
     // Drops come first: they free slots for the creations when max_replication_slots is reached.
     let drops = existing
         .iter()
-        .filter(|name| !is_foreign_slot(name) && !wanted.contains(*name));
+        .filter(|name| !is_foreign_slot(name) && (!wanted.contains(*name) || invalidated.contains(*name)));
     let creations = follower_slots(target)
         .chain(additional_slots(target))
-        .filter(|name| !existing.contains(name));
+        .filter(|name| !existing.contains(name) || invalidated.contains(name));
     drops
         .map(|name| SlotChange::Drop(name.clone()))
         .chain(creations.map(SlotChange::Create))

@@ -590,6 +590,7 @@ impl FakeKeeper {
             }
             Step::Slot(SlotChange::Drop(name)) => {
                 self.facts.slots.remove(name);
+                self.facts.invalidated_slots.remove(name);
                 format!("drop {name}")
             }
             Step::Slot(SlotChange::Create(name)) => {
@@ -724,6 +725,15 @@ fn a_stopped_master_is_started_with_a_permit() {
         fake,
         "permit; start Master; wait; drop stolon_gone; create stolon_B; record A 4; done",
     );
+}
+
+/// Rule: keeper 11.3.
+#[test]
+fn an_invalidated_slot_is_made_again_if_it_is_ours() {
+    let mut fake = fake().own_db(|db| db.generation = 4);
+    fake.facts.slots = names(&["stolon_B", "mine"]);
+    fake.facts.invalidated_slots = names(&["stolon_B", "mine"]);
+    check(fake, "drop stolon_B; create stolon_B; record A 4; done");
 }
 
 /// The row of the decision table: keeper T8 row 10.

@@ -201,6 +201,7 @@ impl Probe {
         self.restart_turns.report(&turn);
         Ok(ServerFacts {
             slots,
+            invalidated_slots: state.invalidated_slots,
             restart_pending: !pending.is_empty(),
             restart_can_wait,
             turn,

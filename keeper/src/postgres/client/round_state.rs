@@ -9,6 +9,8 @@ use tokio_postgres::SimpleQueryRow;
 pub struct RoundSqlState {
     /// Its replication slots without temporary ones (keeper Q3).
     pub slots: BTreeSet<String>,
+    /// Those of them that the server has invalidated: nothing can be received by them any more.
+    pub invalidated_slots: BTreeSet<String>,
     /// The parameters that are pending restart (keeper Q7).
     pub pending_restart: Vec<String>,
     /// It is a standby whose replay is paused or being paused (`StandbyStatus::is_paused`).
@@ -17,6 +19,8 @@ pub struct RoundSqlState {
 
 /// The query: rows of a kind and a value.
 pub(super) const STATEMENT: &str = "select 'slot', slot_name::text from pg_replication_slots where not temporary \
+                                    union all select 'invalidated', slot_name::text from pg_replication_slots \
+                                    where not temporary and not active and wal_status = 'lost' \
                                     union all select 'pending', name from pg_settings where pending_restart \
                                     union all select 'paused', \
                                     case when pg_is_in_recovery() then pg_is_wal_replay_paused()::text end";
@@ -30,6 +34,7 @@ impl RoundSqlState {
         };
         Self {
             slots: values("slot").collect(),
+            invalidated_slots: values("invalidated").collect(),
             pending_restart: values("pending").collect(),
             is_replay_paused: values("paused").any(|paused| paused == "true"),
         }
