@@ -303,7 +303,8 @@ async fn another_upstream_and_an_apply_delay_need_no_restart() {
     );
     assert_eq!(cluster.postmaster(&head), postmaster);
 
-    // An upstream that sends nothing is a problem. While a replay waits for its delay, it may have no WAL receiver.
+    // An upstream that sends nothing is a problem. Not with a replay delay, so it is removed: a standby may have no WAL
+    // receiver while it waits.
     for (slot, is_problem) in [("nosuch", true), ("outside", false)] {
         let patch = json!({
             "dbWaitReadyTimeout": "5s", "standbyConfig": { "standbySettings": {

@@ -5,8 +5,6 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::validate::is_name_char;
-
 macro_rules! uid {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -68,7 +66,7 @@ uid!(
 );
 
 impl KeeperUid {
-    /// Longest uid that a keeper may be given: that of a file name, since it stands in keys, labels and logs.
+    /// Longest uid that a keeper may be given, in bytes: the limit of a file name. It stands in keys, labels and logs.
     pub const BYTES_MAX: usize = 255;
 
     /// Returns whether a uid consists of one or more of `a`-`z`, `0`-`9` and `_` (keeper 1.5, T4). Its length is not
@@ -98,6 +96,11 @@ uid!(
     /// One keeper process: a random UUID of version 4, never saved (keeper 0).
     BootUuid
 );
+
+/// Whether uids of keepers and names of replication slots may contain a character.
+pub(crate) fn is_name_char(c: char) -> bool {
+    c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'
+}
 
 /// Returns a uid of eight lower-case hex digits from four random bytes (data-model 2.3).
 pub fn short_uid(random: [u8; 4]) -> String {

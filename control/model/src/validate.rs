@@ -1,6 +1,6 @@
 //! Validity of a spec (data-model 5), and which spec may replace which (data-model 6.1).
 
-use crate::ids::strip_stolon_name;
+use crate::ids::{is_name_char, strip_stolon_name};
 use crate::spec::{AccessMode, ClusterSpec, InitMode, Role};
 
 /// The spec breaks a rule of data-model 5; the text names field and rule.
@@ -152,11 +152,6 @@ impl ClusterSpec {
             InitMode::Other(other) => invalid(format!("unknown initMode: {other:?}, must be new, existing or pitr")),
         }
     }
-}
-
-/// Whether uids of keepers and names of replication slots may contain a character.
-pub(super) fn is_name_char(c: char) -> bool {
-    c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'
 }
 
 /// Checks the name of a replication slot (data-model 5, rules 17 and 18).

@@ -187,11 +187,14 @@ impl DataSteps {
                 Ok(())
             }
             Err(FailedRestore::Removed(failed)) => self.record_failed_attempt(Err(failed.into()), desired),
-            // Nothing is restored again, so no delay is needed.
+            // Nothing is restored again, so no delay is needed; but what waits for the operator is not tried all the time.
             Err(FailedRestore::Unexamined(failed, kept)) => {
                 process.unexamined = Some(target.db.clone());
                 self.unexamined = Some((target.db.clone(), kept));
-                Err(failed.into())
+                match failed.is_target_before_backup() {
+                    true => self.record_failed_attempt(Err(failed.into()), desired),
+                    false => Err(failed.into()),
+                }
             }
         }
     }
@@ -231,7 +234,10 @@ impl DataSteps {
                 TargetRole::Master => RecoverySignal::Recovery,
                 _ => RecoverySignal::Standby,
             },
-            target_time: config.recovery_target_settings.unwrap_or_default().recovery_target_time,
+            target_time: match target.role {
+                TargetRole::Master => config.recovery_target_settings.unwrap_or_default().recovery_target_time,
+                _ => String::new(),
+            },
             limit: Some(target.sync_timeout).filter(|limit| !limit.is_zero()),
         };
         let (instance, owned, changes) = (&self.instance, &self.owned, &self.changes);

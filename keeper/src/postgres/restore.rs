@@ -40,7 +40,7 @@ pub struct BackupRestore {
     pub command: String,
     /// What the recovery of the data is to end as.
     pub signal: RecoverySignal,
-    /// `recovery_target_time`; empty for none.
+    /// `recovery_target_time`; empty for none, and for a standby, which has no target.
     pub target_time: String,
     /// Time limit of the command; `None` for none.
     pub limit: Option<Duration>,
@@ -64,7 +64,7 @@ pub fn expand(command: &str, directory: &str) -> String {
     expanded
 }
 
-/// Restored data that could not be examined yet, and are kept until they are.
+/// Restored data that could not be examined yet, or are newer than the recovery target. They are kept.
 #[derive(Debug)]
 pub struct UnexaminedRestore(Box<StagedData>);
 
@@ -73,7 +73,8 @@ pub struct UnexaminedRestore(Box<StagedData>);
 pub enum FailedRestore {
     /// Everything that was restored is removed, or will be before another attempt.
     Removed(InstanceError),
-    /// The command has succeeded, and it is not known whether what it has restored can be used.
+    /// The command has succeeded, and it is not known whether what it has restored can be used, or another restore would
+    /// bring the same.
     Unexamined(InstanceError, UnexaminedRestore),
 }
 

@@ -31,8 +31,9 @@ pub enum RestoreError {
     ControlUnknown(#[source] ControlError),
     /// The recovery target is a time before the backup.
     #[error(
-        "recoveryTargetTime {target} is before the restored backup, which has a checkpoint of {checkpoint}: restore an older \
-         backup, or set a later time"
+        "recoveryTargetTime {target} is before the restored backup, whose latest checkpoint was at {checkpoint}: initialise the \
+         cluster again (`stolonctl init`) with an older backup, a later time, or, for the state of this backup, recoveryTarget \
+         immediate"
     )]
     TargetBeforeBackup {
         /// As in the spec.

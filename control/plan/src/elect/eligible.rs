@@ -300,7 +300,7 @@ fn reason_against_fallback(
     }
     // The replaced master failed before clients could write to it (extensions ).
     let before_announcement = !view.is_announced(replaced.uid) && own == current;
-    // One that has converged since its election may have been announced: closing the proxies for C-12 clears it.
+    // A converged one may have been announced: the write that closes the proxies for C-12 clears the proxy section.
     if before_announcement && replaced.db.is_converged() {
         let (at, master) = (fallback_position(db, report), master.xlog_pos);
         if at.bytes_behind(master) > i128::from(view.spec.max_standby_lag) {

@@ -170,7 +170,7 @@ fn a_former_master_on_the_timeline_of_one_that_may_have_been_announced_must_not_
         (100, true, "elects db3"),
         // db2 has reported a later position since
         (2 << 20, true, "no eligible master; db2 is not announced yet"),
-        // db2 was never announced
+        // db2 was not announced, as far as the data tell
         (2 << 20, false, "elects db3"),
     ] {
         let mut setup = failed(ahead);

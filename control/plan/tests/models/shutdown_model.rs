@@ -64,8 +64,8 @@ enum Rule {
     /// A master that failed after it was announced is not treated like one that clients could not write to (extensions
     ///
     OnlyUnpublished,
-    /// A former master on the timeline of a failed one that has converged since its election lags by at most maxStandbyLag,
-    /// which is 0 here (extensions ).
+    /// A former master is at most maxStandbyLag, which is 0 here, behind a failed one on its timeline that is converged
+    /// (extensions ).
     LagAfterConvergence,
     /// The db in the proxy section counts as announced, whether or not a proxy is enabled (extensions ).
     NamedIsPublished,

@@ -185,8 +185,8 @@ pub(super) fn requests(
     switchover.into_iter().chain(failover).collect()
 }
 
-/// Returns the problems of keepers of this cluster by their infos, sorted by keeper; those of all keepers without cluster
-/// data.
+/// Returns the problems that keepers of this cluster report, or that their infos show, sorted by keeper; those of all
+/// keepers without cluster data.
 pub(super) fn problems(infos: &[KeeperInfo], cluster: Option<(&ClusterData, &Spec)>) -> Vec<ProblemRow> {
     let (data, spec) = cluster.unzip();
     let cluster = data.and_then(|data| data.cluster.as_ref()).map(|cluster| &cluster.uid);
@@ -213,15 +213,17 @@ pub(super) fn problems(infos: &[KeeperInfo], cluster: Option<(&ClusterData, &Spe
     problems
 }
 
-/// Returns the problem of a keeper whose instance is not restarted automatically. With automaticPgRestart the keeper reports
+/// Returns the problem of an instance whose parameters wait for a restart. With automaticPgRestart the keeper itself reports
 /// what keeps it from restarting.
 fn waits_for_restart(info: &KeeperInfo, spec: &Spec) -> Option<Problem> {
     let is_pending = matches!(&info.settings, Some(settings) if settings.state == RestartState::Pending);
-    (is_pending && !spec.automatic_pg_restart).then(|| {
+    let runs = info.postgres_state.as_ref().is_some_and(|state| state.healthy) && !info.is_leaving_or_stopped();
+    (is_pending && runs && !spec.automatic_pg_restart).then(|| {
         Problem::new(
             "configuration",
             "parameters wait for a restart of PostgreSQL (`select name from pg_settings where pending_restart`)",
-            "restart the keepers, those of standbys first, or set automaticPgRestart (`stolonctl update --patch`)",
+            "restart the keepers of standbys, then `stolonctl switchover`, then the old master's keeper; or set \
+             automaticPgRestart (`stolonctl update --patch`)",
         )
     })
 }

@@ -114,14 +114,21 @@ impl InstanceError {
     }
 
     /// Whether an examination of restored data that failed like this shows that they cannot be used. Otherwise they could
-    /// not be examined (keeper 12.13.5).
+    /// not be examined (keeper 12.13.5), or another restore would bring the same.
     pub fn proves_unusable(&self) -> bool {
         match self {
-            Self::Restore(RestoreError::ControlUnknown(_) | RestoreError::Programs(_)) => false,
+            Self::Restore(
+                RestoreError::ControlUnknown(_) | RestoreError::Programs(_) | RestoreError::TargetBeforeBackup { .. },
+            ) => false,
             Self::Restore(_) => true,
             Self::File(failed) => failed.proves_damage(),
             _ => false,
         }
+    }
+
+    /// Whether restored data are newer than the recovery target.
+    pub fn is_target_before_backup(&self) -> bool {
+        matches!(self, Self::Restore(RestoreError::TargetBeforeBackup { .. }))
     }
 
     /// Whether a file system does not answer, which proves nothing about the data or the server (keeper 12.13.5).

@@ -251,7 +251,7 @@ impl<const KEEPERS: usize> ModelState<KEEPERS> {
     ) {
         let mut data = *data_read;
         data.master = to;
-        data.dbs[to].has_converged &= data.dbs[to].is_master_type; // one whose spec is unchanged has (sentinel N-11)
+        data.dbs[to].has_converged &= data.dbs[to].is_master_type; // its spec is unchanged (sentinel N-11)
         data.dbs[to].is_master_type = true;
         data.proxied = None;
         self.plan(data, Some(reason), depends_on, rules, next);

@@ -28,7 +28,8 @@ pub(super) struct Db {
     pub(super) boot: u8,
     /// The last recorded WAL; none: no generation was ever applied.
     pub(super) record: Option<Log>,
-    /// It has converged since it was elected as a standby: its keeper reported it running as master.
+    /// Since it was elected, its keeper has reported it running as master. It stays when a former master is elected again
+    /// (sentinel N-11).
     pub(super) has_converged: bool,
 }
 
@@ -238,7 +239,7 @@ pub(super) struct ModelState<const KEEPERS: usize> {
     pub(super) acknowledged_by_current: u8,
     /// The current master was announced since its election.
     pub(super) current_was_published: bool,
-    /// It has failed, and the proxies were closed to elect a former master in its place by sentinel C-12.
+    /// The current master has failed, and the proxies were closed to elect a former master in its place by sentinel C-12.
     pub(super) is_given_up: bool,
     pub(super) reason: ElectionReason,
     /// The db last announced, while its data is unchanged.

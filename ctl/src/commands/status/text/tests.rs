@@ -269,7 +269,9 @@ fn parameters_that_wait_for_a_restart_are_a_problem_unless_the_keeper_restarts_b
             r#"{{"formatVersion":1,"cluster":{{"spec":{{"initMode":"new","automaticPgRestart":{automatic}}},"status":{{}}}}}}"#
         );
         let data = ClusterData::parse(data.as_bytes()).unwrap().unwrap();
-        let infos = format!(r#"[{{"uid":"a","settings":{{"fingerprint":"1","state":"{state}"}}}},{{"uid":"b"}}]"#);
+        let infos = format!(
+            r#"[{{"uid":"a","settings":{{"fingerprint":"1","state":"{state}"}},"postgresState":{{"healthy":true}}}},{{"uid":"b"}}]"#
+        );
         let mut status = build(None, Vec::new(), Vec::new(), &data);
         status.problems = problems_of(&from_slice::<Vec<KeeperInfo>>(infos.as_bytes()).unwrap(), &data);
         render(&status).contains("\na: configuration: parameters wait for a restart of PostgreSQL")
