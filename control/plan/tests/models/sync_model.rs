@@ -301,8 +301,8 @@ fn all_rows_are_as_expected() {
     let chosen: Option<Vec<&str>> = chosen.as_deref().map(|chosen| chosen.split(',').collect());
     let most = std::env::var("STATES")
         .ok()
-        .map_or(60_000_000, |most| most.parse().unwrap());
-    let mut unexpected = Vec::new();
+        .map_or(100_000_000, |most| most.parse().unwrap());
+    let (mut unexpected, mut unfinished) = (Vec::new(), Vec::new());
     eprintln!("| # | run | result | states |\n|---|---|---|---|");
     let is_chosen = |id: &str| chosen.as_ref().is_none_or(|chosen| chosen.contains(&id));
     for row in rows().into_iter().filter(|row| is_chosen(row.id)) {
@@ -320,9 +320,12 @@ fn all_rows_are_as_expected() {
             Outcome::Unfinished(states) => ("not finished".to_owned(), states, None),
         };
         eprintln!("| {} | {} | {result} | {states} |", row.id, row.about);
-        if found.is_some_and(|found| found != (row.expected, row.gets_stuck)) {
-            unexpected.push(row.id);
+        match found {
+            None => unfinished.push(row.id),
+            Some(found) if found != (row.expected, row.gets_stuck) => unexpected.push(row.id),
+            Some(_) => {}
         }
     }
     assert!(unexpected.is_empty(), "not as expected: {unexpected:?}");
+    assert!(unfinished.is_empty(), "not finished within {most} states: {unfinished:?}");
 }
