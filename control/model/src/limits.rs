@@ -230,7 +230,26 @@ impl ClusterSpec {
                 });
             }
         }
+        found.extend(self.clamp_sleep_interval());
         found
+    }
+
+    /// Replaces a sleepInterval above failInterval by half of that: nobody would notice in time that a keeper is there
+    /// again, or that a standby has caught up.
+    fn clamp_sleep_interval(&mut self) -> Option<Clamped> {
+        let stored = self.sleep_interval?;
+        let fail_interval = self.with_defaults().fail_interval?;
+        if stored <= fail_interval {
+            return None;
+        }
+        let used = GoDuration::from_nanos(fail_interval.as_nanos() / 2);
+        self.sleep_interval = Some(used);
+        Some(Clamped {
+            field: "sleepInterval",
+            stored,
+            used,
+            why: "it is longer than failInterval, and keepers and sentinels would react too late",
+        })
     }
 }
 
@@ -277,6 +296,35 @@ mod tests {
     }
 
     #[test]
+    fn a_sleep_interval_above_the_fail_interval_counts_as_half_of_that() {
+        for (fields, used, message) in [
+            (
+                r#""sleepInterval":"1h","failInterval":"8s""#,
+                4_000,
+                "sleepInterval 1h0m0s is out of range, using 4s: it is longer",
+            ),
+            (
+                r#""sleepInterval":"21s""#,
+                10_000,
+                "sleepInterval 21s is out of range, using 10s: it is longer",
+            ),
+            (r#""failInterval":"3s""#, 1_500, ""), // the default is longer
+            (r#""sleepInterval":"8s","failInterval":"8s""#, 8_000, ""),
+        ] {
+            let spec = spec(fields);
+            assert!(spec.check_limits(None).is_ok(), "{fields}");
+            assert_eq!(
+                spec.resolve().unwrap().sleep_interval,
+                Duration::from_millis(used),
+                "{fields}"
+            );
+            let messages: Vec<String> = spec.clamped().iter().map(Clamped::to_string).collect();
+            assert!(messages.join("").starts_with(message), "{messages:?}");
+            assert_eq!(messages.is_empty(), message.is_empty(), "{messages:?}");
+        }
+    }
+
+    #[test]
     fn stored_ones_count_as_the_nearest_that_work_and_stay_stored() {
         let stored =
             spec(r#""failInterval":"0s","requestTimeout":"1ms","proxyTimeout":"300ms","proxyCheckInterval":"100ms""#);
@@ -286,7 +334,7 @@ mod tests {
         assert_eq!(used.request_timeout, Duration::from_millis(500));
         assert_eq!(used.proxy_timeout, Duration::from_secs(1));
         assert_eq!(used.proxy_check_interval, Duration::from_millis(100));
-        assert_eq!(used.sleep_interval, Duration::from_secs(5));
+        assert_eq!(used.sleep_interval, Duration::from_secs(1), "half of failInterval");
         assert_eq!(to_compact(&stored), text);
         let messages: Vec<String> = stored.clamped().iter().map(Clamped::to_string).collect();
         assert_eq!(messages.len(), 3, "{messages:?}");

@@ -40,6 +40,9 @@ pub(super) async fn run(
         (None, None) => None,
     };
     let (spec, mut warnings) = checked_spec(text.as_deref())?;
+    if !args.spec.is_empty() && input::file_option(&args.file).is_some() {
+        warnings.push("the file is ignored: the cluster spec was given as an argument".to_owned());
+    }
     let (before, _) = stored_document::read_unchecked(store).await?;
     if before.is_some() {
         print("WARNING: The current cluster data will be removed")?;

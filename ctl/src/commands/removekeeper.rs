@@ -34,7 +34,7 @@ fn remove(data: &mut ClusterData, uid: &KeeperUid) -> anyhow::Result<()> {
     if master.is_some_and(|db| db.spec.keeper_uid == *uid) {
         bail!(
             "keeper assigned db is the current cluster master db: make another keeper's db the master first, with \
-             `stolonctl failkeeper {uid}`"
+             `stolonctl switchover`, or with `stolonctl failkeeper {uid}` if it does not run"
         );
     }
     data.keepers_mut().remove(uid);

@@ -103,7 +103,7 @@ fn decode_status(mut snapshot: Snapshot, keys: &Keys) -> Result<Status, StatusFa
     let requests = view::requests(switchover, failover, &sentinels, leader.as_deref());
     let mut status = build(leader.as_deref(), sentinels, proxies, &checked.data);
     status.requests = requests;
-    let of_cluster = cluster_problem(&checked.data, &checked.spec).map(|problem| ProblemRow {
+    let of_cluster = cluster_problem(&checked.data, &checked.spec, leader.is_some()).map(|problem| ProblemRow {
         keeper: None,
         is_old: false,
         problem,

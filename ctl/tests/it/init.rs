@@ -71,10 +71,14 @@ async fn without_yes_it_asks() {
 #[tokio::test]
 async fn an_argument_takes_precedence_over_a_missing_file() {
     let harness = CtlHarness::start().await;
-    harness
+    let output = harness
         .run(&["init", "-y", "-f", "/nonexistent/spec", r#"{"INITMODE":"new"}"#])
-        .await
-        .assert_printed(OVERWRITTEN);
+        .await;
+    let ignored = "WARNING: the file is ignored: the cluster spec was given as an argument\n";
+    assert_eq!(
+        (output.stdout.as_str(), output.stderr.as_str(), output.status),
+        (OVERWRITTEN, ignored, 0)
+    );
     assert_eq!(spec(&harness).await, MINIMAL);
     let output = harness.run(&["init", "-y", "-f", "/nonexistent/spec"]).await;
     output.assert_failed_with("/nonexistent/spec");

@@ -112,7 +112,7 @@ impl HoldReason {
             }
             Self::UnsupportedFormat(_) => UNUSABLE_DATA_REMEDY,
             Self::OtherCluster { .. } => {
-                "put the cluster data of the keeper's cluster back with `stolonctl clusterdata write --yes -f FILE`, or \
+                "check --cluster-name, --store-endpoints and --store-prefix; if they are right, put the cluster data of the keeper's cluster back with `stolonctl clusterdata write --yes -f FILE`, or \
                  discard the keeper's database: with `stolonctl init` of this version while the keeper runs, or by \
                  removing its data directory"
             }

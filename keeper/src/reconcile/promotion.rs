@@ -8,6 +8,8 @@ use crate::reconcile::{
     TargetDb, Upstream,
 };
 
+const RETRY_INTERVAL: &str = "wal_retrieve_retry_interval";
+
 /// A standby that has WAL which the standby that is to be promoted lacks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AheadStandby {
@@ -91,10 +93,18 @@ pub(crate) fn prepare_promotion(
     }
     let current = observed.process.current.as_ref();
     let followed = current.and_then(|current| current.upstream.clone());
-    let config = ServerConfig {
+    let mut config = ServerConfig {
         upstream: ahead.map(|ahead| Upstream::from(&ahead.standby)).or(followed),
         ..config.clone()
     };
+    if ahead.is_some() {
+        // A promotion while a WAL receiver streams is delayed until so long after the last one failed (xlogrecovery.c,
+        // WaitForWALToBecomeAvailable), 5 s by default.
+        config
+            .parameters
+            .entry(RETRY_INTERVAL.to_owned())
+            .or_insert_with(|| "100ms".to_owned());
+    }
     let names = config.parameters.get(SYNCHRONOUS_STANDBY_NAMES).cloned();
     if let Some(ahead) = ahead {
         steps.push(Step::Log(LogMessage::CatchingUp(ahead.clone())));

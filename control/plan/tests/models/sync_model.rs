@@ -327,5 +327,8 @@ fn all_rows_are_as_expected() {
         }
     }
     assert!(unexpected.is_empty(), "not as expected: {unexpected:?}");
-    assert!(unfinished.is_empty(), "not finished within {most} states: {unfinished:?}");
+    assert!(
+        unfinished.is_empty(),
+        "not finished within {most} states: {unfinished:?}"
+    );
 }

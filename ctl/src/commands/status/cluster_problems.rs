@@ -1,13 +1,16 @@
 //! Problems of the cluster as a whole, which no keeper reports: commits that wait for missing standbys, a failed master
-//! that nobody replaces, a keeper that the initialisation waits for. Computed from the cluster data alone.
+//! that nobody replaces, a keeper that the initialisation waits for, no leading sentinel. Computed from the cluster data and
+//! whether there is a leader.
 
 use model::{ClusterData, Db, DbUid, InitMode, Phase, Problem, Spec};
 
 /// Returns the problem of the cluster, if there is one. At most one is shown: what comes later follows from the earlier.
-pub(super) fn cluster_problem(data: &ClusterData, spec: &Spec) -> Option<Problem> {
+/// Without a leading sentinel the cluster data may be old.
+pub(super) fn cluster_problem(data: &ClusterData, spec: &Spec, has_leader: bool) -> Option<Problem> {
     let master = data.master_uid().and_then(|uid| data.dbs().get(uid));
     let phase = data.cluster.as_ref().map(|cluster| &cluster.status.phase);
     match (phase, master) {
+        (_, Some(_)) if !has_leader => Some(no_leader()),
         (Some(Phase::Normal), Some(master)) if !is_healthy(data, master) => Some(master_failed(master)),
         (Some(Phase::Normal), Some(master)) => commits_wait(data, spec, master),
         (Some(Phase::Initializing), None) => missing_keeper(data, spec),
@@ -18,6 +21,14 @@ pub(super) fn cluster_problem(data: &ClusterData, spec: &Spec) -> Option<Problem
 fn is_healthy(data: &ClusterData, db: &Db) -> bool {
     let keeper = data.keepers().get(&db.spec.keeper_uid);
     db.status.healthy && keeper.is_some_and(|keeper| keeper.status.healthy)
+}
+
+fn no_leader() -> Problem {
+    let text =
+        "no sentinel leads: what is shown of keepers and PostgreSQL may be old, and nothing is replaced that fails";
+    let remedy =
+        "start a stolon-sentinel with this cluster name and store; one that runs takes the leadership within seconds";
+    Problem::new("election", text, remedy)
 }
 
 fn master_failed(master: &Db) -> Problem {

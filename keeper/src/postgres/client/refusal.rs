@@ -75,9 +75,9 @@ impl ServerRefusal {
         let option = role.option();
         match self.code.as_str() {
             "28P01" => format!(
-                "give role {user:?} the keeper's password (alter role … password … valid until 'infinity'), or write \
-                 the role's password into the file of {option}file, which is read again, or restart the keeper with \
-                 the right {option}"
+                "give role {user:?} the keeper's password (alter role … password … valid until 'infinity'; create \
+                 role … if there is none), or write the role's password into the file of {option}file, which is read \
+                 again, or restart the keeper with the right {option}"
             ),
             "28000" => format!("allow role {user:?} to log in (alter role … login), and check pg_hba.conf"),
             "3D000" | "55000" => {

@@ -34,16 +34,15 @@ fn an_elected_standby_receives_another_ones_wal_before_its_promotion() {
         }
         fake
     };
-    let taken = "reload following host-k2:5432 without a slot; catch up to 0/20; permit; promote; done";
+    let taken = "reload following host-k2:5432 without a slot; catch up to 0/20; permit; promote; reload; done";
     assert_eq!(ahead([0x10, 0x20]).round(), taken);
-    let of_synchronous =
-        "reload following host-k2:5432 without a slot; confirm 'stolon_B'; catch up to 0/20; permit; promote; done";
+    let of_synchronous = "reload following host-k2:5432 without a slot; confirm 'stolon_B'; catch up to 0/20; permit; promote; reload; done";
     assert_eq!(ahead([0x10, 0x20]).synchronous(&["B"]).round(), of_synchronous);
     // it has waited, and the promotion failed
     let mut again = ahead([0x10, 0x20]).failing("promote");
     assert!(again.round().contains("catch up"));
     again.failing_steps.clear();
-    assert_eq!(again.round(), "permit; promote; done");
+    assert_eq!(again.round(), "permit; promote; reload; done");
     let mut refused = ahead([0x10, 0x20]);
     refused.refuses = true;
     assert_eq!(refused.round(), "permit; promote; done");
@@ -52,7 +51,8 @@ fn an_elected_standby_receives_another_ones_wal_before_its_promotion() {
     let mut named = ahead([0x10, 0x20]).synchronous(&["B"]).failing("promote");
     assert!(named.round().contains("catch up"));
     named.failing_steps.clear();
-    assert_eq!(named.round(), "confirm 'stolon_B'; permit; promote; done");
+    let still_following = "reload following host-k2:5432 without a slot; confirm 'stolon_B'; permit; promote; done";
+    assert_eq!(named.round(), still_following);
     let mut first = ahead([0x10, 0x20]);
     for uid in ["A", "B"] {
         let status = &mut db_of(&mut first, uid).status;

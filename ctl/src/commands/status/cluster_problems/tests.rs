@@ -34,7 +34,7 @@ fn synchronous(min: u16) -> Value {
 fn shown(data: &Value) -> String {
     let data = ClusterData::parse(data.to_string().as_bytes()).unwrap().unwrap();
     let checked = data.check().unwrap();
-    cluster_problem(&checked.data, &checked.spec).map_or_else(String::new, |problem| {
+    cluster_problem(&checked.data, &checked.spec, true).map_or_else(String::new, |problem| {
         assert!(!problem.remedy.is_empty());
         format!("{}: {}", problem.kind, problem.text)
     })
@@ -102,4 +102,14 @@ fn a_keeper_that_the_initialisation_waits_for_is_a_problem() {
     data["cluster"]["spec"] = json!({ "initMode": "new" });
     data["keepers"] = json!({});
     assert_eq!(shown(&data), "");
+}
+
+#[test]
+fn without_a_leading_sentinel_what_is_shown_may_be_old() {
+    let data = cluster(json!({ "initMode": "new" }), &[], &[]);
+    let data = ClusterData::parse(data.to_string().as_bytes()).unwrap().unwrap();
+    let checked = data.check().unwrap();
+    let problem = cluster_problem(&checked.data, &checked.spec, false).unwrap();
+    assert!(problem.text.contains("no sentinel leads") && problem.remedy.contains("start a stolon-sentinel"));
+    assert_eq!(cluster_problem(&checked.data, &checked.spec, true), None);
 }
