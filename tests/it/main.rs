@@ -22,6 +22,7 @@ mod leftover_processes;
 mod logins;
 mod lost_cluster_data;
 mod lost_data_directory;
+mod lowered_parameters;
 mod orders;
 mod passwords;
 mod playground;

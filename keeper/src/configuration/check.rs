@@ -14,14 +14,16 @@ use crate::configuration::generate::ConfigGenerator;
 use crate::context::KeeperContext;
 use crate::local::state::LocalState;
 use crate::postgres::client::sql_error::SqlError;
-use crate::postgres::config::conf::Parameters;
+use crate::postgres::config::conf::{self, Parameters};
 use crate::postgres::config::files::ConfigFiles;
 use crate::postgres::config::hba::OtherUsers;
 use crate::postgres::data::file_error::FileError;
 use crate::postgres::instance::Instance;
 use crate::postgres::programs::parameter_check;
 use crate::problems::{KeeperProblemKind, Problems};
-use crate::reconcile::{ClientLogins, DataState, ServerConfig, ServerProbe, ServerState, TargetDb};
+use crate::reconcile::{
+    ClientLogins, DataRole, DataState, ServerConfig, ServerFacts, ServerProbe, ServerState, TargetDb,
+};
 use crate::settings::{FailedStart, LastGoodConfFile, Refusals, RefusedLine, Settings, StartDiagnosis};
 
 /// Checks of one configuration; each refusal leads to another check.
@@ -100,6 +102,15 @@ impl ConfigCheck {
         self.generator.read_requirements(target, data).await;
     }
 
+    /// Returns `config`, planned while the server was up, with the parameters that its stopped data require.
+    pub async fn for_restart(&mut self, config: &ServerConfig, target: &TargetDb, data: DataState) -> ServerConfig {
+        self.read_requirements(target, data).await;
+        ServerConfig {
+            parameters: self.server_config(target).parameters,
+            ..config.clone()
+        }
+    }
+
     /// Checks the parts of the desired configuration that were not checked yet. `current` is the configuration that the
     /// server last read, `logins` whether client logins are allowed.
     pub async fn check(
@@ -113,9 +124,10 @@ impl ConfigCheck {
         let wanted = self.generator.wanted(target).0;
         self.refusals.forget_unwanted(&wanted);
         self.check_parameters(&wanted).await;
-        if let ServerState::Up(ServerProbe::Answered(_)) = server {
+        if let ServerState::Up(ServerProbe::Answered(facts)) = server {
             self.save_started().await;
             self.retry_reverted().await;
+            self.update_minimums(target, &wanted, current, facts).await;
             // A check writes the file, which any reload would read: while client logins are blocked, it stays.
             if *logins == ClientLogins::Allowed {
                 self.check_hba(target, &wanted, current).await;
@@ -313,6 +325,24 @@ impl ConfigCheck {
                     return;
                 }
             }
+        }
+    }
+
+    /// Reads the minimums of a running standby again where they may have changed and matter: its parameters are raised to
+    /// them or shall be changed, or its replay is paused because they are lower (keeper 8.7 (c)).
+    async fn update_minimums(
+        &mut self,
+        target: &TargetDb,
+        wanted: &Settings,
+        current: Option<&ServerConfig>,
+        facts: &ServerFacts,
+    ) {
+        let last = self.last_accepted();
+        let usable = self.refusals.usable(wanted, last.as_ref()).settings.parameters;
+        let changes = |current: &ServerConfig| conf::changes_minimum_parameters(&current.parameters, &usable);
+        if facts.replay_paused || current.is_none_or(changes) {
+            let data = DataState::Present(DataRole::Standby);
+            self.generator.read_minimums(target, data).await;
         }
     }
 

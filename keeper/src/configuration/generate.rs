@@ -144,7 +144,7 @@ impl ConfigGenerator {
     }
 
     /// Reads the minimum parameters of a standby from its control file: those of its master (keeper 8.7).
-    async fn read_minimums(&mut self, target: &TargetDb, data: DataState) {
+    pub(super) async fn read_minimums(&mut self, target: &TargetDb, data: DataState) {
         if data == DataState::Absent || !recovers(target) {
             self.minimums = StandbyMinimums::default();
             return;

@@ -15,8 +15,8 @@ mod sql;
 use crate::context::KeeperContext;
 use crate::publish::PermitConditions;
 use crate::reconcile::{
-    DataState, Desired, Goal, HoldReason, ProcessState, ReconcilePlan, ServerConfig, ServerState, StartAs, Step,
-    StoredOrder, TargetDb, client_logins,
+    DataRole, DataState, Desired, Goal, HoldReason, ProcessState, ReconcilePlan, ServerConfig, ServerState, StartAs,
+    Step, StoredOrder, TargetDb, client_logins,
 };
 use model::{DbUid, RestartState};
 
@@ -257,14 +257,20 @@ impl Executor {
         context: &mut StepContext<'_>,
     ) -> Result<(), StepError> {
         self.server.stop_for_restart(&mut self.process).await?;
+        let target = target_of(context.desired);
+        let data = DataState::Present(match role {
+            StartAs::Master => DataRole::Master,
+            StartAs::Standby => DataRole::Standby,
+        });
+        // Until its end a standby may have replayed higher parameters of its master, and a client may have made slots.
+        let config = self.server.configuration().for_restart(config, target, data).await;
         if role == StartAs::Master {
             // The permit may have expired during the stop.
             self.request_permit(context).await?;
         }
-        let target = target_of(context.desired);
         let deadline = context.permit.consume(role, target)?;
         self.server
-            .start_again(deadline, config, target, &mut self.process)
+            .start_again(deadline, &config, target, &mut self.process)
             .await
     }
 }

@@ -158,6 +158,8 @@ fn decide_restart(target: &TargetDb, facts: &ServerFacts, upstream: Option<&Upst
     match &facts.turn {
         // The first two are reported as problems, the last one was logged where it was read.
         RestartTurn::StandbysRefused | RestartTurn::Stuck(_) | RestartTurn::OthersUnknown => (false, None),
+        // The end of this round publishes that it is pending.
+        RestartTurn::Announce => (false, None),
         RestartTurn::Now => (true, Some(LogMessage::RestartDue)),
         RestartTurn::After(keeper) => (false, Some(LogMessage::RestartAfter { keeper: keeper.clone() })),
     }

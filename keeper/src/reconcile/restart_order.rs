@@ -31,6 +31,9 @@ pub enum RestartTurn {
     Now,
     /// The instance of the named keeper restarts first.
     After(KeeperUid),
+    /// The other keepers still read that these parameters are in force here: not before they read that a restart is
+    /// pending.
+    Announce,
     /// What the other keepers report could not be read: not yet.
     OthersUnknown,
     /// The instance of the named keeper has not come back from its restart in time.
@@ -63,8 +66,22 @@ pub fn fingerprint(target: &TargetDb) -> String {
 
 /// Returns whether the instance of `me` may restart for the parameters with this fingerprint. A standby that does not
 /// come back from its restart never delays other standbys, and delays the master only until another standby has come
-/// back with the parameters.
-pub fn restart_turn(me: &KeeperUid, is_master: bool, fingerprint: &str, peers: &[Peer]) -> RestartTurn {
+/// back with the parameters. `published` is what the other keepers read about this instance.
+pub fn restart_turn(
+    me: &KeeperUid,
+    is_master: bool,
+    fingerprint: &str,
+    published: Option<&SettingsInfo>,
+    peers: &[Peer],
+) -> RestartTurn {
+    // A standby restarts once more for the same parameters when its control file has come down (keeper 8.7). All standbys find
+    // that out at about the same time, and none waits for a restart that it does not know of.
+    let is_published_as_done = published.is_some_and(|settings| {
+        settings.fingerprint == fingerprint && matches!(settings.state, RestartState::Applied | RestartState::Refused)
+    });
+    if is_published_as_done {
+        return RestartTurn::Announce;
+    }
     let is_restarting = |peer: &&Peer| peer.settings.as_ref().is_some_and(SettingsInfo::is_restarting);
     // Overdue restarts are looked at separately: they must not block other standbys forever.
     let (stuck, restarting): (Vec<&Peer>, Vec<&Peer>) =
@@ -139,12 +156,12 @@ mod tests {
     fn check(me: &str, peers: &[&str], wanted: &str) {
         let (me, role) = me.split_once(' ').unwrap();
         let peers: Vec<Peer> = peers.iter().map(|text| peer(text)).collect();
-        let turn = match restart_turn(&me.into(), role == "master", "new", &peers) {
+        let turn = match restart_turn(&me.into(), role == "master", "new", None, &peers) {
             RestartTurn::Now => "now".to_owned(),
             RestartTurn::After(keeper) => format!("after {keeper}"),
             RestartTurn::Stuck(keeper) => format!("stuck {keeper}"),
             RestartTurn::StandbysRefused => "standbys refused".to_owned(),
-            turn @ RestartTurn::OthersUnknown => panic!("{turn:?} is not decided here"),
+            turn @ (RestartTurn::OthersUnknown | RestartTurn::Announce) => panic!("{turn:?} is not decided here"),
         };
         assert_eq!(turn, wanted, "{me} {role}: {peers:?}");
     }
@@ -246,6 +263,29 @@ mod tests {
         check("k1 standby", &["k0 master recently-unhealthy new pending"], "now");
     }
 
+    /// Rule: keeper 8.7 (e). The second restart for one set of parameters: both standbys find their control files lowered.
+    #[test]
+    fn a_second_restart_for_the_same_parameters_is_announced_first() {
+        let turn = |me: &str, state: &str, peers: &[&str]| {
+            let (fingerprint, state) = state.split_once(' ').unwrap();
+            let published = SettingsInfo {
+                fingerprint: fingerprint.to_owned(),
+                state: RestartState::from(state),
+            };
+            let peers: Vec<Peer> = peers.iter().map(|text| peer(text)).collect();
+            restart_turn(&me.into(), false, "new", Some(&published), &peers)
+        };
+        let (k1, k2) = ("k1 standby healthy new applied", "k2 standby healthy new applied");
+        assert_eq!(turn("k1", "new applied", &[k2]), RestartTurn::Announce);
+        assert_eq!(turn("k2", "new applied", &[k1]), RestartTurn::Announce);
+        assert_eq!(turn("k2", "new refused", &[k1]), RestartTurn::Announce);
+        let (k1, k2) = ("k1 standby healthy new pending", "k2 standby healthy new pending");
+        assert_eq!(turn("k1", "new pending", &[k2]), RestartTurn::Now);
+        assert_eq!(turn("k2", "new pending", &[k1]), RestartTurn::After("k1".into()));
+        // The parameters have changed since: every keeper knows that a restart may be needed.
+        assert_eq!(turn("k1", "old applied", &[k2]), RestartTurn::Now);
+    }
+
     #[test]
     fn exactly_one_instance_may_restart_until_all_are_done() {
         let mut states = ["pending"; 4];
@@ -265,7 +305,7 @@ mod tests {
                         .map(|at| peer(&format!("{} healthy new {}", name(at), states[at])))
                         .collect();
                     let uid = name(*me).split(' ').next().unwrap();
-                    restart_turn(&uid.into(), *me == 0, "new", &peers) == RestartTurn::Now
+                    restart_turn(&uid.into(), *me == 0, "new", None, &peers) == RestartTurn::Now
                 })
                 .collect();
             assert_eq!(turns.len(), 1, "{states:?}");

@@ -1272,6 +1272,11 @@ fn an_instance_restarts_in_turn_unless_its_replay_is_paused() {
     check(fake.clone(), "done");
     fake.facts.turn = RestartTurn::OthersUnknown;
     check(fake.clone(), "done");
+    fake.facts.turn = RestartTurn::Announce;
+    check(fake.clone(), "done");
+    let mut announces = fake.clone();
+    announces.round();
+    assert_eq!(announces.reported, Some(RestartNeed::Pending));
     fake.facts.turn = RestartTurn::Now;
     check(fake.clone(), "permit; restart; done");
 

@@ -80,11 +80,13 @@ impl RestartTurns {
             .iter()
             .filter_map(|entry| from_slice(&entry.value).ok())
             .collect();
+        let own = infos.iter().find(|info| info.uid == self.me);
+        let published = own.and_then(|info| info.settings.as_ref());
         let peers = self
             .peers
             .peers(&infos, &target.other_keepers, self.clock.now(), wait_limits(target));
         let is_master = target.role == TargetRole::Master;
-        restart_turn(&self.me, is_master, &fingerprint(target), &peers)
+        restart_turn(&self.me, is_master, &fingerprint(target), published, &peers)
     }
 
     /// Drops what is known of other instances: nothing is pending here, so it would only grow old.
@@ -107,7 +109,7 @@ impl RestartTurns {
                 "see that keeper's log and fix its host, or change the parameters; if it is gone for good, remove it with \
                  stolonctl removekeeper",
             )],
-            RestartTurn::Now | RestartTurn::After(_) | RestartTurn::OthersUnknown => Vec::new(),
+            RestartTurn::Now | RestartTurn::After(_) | RestartTurn::Announce | RestartTurn::OthersUnknown => Vec::new(),
         };
         self.problems.set(KeeperProblemKind::Configuration, "restart", problems);
     }
@@ -329,7 +331,7 @@ mod tests {
         let turn = |infos: &[KeeperInfo]| {
             let members = ["a", "b"].map(standby);
             let peers = PeerHistory::default().peers(infos, &members, Boottime::from_nanos(0), LIMITS);
-            restart_turn(&"c".into(), true, "new", &peers)
+            restart_turn(&"c".into(), true, "new", None, &peers)
         };
         let infos = [new_keeper, go_stolon];
         assert_eq!(turn(&infos), RestartTurn::After("a".into()));

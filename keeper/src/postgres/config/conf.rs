@@ -206,19 +206,35 @@ pub struct StandbyMinimums {
     pub max_locks_per_transaction: u32,
 }
 
+/// Parameters that a standby may not have lower than its primary, with the defaults of all majors 13 to 18;
+/// `max_wal_senders` is always written.
+const AT_LEAST_AS_ON_PRIMARY: [(&str, u32); 5] = [
+    ("max_connections", 100),
+    ("max_worker_processes", 8),
+    ("max_wal_senders", 10),
+    ("max_prepared_transactions", 0),
+    ("max_locks_per_transaction", 64),
+];
+
+/// Returns whether the minimums of a standby matter to a change from `current` to `wanted`: a parameter that it may not
+/// have lower than its primary differs.
+pub fn changes_minimum_parameters(current: &Parameters, wanted: &Parameters) -> bool {
+    let mut names = AT_LEAST_AS_ON_PRIMARY.iter().map(|(name, _)| name);
+    names.any(|name| current.get(*name) != wanted.get(*name))
+}
+
 /// Raises a standby's parameters to the minimums in its control file, and returns the raised ones. They are lowered by
 /// another restart once the primary's lower values are replayed (keeper 8.7 (c)).
 pub fn raise_to_minimums(parameters: &mut Parameters, minimums: &StandbyMinimums) -> Vec<RaisedParameter> {
-    // The defaults of all majors 13 to 18; max_wal_senders is always written.
-    let rows = [
-        ("max_connections", minimums.max_connections, 100),
-        ("max_worker_processes", minimums.max_worker_processes, 8),
-        ("max_wal_senders", minimums.max_wal_senders, 10),
-        ("max_prepared_transactions", minimums.max_prepared_transactions, 0),
-        ("max_locks_per_transaction", minimums.max_locks_per_transaction, 64),
+    let minimums = [
+        minimums.max_connections,
+        minimums.max_worker_processes,
+        minimums.max_wal_senders,
+        minimums.max_prepared_transactions,
+        minimums.max_locks_per_transaction,
     ];
     let mut raised = Vec::new();
-    for (name, minimum, default) in rows {
+    for ((name, default), minimum) in AT_LEAST_AS_ON_PRIMARY.into_iter().zip(minimums) {
         let old = parameters.get(name).cloned();
         let wanted = match &old {
             // The server refuses a value that is not a number.

@@ -163,6 +163,25 @@ fn a_standby_is_raised_to_its_control_file() {
 }
 
 #[test]
+fn minimums_matter_where_a_parameter_that_they_limit_changes() {
+    let before = map(&[("max_connections", "150"), ("work_mem", "4MB")]);
+    for same in [
+        &[("max_connections", "150")][..],
+        &[("max_connections", "150"), ("work_mem", "5MB")],
+    ] {
+        assert!(!changes_minimum_parameters(&before, &map(same)), "{same:?}");
+    }
+    for other in [
+        &[("max_connections", "120")][..],
+        &[("max_connections", "160")],
+        &[("work_mem", "4MB")],
+        &[("max_connections", "150"), ("max_prepared_transactions", "1")],
+    ] {
+        assert!(changes_minimum_parameters(&before, &map(other)), "{other:?}");
+    }
+}
+
+#[test]
 fn lines_are_sorted_with_recovery_settings_last() {
     let parameters = map(&[("z", "1"), ("a", "it's")]);
     let recovery = Recovery::follow(r"application_name=b password=a\ b\'c".into(), "stolon_b");
