@@ -9,17 +9,59 @@ use serde_json::{Value, json};
 use stolon_tests::cluster::{Cluster, Profile, check};
 use stolon_tests::deadlines::LONG_TIMEOUT;
 use stolon_tests::process::Signal;
+use stolon_tests::sql::SqlClient;
 use stolon_tests::standalone::{Standalone, create_dir, write_script};
 use stolon_tests::status::{wait_status_has_no_problems, wait_status_shows};
 use stolon_tests::wait::eventually;
 
-/// A cluster without keepers, and the backup and the WAL archive of a server that has ended: 10 rows before the restore
-/// point `here`, 10 after it.
+/// Of the server that is backed up: a target time without a zone counts in it, and would be hours off in another.
+const TIME_ZONE: &str = "Asia/Kolkata";
+
+/// A cluster without keepers, and the backup and the WAL archive of a server that has ended: 5 rows in the backup, 10 rows
+/// before the restore point `here`, 10 after it.
 struct Backup {
     cluster: Cluster,
     base: PathBuf,
     archive: PathBuf,
     system_id: String,
+    targets: Targets,
+}
+
+/// Recovery targets between the backup and the restore point `here`: each is reached with another number of rows.
+struct Targets {
+    /// The transaction with the 7th row.
+    xid: String,
+    /// After the commit of the 8th row.
+    lsn: String,
+    /// After the commit of the 9th row, in UTC and in the server's zone.
+    time: String,
+    time_without_zone: String,
+}
+
+impl Targets {
+    /// Adds the rows 6 to 10.
+    async fn between_new_rows(sql: &SqlClient) -> Self {
+        let insert = "insert into kept select generate_series(6, 7) returning txid_current()";
+        let xid = sql.value(insert).await.unwrap();
+        sql.run("insert into kept values (8)").await.unwrap();
+        let lsn = sql.value("select pg_current_wal_lsn()").await.unwrap();
+        sql.run("insert into kept values (9)").await.unwrap();
+        // Both forms of one time; it lies before the next commit by at least the way to the server and back.
+        let format = "YYYY-MM-DD HH24:MI:SS.US";
+        let times = format!(
+            "select to_char(at at time zone 'UTC', '{format}') || '+00,' || to_char(at at time zone '{TIME_ZONE}', \
+             '{format}') from (select clock_timestamp() as at offset 0) as now"
+        );
+        let times = sql.value(&times).await.unwrap();
+        let (time, time_without_zone) = times.split_once(',').unwrap();
+        sql.run("insert into kept values (10)").await.unwrap();
+        Self {
+            xid,
+            lsn,
+            time: time.to_owned(),
+            time_without_zone: time_without_zone.to_owned(),
+        }
+    }
 }
 
 impl Backup {
@@ -32,7 +74,7 @@ impl Backup {
         }
         let settings = format!(
             "archive_mode = on\narchive_command = 'cp %p {archive}/%f'\nmax_prepared_transactions = 7\n\
-             restore_command = 'false'\nrecovery_target_name = 'nowhere'",
+             timezone = '{TIME_ZONE}'\nrestore_command = 'false'\nrecovery_target_name = 'nowhere'",
             archive = archive.display()
         );
         let server = Standalone::create(&cluster, &origin.join("data"), &settings).await;
@@ -42,7 +84,7 @@ impl Backup {
             .unwrap();
         create_dir(cluster.dir(), &base);
         server.base_backup(&base);
-        sql.run("insert into kept select generate_series(6, 10)").await.unwrap();
+        let targets = Targets::between_new_rows(&sql).await;
         sql.run("select pg_create_restore_point('here')").await.unwrap();
         sql.run("insert into kept select generate_series(11, 20)")
             .await
@@ -62,6 +104,7 @@ impl Backup {
             base,
             archive,
             system_id,
+            targets,
         }
     }
 
@@ -380,4 +423,31 @@ async fn recovery_ends_at_a_time_at_a_position_at_a_transaction_or_at_once() {
         )
         .await;
     backup.wait_restored("20").await;
+}
+
+/// Each restore begins another timeline, which the archive then has, too; so each names the first one.
+#[tokio::test]
+async fn recovery_ends_with_the_rows_before_the_time_the_transaction_or_the_position_that_is_given() {
+    let mut backup = Backup::make().await;
+    backup.cluster.add_sentinel();
+    backup.cluster.start("keeper0");
+    let Targets {
+        xid,
+        lsn,
+        time,
+        time_without_zone,
+    } = &backup.targets;
+    // recovery_target_inclusive of the backup's own configuration has no effect: the transaction is included.
+    for (setting, value, rows) in [
+        ("recoveryTargetXid", xid, "7"),
+        ("recoveryTargetLsn", lsn, "8"),
+        ("recoveryTargetTime", time, "9"),
+        ("recoveryTargetTime", time_without_zone, "9"),
+    ] {
+        println!("{setting} {value}");
+        let target = json!({ setting: value, "recoveryTargetTimeline": "1" });
+        backup.init(&backup.restore(), &backup.fetch(), target).await;
+        backup.wait_restored(rows).await;
+    }
+    wait_status_has_no_problems(&backup.cluster).await;
 }
