@@ -24,12 +24,7 @@ async fn a_standby_that_lacks_data_is_elected_by_an_operator_when_master_and_syn
     sql.run("insert into test values ('given up')").await.unwrap();
     // The standby first, until it counts as failed: it could still be elected otherwise, and be the one that is replaced.
     cluster.kill_keeper_and_postgres(&in_sync);
-    eventually(format!("{in_sync} to count as failed"), LONG_TIMEOUT, async || {
-        let data = cluster.data().await.map_err(|error| error.to_string())?;
-        let keeper = data.keepers().get(in_sync.as_str()).ok_or("no keeper")?;
-        check(!keeper.status.healthy, || format!("{:?}", keeper.status))
-    })
-    .await;
+    cluster.wait_counts_as_failed(&in_sync).await;
     cluster.kill_keeper_and_postgres("keeper0");
     cluster.start(&older);
     cluster.wait_healthy(&older, &Role::Standby).await;

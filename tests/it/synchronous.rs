@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use model::{KeeperInfo, PostgresState, Role, from_slice};
+use model::{DbUid, KeeperInfo, PostgresState, Role, from_slice};
 use serde_json::{Value, json};
 use stolon_tests::cluster::{Cluster, Profile, check, error_text};
 use stolon_tests::deadlines::{LONG_TIMEOUT, SHORT_TIMEOUT};
@@ -12,10 +12,10 @@ use stolon_tests::process::Signal;
 use stolon_tests::spec::{store_data, wait_parameter_is, wait_query_returns};
 use stolon_tests::sql::SqlClient;
 use stolon_tests::status::{wait_status_lacks, wait_status_shows};
+use stolon_tests::synchronous::{NAMES, names};
 use stolon_tests::wait::{eventually, now};
 use stolon_tests::wal_receiver::SuspendedReceiver;
 
-const NAMES: &str = "synchronous_standby_names";
 const FAKE: &str = "stolonfakestandby";
 
 /// A cluster whose sentinel has ended, with keeper0 as the master, and the dbs of its keepers.
@@ -53,15 +53,10 @@ impl ScriptedCluster {
 
     /// Writes what a sentinel writes for a master that waits for these standbys; waits until the master has applied it.
     async fn wait_for_standbys(&self, standbys: &[usize]) {
-        let (master, names) = (&self.dbs[0], self.names_of(standbys));
-        let generation = self.store_standbys(master, &names, &[]).await;
-        let names: Vec<String> = names.iter().map(|uid| format!("stolon_{uid}")).collect();
-        let value = match names.as_slice() {
-            [] => String::new(),
-            [one] => one.clone(),
-            all => format!("{} ({})", all.len(), all.join(",")),
-        };
-        wait_parameter_is(&self.cluster, "keeper0", NAMES, &value).await;
+        let (master, standbys) = (&self.dbs[0], self.names_of(standbys));
+        let generation = self.store_standbys(master, &standbys, &[]).await;
+        let dbs: Vec<_> = standbys.into_iter().map(DbUid::from).collect();
+        wait_parameter_is(&self.cluster, "keeper0", NAMES, &names(&dbs)).await;
         self.wait_state("keeper0", "the generation", |state| state.generation == generation)
             .await;
     }

@@ -349,6 +349,16 @@ impl Cluster {
         .await;
     }
 
+    /// Waits until a keeper counts as failed.
+    pub async fn wait_counts_as_failed(&self, uid: &str) {
+        eventually(format!("{uid} to count as failed"), LONG_TIMEOUT, async || {
+            let data = self.data().await.map_err(error_text)?;
+            let keeper = data.keepers().get(uid).ok_or("no keeper")?;
+            check(!keeper.status.healthy, || format!("{:?}", keeper.status))
+        })
+        .await;
+    }
+
     /// Waits until the master is another keeper's than this one; returns that keeper's uid.
     pub async fn wait_other_master_elected(&self, than: &str, limit: Duration) -> String {
         eventually(format!("another master than {than}"), limit, async || {
