@@ -37,4 +37,5 @@ mod standby_clusters;
 mod store_outages;
 mod switchover;
 mod synchronous;
+mod synchronous_failures;
 mod walkthrough;
