@@ -2,11 +2,11 @@
 
 use model::Role;
 use serde_json::json;
-use stolon_tests::cluster::{Cluster, Profile, check, error_text};
+use stolon_tests::cluster::{Cluster, Profile, check, db_of, error_text};
 use stolon_tests::deadlines::LONG_TIMEOUT;
 use stolon_tests::spec::{update, wait_query_returns};
-use stolon_tests::synchronous::{check_sets, standbys, wait_sets};
-use stolon_tests::wait::throughout;
+use stolon_tests::synchronous::{check_sets, standbys, wait_in_sync, wait_sets};
+use stolon_tests::wait::{eventually, throughout};
 use stolon_tests::wal_receiver::SuspendedReceiver;
 use stolon_tests::writers::{Writers, lost_rows};
 
@@ -132,4 +132,62 @@ async fn the_master_fails_and_only_the_member_is_elected(mut sync: SynchronousCl
         .lines()
         .filter(|line| line.contains("electing db as the new master"));
     assert!(elections.all(|line| line.contains(&db)), "{log}");
+}
+
+/// Rule: synchronous SY-5, sentinel S-5 to S-7, S-10.
+#[tokio::test]
+async fn a_member_that_fails_is_replaced_and_the_set_follows_its_maximum() {
+    let mut sync = SynchronousCluster::start().await;
+    let (first, second) = (sync.member.clone(), sync.other.clone());
+    wait_in_sync(&sync.cluster, &[&first]).await;
+
+    sync.cluster.kill_keeper_and_postgres(&first);
+    sync.writers.wait_each_client_commits(10).await;
+    wait_in_sync(&sync.cluster, &[&second]).await;
+    sync.cluster.start(&first);
+    sync.cluster.wait_healthy(&first, &Role::Standby).await;
+    sync.cluster.wait_caught_up(&first, "keeper0").await;
+
+    // An operator knows of a failure before failInterval is over.
+    update(&sync.cluster, &json!({"failInterval": "1h"})).await;
+    sync.cluster.kill_keeper_and_postgres(&second);
+    wait_position_is_later(&sync.cluster, &first, &second).await;
+    let (status, output) = sync.cluster.stolonctl(&["failkeeper", &second]).await;
+    assert_eq!((status, output.as_str()), (0, ""));
+    sync.writers.wait_each_client_commits(10).await;
+    wait_in_sync(&sync.cluster, &[&first]).await;
+    sync.cluster.start(&second);
+    sync.cluster.wait_healthy(&second, &Role::Standby).await;
+
+    update(&sync.cluster, &json!({"maxSynchronousStandbys": 2})).await;
+    wait_in_sync(&sync.cluster, &[&first, &second]).await;
+    sync.writers.wait_each_client_commits(10).await;
+    let acknowledged = sync.writers.stats();
+    for standby in [&first, &second] {
+        // A commit waits until its WAL is flushed there, not until it is replayed.
+        sync.cluster.wait_caught_up(standby, "keeper0").await;
+        let sql = sync.cluster.connect(standby).await;
+        assert_eq!(lost_rows(&sql, &acknowledged).await.unwrap(), 0, "{standby} lacks rows");
+    }
+    update(&sync.cluster, &json!({"maxSynchronousStandbys": 1})).await;
+    let (left, _) = standbys(&sync.cluster).await;
+    wait_in_sync(&sync.cluster, &[&left]).await;
+    sync.writers.wait_each_client_commits(10).await;
+    assert_eq!(sync.lost_on("proxy0").await, 0, "acknowledged rows are lost");
+    assert_eq!(sync.cluster.master().await.unwrap(), "keeper0");
+}
+
+/// Waits until a standby is known to have received more than another one: of too many members the least advanced one
+/// leaves the set.
+async fn wait_position_is_later(cluster: &Cluster, keeper: &str, than: &str) {
+    eventually(format!("{keeper} to be ahead of {than}"), LONG_TIMEOUT, async || {
+        let data = cluster.data().await.map_err(error_text)?;
+        let position = |keeper: &str| {
+            let db = db_of(&data, keeper).map_err(error_text)?.1;
+            Ok::<_, String>(db.status.xlog_pos)
+        };
+        let (position, than) = (position(keeper)?, position(than)?);
+        check(position > than, || format!("{position:?}, {than:?}"))
+    })
+    .await;
 }
