@@ -9,6 +9,7 @@ use stolon_tests::cluster::{Cluster, Profile, SUPERUSER, check, error_text};
 use stolon_tests::deadlines::LONG_TIMEOUT;
 use stolon_tests::pg_programs;
 use stolon_tests::process::Signal;
+use stolon_tests::spec::store_data;
 use stolon_tests::standalone::{Standalone, create_dir};
 use stolon_tests::status::{wait_status_has_no_problems, wait_status_shows};
 use stolon_tests::wait::eventually;
@@ -172,6 +173,35 @@ async fn data_that_may_not_be_adopted_are_left_as_they_are() {
     assert!(file("base").exists());
     fs::rename(file("elsewhere"), file("pg_xact")).unwrap();
 
+    cluster.wait_healthy("keeper0", &Role::Master).await;
+    assert_eq!(cluster.query("keeper0", ROWS).await.unwrap(), "10");
+    wait_status_has_no_problems(&cluster).await;
+}
+
+/// The keeper has reported one database cluster for the db and finds another one, for example a wrong copy. The test
+/// records the identifier: the db is no longer to be initialised soon after the first report of it.
+#[tokio::test]
+async fn existing_data_are_not_taken_over_for_a_db_that_was_reported_with_another_system_identifier() {
+    let (mut cluster, server) = prepared().await;
+    // While their server runs, the db is assigned and nothing else happens.
+    cluster.start("keeper0");
+    wait_status_shows(&cluster, &["keeper0"], "no keeper has started it").await;
+    let query = "select system_identifier from pg_control_system()";
+    let system_id = server.connect().await.value(query).await.unwrap();
+    let db = cluster.db_uid("keeper0").await;
+    let record =
+        async |id: &str| store_data(&cluster, |data| data["dbs"][&db]["status"]["systemdID"] = json!(id)).await;
+    record("7000000000000000001").await;
+    server.stop();
+    let before = content(&server);
+    let words = format!(
+        "the system identifier of the data is {system_id}, and the one recorded for this db is 7000000000000000001"
+    );
+    wait_status_shows(&cluster, &["keeper0"], &words).await;
+    assert!(!server.runs());
+    assert_eq!(content(&server), before);
+
+    record(&system_id).await;
     cluster.wait_healthy("keeper0", &Role::Master).await;
     assert_eq!(cluster.query("keeper0", ROWS).await.unwrap(), "10");
     wait_status_has_no_problems(&cluster).await;
