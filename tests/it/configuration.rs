@@ -327,7 +327,7 @@ fn without_failover() -> ClusterBuilder {
 }
 
 /// Kills a postmaster and waits until a new one serves.
-async fn crash_server(cluster: &mut Cluster, uid: &str) {
+pub(crate) async fn crash_server(cluster: &mut Cluster, uid: &str) {
     let before = cluster.postmaster(uid);
     cluster.kill_postmaster(uid);
     eventually(format!("{uid} to serve again"), LONG_TIMEOUT, async || {

@@ -3,12 +3,13 @@
 
 use model::Role;
 use serde_json::json;
-use stolon_tests::cluster::{Cluster, Profile, check};
+use stolon_tests::cluster::{Cluster, Profile};
 use stolon_tests::deadlines::LONG_TIMEOUT;
 use stolon_tests::process::Signal;
 use stolon_tests::spec::{update, wait_parameter_is};
 use stolon_tests::status;
-use stolon_tests::wait::eventually;
+
+use crate::configuration::crash_server;
 
 /// The first one has the master.
 const KEEPERS: [&str; 3] = ["keeper0", "keeper1", "keeper2"];
@@ -130,17 +131,6 @@ async fn wait_all_have(cluster: &Cluster, parameter: &str, value: &str) {
     for uid in KEEPERS {
         wait_parameter_is(cluster, uid, parameter, value).await;
     }
-}
-
-/// Kills a postmaster and waits until a new one serves.
-async fn crash_server(cluster: &mut Cluster, uid: &str) {
-    let before = cluster.postmaster(uid);
-    cluster.kill_postmaster(uid);
-    eventually(format!("{uid} to serve again"), LONG_TIMEOUT, async || {
-        check(cluster.postmaster(uid) != before, || "the old one".to_owned())?;
-        cluster.query(uid, "select 1").await
-    })
-    .await;
 }
 
 fn assert_nothing_reverted(cluster: &mut Cluster, uids: &[&str]) {
