@@ -112,8 +112,8 @@ impl HoldReason {
             }
             Self::UnsupportedFormat(_) => UNUSABLE_DATA_REMEDY,
             Self::OtherCluster { .. } => {
-                "check --cluster-name, --store-endpoints and --store-prefix; if they are right, put the cluster data of the keeper's cluster back with `stolonctl clusterdata write --yes -f FILE`, or \
-                 discard the keeper's database: with `stolonctl init` of this version while the keeper runs, or by \
+                "check --cluster-name, --store-endpoints and --store-prefix; if they are right, put the cluster data of the \
+                 keeper's cluster back with `stolonctl clusterdata write --yes -f FILE`, or discard the keeper's database: with `stolonctl init` of this version while the keeper runs, or by \
                  removing its data directory"
             }
             Self::NotSupported(_) => "change the cluster spec with stolonctl update",

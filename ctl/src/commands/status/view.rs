@@ -222,8 +222,8 @@ fn waits_for_restart(info: &KeeperInfo, spec: &Spec) -> Option<Problem> {
         Problem::new(
             "configuration",
             "parameters wait for a restart of PostgreSQL (`select name from pg_settings where pending_restart`)",
-            "restart the keepers of standbys, then `stolonctl switchover`, then the old master's keeper; or set \
-             automaticPgRestart (`stolonctl update --patch`)",
+            "restart the standbys' keepers, then `stolonctl switchover`; values that are only lowered take effect on the master \
+             first: restart its keeper in place, then the standbys' keepers; or set automaticPgRestart (`stolonctl update --patch`)",
         )
     })
 }

@@ -17,10 +17,13 @@ pub struct RoundSqlState {
     pub is_replay_paused: bool,
 }
 
-/// The query: rows of a kind and a value.
+/// The query: rows of a kind and a value. A slot that is not invalidated is shown as lost, too, if WAL after its position was
+/// removed. Invalidation removes the position, except where only the column of 17 and later gives the reason.
 pub(super) const STATEMENT: &str = "select 'slot', slot_name::text from pg_replication_slots where not temporary \
                                     union all select 'invalidated', slot_name::text from pg_replication_slots \
                                     where not temporary and not active and wal_status = 'lost' \
+                                    and (restart_lsn is null \
+                                    or to_jsonb(pg_replication_slots) ->> 'invalidation_reason' is not null) \
                                     union all select 'pending', name from pg_settings where pending_restart \
                                     union all select 'paused', \
                                     case when pg_is_in_recovery() then pg_is_wal_replay_paused()::text end";
