@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use crate::spec::DEFAULT_FAIL_INTERVAL;
 use crate::{ClusterSpec, GoDuration, InvalidSpec};
 
 const SECOND: i64 = 1_000_000_000;
@@ -234,11 +235,11 @@ impl ClusterSpec {
         found
     }
 
-    /// Replaces a sleepInterval above failInterval by half of that: nobody would notice in time that a keeper is there
+    /// Replaces a sleepInterval above failInterval by half of that: keepers would report too late that they are there
     /// again, or that a standby has caught up.
     fn clamp_sleep_interval(&mut self) -> Option<Clamped> {
         let stored = self.sleep_interval?;
-        let fail_interval = self.with_defaults().fail_interval?;
+        let fail_interval = self.fail_interval.unwrap_or(DEFAULT_FAIL_INTERVAL);
         if stored <= fail_interval {
             return None;
         }

@@ -10,6 +10,9 @@ use crate::{
     ExistingConfig, GoDuration, InvalidSpec, Json, NewConfig, PitrConfig, StandbyConfig, is_zero, string_enum,
 };
 
+/// failInterval of a spec without one (data-model 4).
+pub(super) const DEFAULT_FAIL_INTERVAL: GoDuration = GoDuration::from_secs(20);
+
 /// Maximum lag in bytes of WAL behind the last known position of the master with which an asynchronous standby may be
 /// elected.
 ///
@@ -216,7 +219,7 @@ impl ClusterSpec {
         default(&mut spec.init_timeout, secs(5 * 60));
         default(&mut spec.sync_timeout, secs(0));
         default(&mut spec.db_wait_ready_timeout, secs(60));
-        default(&mut spec.fail_interval, secs(20));
+        default(&mut spec.fail_interval, DEFAULT_FAIL_INTERVAL);
         default(&mut spec.dead_keeper_removal_interval, secs(48 * 3_600));
         default(&mut spec.proxy_check_interval, secs(5));
         default(&mut spec.proxy_timeout, secs(15));

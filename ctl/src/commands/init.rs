@@ -34,13 +34,14 @@ pub(super) async fn run(
     random: &RandomBytes,
     args: &Args,
 ) -> anyhow::Result<CommandOutcome> {
-    let text = match (input::optional_argument(&args.spec)?, input::file_option(&args.file)) {
+    let given = (input::optional_argument(&args.spec)?, input::file_option(&args.file));
+    let text = match given {
         (Some(argument), _) => Some(argument.as_bytes().to_vec()), // the file is not opened
         (None, Some(path)) => Some(input::read(path)?),
         (None, None) => None,
     };
     let (spec, mut warnings) = checked_spec(text.as_deref())?;
-    if !args.spec.is_empty() && input::file_option(&args.file).is_some() {
+    if let (Some(_), Some(_)) = given {
         warnings.push("the file is ignored: the cluster spec was given as an argument".to_owned());
     }
     let (before, _) = stored_document::read_unchecked(store).await?;

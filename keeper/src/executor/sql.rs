@@ -29,8 +29,8 @@ const STREAM_POLL_REFUSED: Duration = Duration::from_secs(1);
 /// Time limit of a wait for another standby's WAL: an elected standby lacks little, and clients wait. PostgreSQL streams
 /// from the start of the segment (16 MiB by default).
 const CATCH_UP_LIMIT: Duration = Duration::from_secs(2);
-/// Time limit of that wait without a WAL receiver: after a failed connect PostgreSQL tries again only after
-/// `wal_retrieve_retry_interval` (5 s by default).
+/// Time limit of that wait without a WAL receiver: after a failed connect PostgreSQL tries again after
+/// `wal_retrieve_retry_interval`, which may be longer if the spec sets it.
 const NO_RECEIVER_LIMIT: Duration = Duration::from_millis(500);
 
 /// Queries the server of one instance.

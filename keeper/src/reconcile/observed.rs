@@ -136,6 +136,18 @@ pub struct ServerConfig {
     pub blocks_client_logins: bool,
 }
 
+/// How long a standby waits between two attempts to connect.
+pub(crate) const WAL_RETRIEVE_RETRY_INTERVAL: &str = "wal_retrieve_retry_interval";
+
+impl ServerConfig {
+    /// Sets a parameter that the cluster spec leaves unset.
+    pub(crate) fn set_unless_given(&mut self, name: &str, value: &str) {
+        self.parameters
+            .entry(name.to_owned())
+            .or_insert_with(|| value.to_owned());
+    }
+}
+
 /// State that this process keeps between rounds.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ProcessState {

@@ -3,12 +3,11 @@
 
 use model::{AccessMode, Db, DbStatus, DbUid, KeeperUid, Lsn, Role, TimelineHistory};
 
+use crate::reconcile::observed::WAL_RETRIEVE_RETRY_INTERVAL;
 use crate::reconcile::{
     ClusterDataState, LogMessage, MemberUpstream, ObservedState, SYNCHRONOUS_STANDBY_NAMES, ServerConfig, Step,
     TargetDb, Upstream,
 };
-
-const RETRY_INTERVAL: &str = "wal_retrieve_retry_interval";
 
 /// A standby that has WAL which the standby that is to be promoted lacks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,10 +99,7 @@ pub(crate) fn prepare_promotion(
     if ahead.is_some() {
         // A promotion while a WAL receiver streams is delayed until so long after the last one failed (xlogrecovery.c,
         // WaitForWALToBecomeAvailable), 5 s by default.
-        config
-            .parameters
-            .entry(RETRY_INTERVAL.to_owned())
-            .or_insert_with(|| "100ms".to_owned());
+        config.set_unless_given(WAL_RETRIEVE_RETRY_INTERVAL, "100ms");
     }
     let names = config.parameters.get(SYNCHRONOUS_STANDBY_NAMES).cloned();
     if let Some(ahead) = ahead {

@@ -211,11 +211,10 @@ fn reason_against(view: &PlanView<'_>, uid: &DbUid, db: &Db, replaced: ReplacedM
 /// Returns why a db may lack too much of what an asynchronous master wrote: more than maxStandbyLag after a failure,
 /// anything after a clean stop.
 fn reason_behind(view: &PlanView<'_>, db: &Db, replaced: ReplacedMaster<'_>) -> Option<Ineligible> {
-    let (at, master) = (db.status.xlog_pos, replaced.db.status.xlog_pos);
-    // A standby ahead of the recorded position passes, and so does one exactly as far behind as allowed (sentinel
-    // C-10).
-    if at.bytes_behind(master) > i128::from(view.spec.max_standby_lag) {
-        return Some(Ineligible::TooFarBehind { at, master });
+    let at = db.status.xlog_pos;
+    let too_far = reason_too_far_behind(view, at, replaced.db.status.xlog_pos);
+    if too_far.is_some() {
+        return too_far;
     }
     match replaced.state {
         MasterState::Left { end: Some(end), .. } | MasterState::StoppedByOrder { end } if !has_all(db, end) => {
@@ -226,6 +225,13 @@ fn reason_behind(view: &PlanView<'_>, db: &Db, replaced: ReplacedMaster<'_>) -> 
         | MasterState::Failed { .. }
         | MasterState::Usable => None,
     }
+}
+
+/// Returns the reason against a position that is more than maxStandbyLag behind the master's recorded one. One ahead of it passes, and so
+/// does one exactly as far behind as allowed (sentinel C-10).
+fn reason_too_far_behind(view: &PlanView<'_>, at: Lsn, master: Lsn) -> Option<Ineligible> {
+    let is_too_far = at.bytes_behind(master) > i128::from(view.spec.max_standby_lag);
+    is_too_far.then_some(Ineligible::TooFarBehind { at, master })
 }
 
 /// Returns why a db may lack a commit that a synchronous master acknowledged: it was not known to be in sync, in the
@@ -302,9 +308,9 @@ fn reason_against_fallback(
     let before_announcement = !view.is_announced(replaced.uid) && own == current;
     // A converged one may have been announced: the write that closes the proxies for C-12 clears the proxy section.
     if before_announcement && replaced.db.is_converged() {
-        let (at, master) = (fallback_position(db, report), master.xlog_pos);
-        if at.bytes_behind(master) > i128::from(view.spec.max_standby_lag) {
-            return Some(Ineligible::TooFarBehind { at, master });
+        let too_far = reason_too_far_behind(view, fallback_position(db, report), master.xlog_pos);
+        if too_far.is_some() {
+            return too_far;
         }
     }
     // Only the WAL of the replaced master's promotion is discarded, and little more (sentinel C-12).

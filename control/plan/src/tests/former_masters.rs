@@ -165,12 +165,12 @@ fn a_former_master_on_the_timeline_of_one_that_may_have_been_announced_must_not_
         &mut failed(100),
         "closes the proxies; to go back to db1; db2 is not announced yet; then elects db3",
     );
-    // from now on the data do not tell that db2 was announced
+    // from now on the cluster data do not show that db2 was announced
     for (ahead, converged, expected) in [
         (100, true, "elects db3"),
         // db2 has reported a later position since
         (2 << 20, true, "no eligible master; db2 is not announced yet"),
-        // db2 was not announced, as far as the data tell
+        // the cluster data do not show that db2 may have been announced
         (2 << 20, false, "elects db3"),
     ] {
         let mut setup = failed(ahead);

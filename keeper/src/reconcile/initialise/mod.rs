@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use model::DbInitMode;
 
 use crate::external_dirs::Obstacle;
+use crate::reconcile::observed::WAL_RETRIEVE_RETRY_INTERVAL;
 use crate::reconcile::{
     HoldReason, LocalDb, LogMessage, ObservedState, ReconcilePlan, ServerConfig, Step, TargetDb, Upstream,
     is_incomplete,
@@ -61,12 +62,9 @@ pub(crate) fn standby_config(observed: &ObservedState<'_>, upstream: impl Into<U
 pub(crate) fn first_start_config(mut config: ServerConfig) -> ServerConfig {
     let (name, value) = match config.upstream {
         None => ("default_transaction_read_only", "on"),
-        Some(_) => ("wal_retrieve_retry_interval", "500ms"),
+        Some(_) => (WAL_RETRIEVE_RETRY_INTERVAL, "500ms"),
     };
-    config
-        .parameters
-        .entry(name.to_owned())
-        .or_insert_with(|| value.to_owned());
+    config.set_unless_given(name, value);
     config
 }
 

@@ -94,7 +94,7 @@ fn a_switchover_loses_nothing_in_larger_bounds() {
 
 /// Keeper 1 is elected by a switchover and fails before its promotion, keeper 2 is elected, promoted and announced, and
 /// keeper 1 has received a part of its timeline. Keeper 2 fails, and the proxies are closed to go back to keeper 0. From
-/// then on the data do not tell that keeper 2 was announced.
+/// then on the cluster data do not show that keeper 2 was announced.
 #[test]
 #[ignore = "takes minutes and 16 gigabytes, optimised; to be run when a rule changes"]
 fn a_former_master_on_the_timeline_of_one_that_was_announced_must_not_lag() {
